@@ -1,0 +1,20 @@
+//! The records every part of nfdrop shares: build-ids, attach plans, the record around a plan and
+//! the provenance of a build, with strict parsing and canonical bytes. Behind the feature `sqlite`
+//! the store that keeps them.
+//!
+//! The client uses this crate without `sqlite`.
+
+pub mod build_id;
+pub mod hex;
+pub mod plan;
+pub mod provenance;
+pub mod record;
+
+pub use build_id::{BuildId, BuildIdError};
+pub use hex::HexBytes;
+pub use plan::{
+    BitField, Condition, Cost, Event, Evidence, FnOffset, Layout, LayoutSource, Location, Method,
+    Plan, PlanError, Probe, Reg, Share,
+};
+pub use provenance::Provenance;
+pub use record::{Permanence, Reason, Record, RecordError, Status};

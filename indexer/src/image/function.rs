@@ -1,0 +1,184 @@
+//! What the resolver gets: the code of `nft_do_chain` and its surroundings, taken out of whatever
+//! held it. No addresses yet: parts refer to each other and to the rest of the kernel by name.
+
+use nfdrop_db::BuildId;
+use std::{collections::BTreeMap, ops::Range};
+
+/// `nft_do_chain` with everything that is needed to run it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Function {
+    /// First word of the module's vermagic, or of the banner of a vmlinux: what `uname -r` prints.
+    pub release: Option<String>,
+    /// Of the ELF object the function is in.
+    pub build_id: Option<BuildId>,
+    /// The ELF object the function is in.
+    pub object: ObjectKind,
+    /// `parts[0]` is `nft_do_chain` itself, entered at its first byte; then its `.cold` part and the
+    /// local callees the resolver runs, and read-only data they use. Names are unique.
+    pub parts: Vec<Part>,
+    /// The jump labels in all parts; `None` where the source does not tell (a bare listing).
+    pub jump_labels: Option<Vec<JumpLabel>>,
+    /// Bytes of `parts[0]` that the kernel patches or refuses probes on, in ascending order.
+    pub keep_off: Vec<KeepOff>,
+    /// `ud2` of the bug table, in all parts.
+    pub bugs: Vec<Bug>,
+    /// Whether the exception table has an entry inside `parts[0]`.
+    pub has_exception_entries: bool,
+    /// Members of kernel structures, from BTF, by the names of `resolve::layout`.
+    pub fields: Fields,
+}
+
+/// The ELF object a function is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ObjectKind {
+    /// `nf_tables.ko`.
+    Module,
+    /// nf_tables is built in.
+    Vmlinux,
+}
+
+/// A contiguous piece of code or data.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    /// The symbol's name, or `section+0xoffset` for data without one.
+    pub name: String,
+    /// Whether it is run or read.
+    pub kind: PartKind,
+    /// As in the file, before relocation.
+    pub bytes: Vec<u8>,
+    /// Ascending by offset, not overlapping, all inside `bytes`.
+    pub relocations: Vec<Relocation>,
+}
+
+/// Whether a part is run or read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum PartKind {
+    /// Machine code.
+    Code,
+    /// Read-only data, such as a jump table.
+    Data,
+}
+
+/// A field of a part that depends on where something else is. Fields that the assembler or linker
+/// already filled for a target outside the part (a call to a neighbour in the same section) are
+/// listed too, as if they had a relocation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Relocation {
+    /// Of the field, from the start of the part.
+    pub offset: u32,
+    /// How the field is computed.
+    pub kind: RelocationKind,
+    /// A part's name, or a symbol elsewhere; `section+0xoffset` where no symbol covers the target.
+    pub symbol: String,
+    /// Added to the symbol's address.
+    pub addend: i64,
+}
+
+/// The x86-64 psABI's relocations that kernels use. S symbol, A addend, P place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RelocationKind {
+    /// `R_X86_64_64`: S + A, 8 bytes.
+    Abs64,
+    /// `R_X86_64_32`: S + A, 4 bytes, zero-extended.
+    Abs32,
+    /// `R_X86_64_32S`: S + A, 4 bytes, sign-extended.
+    Abs32Signed,
+    /// `R_X86_64_PC32` and `R_X86_64_PLT32`: S + A - P, 4 bytes.
+    Pc32,
+    /// `R_X86_64_PC64`: S + A - P, 8 bytes.
+    Pc64,
+}
+
+impl RelocationKind {
+    /// Bytes of the field.
+    pub fn size(self) -> u32 {
+        match self {
+            Self::Abs64 | Self::Pc64 => 8,
+            Self::Abs32 | Self::Abs32Signed | Self::Pc32 => 4,
+        }
+    }
+}
+
+/// A byte of a part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Place {
+    /// Index into [`Function::parts`].
+    pub part: u16,
+    /// From the start of the part.
+    pub offset: u32,
+}
+
+/// An entry of `__jump_table` (include/linux/jump_label.h): a nop or jump that a static key flips.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JumpLabel {
+    /// The nop or jump: `0f 1f 44 00 00`, `66 90`, `e9 …` or `eb …`.
+    pub code: Place,
+    /// Where the jump goes.
+    pub target: Place,
+    /// The static key, `nft_trace_enabled`.
+    pub key: String,
+    /// Bit 0 of the entry's key: the instruction is a jump iff the key is enabled XOR this.
+    pub branch: bool,
+}
+
+/// Bytes of the function that no probe may touch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeepOff {
+    /// From the start of the function.
+    pub range: Range<u32>,
+    /// Why.
+    pub why: Patched,
+}
+
+/// What patches code, or makes the kernel refuse a kprobe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Patched {
+    /// `__jump_table`.
+    JumpLabel,
+    /// `.static_call_sites`.
+    StaticCall,
+    /// `.altinstructions`.
+    Alternative,
+    /// `.smp_locks`.
+    SmpLock,
+    /// `__mcount_loc`, and the call to `__fentry__`.
+    Ftrace,
+    /// `.retpoline_sites`.
+    Retpoline,
+    /// `.return_sites`.
+    ReturnThunk,
+    /// `.call_sites`.
+    CallThunk,
+    /// `.ibt_endbr_seal`.
+    EndbrSeal,
+    /// `__bug_table`.
+    Bug,
+}
+
+/// An entry of `__bug_table`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bug {
+    /// The `ud2`.
+    pub place: Place,
+    /// `BUGFLAG_WARNING`: execution goes on behind the `ud2`.
+    pub warning: bool,
+}
+
+/// Members of structures by `struct.member`, nested members by `struct.member.member`.
+pub type Fields = BTreeMap<String, Field>;
+
+/// Where a member is in its structure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Field {
+    /// From the start of the structure, in bits.
+    pub bit_offset: u32,
+    /// In bits; 0 for a flexible array.
+    pub bit_size: u32,
+}
+
+impl Field {
+    /// From the start of the structure, in whole bytes; `None` for a bit field inside a byte.
+    pub fn byte_offset(self) -> Option<u32> {
+        self.bit_offset.is_multiple_of(8).then_some(self.bit_offset / 8)
+    }
+}

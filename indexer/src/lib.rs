@@ -1,0 +1,6 @@
+//! From kernel packages to attach plans: source, package, image, function, plan, store.
+
+pub mod image;
+pub mod package;
+pub mod resolve;
+pub mod source;

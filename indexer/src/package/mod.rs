@@ -1,0 +1,1 @@
+//! Packages: from a download to the kernel files in it.

@@ -1,0 +1,3 @@
+//! The resolver: runs `nft_do_chain` on generated rulesets and finds out where drops can be seen.
+
+pub mod layout;

@@ -1,0 +1,1 @@
+//! Sources: which kernels a distribution's repository offers.

@@ -1,0 +1,2 @@
+//! nfdrop.
+fn main() {}
