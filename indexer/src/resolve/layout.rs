@@ -105,7 +105,15 @@ pub fn callee(name: &str) -> Callee {
     if base == "nft_do_chain" {
         return Callee::Run;
     }
-    if base.ends_with("_fast_eval") || base == "expr_call_ops_eval" || base == "nft_rule_next" {
+    let inlined = [
+        "nft_cmp_fast_eval",
+        "nft_cmp16_fast_eval",
+        "nft_bitwise_fast_eval",
+        "nft_payload_fast_eval",
+        "expr_call_ops_eval",
+        "nft_rule_next",
+    ];
+    if inlined.contains(&base) {
         return Callee::Run;
     }
     if base.starts_with("nft_") && base.ends_with("_eval") {
