@@ -9,6 +9,11 @@ pub mod hex;
 pub mod plan;
 pub mod provenance;
 pub mod record;
+pub mod render;
+#[cfg(test)]
+mod samples;
+#[cfg(feature = "sqlite")]
+pub mod store;
 
 pub use build_id::{BuildId, BuildIdError};
 pub use hex::HexBytes;
@@ -18,3 +23,5 @@ pub use plan::{
 };
 pub use provenance::Provenance;
 pub use record::{Permanence, Reason, Record, RecordError, Status};
+#[cfg(feature = "sqlite")]
+pub use store::{Store, StoreError};

@@ -13,6 +13,10 @@ pub const SYMBOL: &str = "nft_do_chain";
 pub const MAX_PROBES: usize = 16;
 /// Most conditions a probe may hold.
 pub const MAX_CONDITIONS: usize = 4;
+/// Most offsets a layout may hold.
+pub const MAX_OFFSETS: usize = 256;
+/// Largest offset of a member, far above any kernel structure.
+pub const MAX_OFFSET: u32 = 1 << 20;
 /// Longest x86 instruction, in bytes.
 pub const MAX_INSTRUCTION: usize = 15;
 
@@ -342,7 +346,8 @@ pub struct BitField {
 impl BitField {
     /// Of the shifted value.
     pub fn mask(self) -> u64 {
-        u64::MAX.checked_shr(64 - u32::from(self.bits)).unwrap_or(0)
+        // 0 bits shift everything out; more than 64 are no bit field, which `validate` refuses.
+        u64::MAX.checked_shr(64_u32.saturating_sub(u32::from(self.bits))).unwrap_or(0)
     }
 }
 
@@ -479,15 +484,31 @@ impl Plan {
             for condition in &probe.when {
                 let possible = condition.equals & !condition.mask == 0;
                 check(possible, "when", &"equals within mask", condition)?;
+                let plain = condition.value.add.is_none() && condition.mask != 0;
+                check(plain, "when", &"a register or memory, and a mask", condition)?;
             }
+            // Zero has one spelling, or one plan had several canonical forms.
+            let places = [probe.rule, Some(probe.pkt), Some(probe.base_chain)];
+            let spelled = places.iter().flatten().all(|place| place.add != Some(0));
+            check(spelled, "add", &"absent where it is 0", &0)?;
         }
         let handle = self.layout.rule_handle;
         let fits = handle.bits >= 1 && u16::from(handle.shift) + u16::from(handle.bits) <= 64;
         check(fits, "rule_handle", &"bits inside a u64", &format_args!("{handle:?}"))?;
+        let near = handle.offset <= MAX_OFFSET;
+        check(near, "rule_handle", &"an offset of at most 1 MiB", &handle.offset)?;
+        let count = self.layout.offsets.len();
+        check(count <= MAX_OFFSETS, "offsets", &"at most 256", &count)?;
+        let largest = self.layout.offsets.values().copied().max().unwrap_or(0);
+        check(largest <= MAX_OFFSET, "offsets", &"at most 1 MiB each", &largest)?;
         let named = self.layout.offsets.keys().all(|name| {
-            name.len() <= 64
+            (1..=64).contains(&name.len())
                 && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.".contains(&b))
         });
-        check(named, "offsets", &"names such as sk_buff.len", &"another name")
+        check(named, "offsets", &"names such as sk_buff.len", &"another name")?;
+        let analyzer = self.evidence.analyzer.as_str();
+        let version = (1..=64).contains(&analyzer.len())
+            && analyzer.bytes().all(|b| b.is_ascii_alphanumeric() || b".-+_".contains(&b));
+        check(version, "analyzer", &"a version such as 0.1.0", &format_args!("{analyzer:?}"))
     }
 }

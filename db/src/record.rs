@@ -40,6 +40,23 @@ impl fmt::Display for Status {
     }
 }
 
+impl FromStr for Status {
+    type Err = UnknownStatus;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "resolved" => Ok(Self::Resolved),
+            "unresolved" => Ok(Self::Unresolved),
+            _ => Err(UnknownStatus(text.to_owned())),
+        }
+    }
+}
+
+/// Neither `resolved` nor `unresolved`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("expected the status resolved or unresolved, found {0:?}")]
+pub struct UnknownStatus(String);
+
 macro_rules! reasons {
     ($($(#[$doc:meta])* $variant:ident $name:literal $permanence:ident),* $(,)?) => {
         /// Why there is no plan.
@@ -137,10 +154,11 @@ pub enum RecordError {
     #[error("not a record: {0}")]
     Syntax(String),
     /// Status, reason and plan contradict each other.
-    #[error(
-        "a record is resolved with a plan and no reason, or unresolved with a reason and no plan"
-    )]
+    #[error("a record is resolved with a plan alone, or unresolved with a reason and no plan")]
     Contradiction,
+    /// The detail is longer than [`Record::MAX_DETAIL`] or has control characters.
+    #[error("the detail of a record is at most {max} bytes of one line", max = Record::MAX_DETAIL)]
+    Detail,
     /// The plan belongs to another build.
     #[error("the record is of build {record}, its plan of build {plan}")]
     OtherBuild {
@@ -160,6 +178,8 @@ pub enum RecordError {
 impl Record {
     /// Longest record accepted, in bytes.
     pub const MAX_BYTES: usize = 256 << 10;
+    /// Longest detail, in bytes of UTF-8.
+    pub const MAX_DETAIL: usize = 4096;
 
     /// A build with a plan.
     pub fn resolved(plan: Plan) -> Self {
@@ -167,10 +187,22 @@ impl Record {
         Self { build_id, status: Status::Resolved, reason: None, detail: None, plan: Some(plan) }
     }
 
-    /// A build without one.
-    pub fn unresolved(build_id: BuildId, reason: Reason, detail: impl Into<String>) -> Self {
-        let detail = Some(detail.into());
+    /// A build without one. The detail is made fit with [`Record::clean_detail`].
+    pub fn unresolved(build_id: BuildId, reason: Reason, detail: impl AsRef<str>) -> Self {
+        let detail = Some(Self::clean_detail(detail.as_ref()));
         Self { build_id, status: Status::Unresolved, reason: Some(reason), detail, plan: None }
+    }
+
+    /// `text` as one line of at most [`Record::MAX_DETAIL`] bytes: details quote names and messages
+    /// from hostile packages, and end up on terminals.
+    pub fn clean_detail(text: &str) -> String {
+        let line = text.chars().map(|c| if c.is_control() { ' ' } else { c });
+        let mut length = 0;
+        let fits = |c: &char| {
+            length += c.len_utf8();
+            length <= Self::MAX_DETAIL
+        };
+        line.take_while(fits).collect()
     }
 
     /// The canonical bytes: JSON in one line, members in the order of the schema, no spaces, no line
@@ -199,7 +231,14 @@ impl Record {
                 _ => syntax(error),
             }
         })?;
+        let detail = record.detail.as_deref().unwrap_or_default();
+        if detail.len() > Self::MAX_DETAIL || detail.contains(char::is_control) {
+            return Err(RecordError::Detail);
+        }
         match (record.status, record.reason, &record.plan) {
+            (Status::Resolved, ..) if record.detail.is_some() => {
+                return Err(RecordError::Contradiction);
+            }
             (Status::Resolved, None, Some(plan)) if plan.build_id == record.build_id => {
                 plan.validate()?;
             }
@@ -229,3 +268,6 @@ struct SchemaOnly {
 struct PlanSchema {
     schema: u64,
 }
+
+#[cfg(test)]
+mod tests;

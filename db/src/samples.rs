@@ -1,0 +1,78 @@
+//! Records for this crate's tests, made of what KERNEL facts say of two real builds.
+
+use crate::{
+    BitField, BuildId, Condition, Cost, Event, Evidence, FnOffset, HexBytes, Layout, LayoutSource,
+    Location, Method, Plan, Probe, Reg, Share, plan::fields,
+};
+
+/// Debian 6.12.117-cloud: drop-only sites.
+pub(crate) fn plan() -> Plan {
+    let probe = |event, offset, bytes: &[u8], rule| Probe {
+        event,
+        offset: FnOffset(offset),
+        bytes: HexBytes(bytes.to_vec()),
+        cost: Cost::Optimized,
+        when: vec![],
+        rule,
+        pkt: Location::reg(Reg::Rbp),
+        base_chain: Location::memory(Reg::Rsp, 0),
+    };
+    let offsets = [
+        (fields::PKTINFO_SKB, 0),
+        (fields::PKTINFO_STATE, 8),
+        (fields::CHAIN_NAME, 88),
+        (fields::SKB_LEN, 112),
+    ];
+    Plan {
+        schema: 1,
+        build_id: "0484cf000102030405060708090a0b0c0d0e0f10".parse().unwrap(),
+        object: "nf_tables".into(),
+        arch: "x86_64".into(),
+        symbol: "nft_do_chain".into(),
+        symbol_size: 1570,
+        body_sha256: HexBytes((0..32).collect()),
+        probes: vec![
+            probe(Event::RuleDrop, 0x3ff, b"\x48\x8b\x75\x00", Some(Location::reg(Reg::R14))),
+            probe(Event::PolicyDrop, 0x5bd, b"\x48\x8b\x75\x00", None),
+        ],
+        layout: Layout {
+            source: LayoutSource::Btf,
+            rule_handle: BitField { offset: 0, shift: 13, bits: 42 },
+            offsets: offsets.map(|(name, offset)| (name.to_owned(), offset)).into(),
+        },
+        evidence: Evidence {
+            method: Method::Executed,
+            runs: 1200,
+            rule_drops: 488,
+            policy_drops: 288,
+            edges: Share::of(97, 100),
+            analyzer: "0.1.0".into(),
+        },
+    }
+}
+
+/// As in 5.10: two sites for rule drops with a condition, an older rule, no BTF.
+pub(crate) fn conditional_plan() -> Plan {
+    let mut plan = plan();
+    plan.build_id = BuildId::from_bytes(&[0x5a; 20]).unwrap();
+    plan.layout.source = LayoutSource::Shape;
+    plan.layout.rule_handle = BitField { offset: 16, shift: 0, bits: 42 };
+    plan.layout.offsets = [(fields::PKTINFO_SKB.to_owned(), 0)].into();
+    let verdict = Condition { value: Location::reg(Reg::Rdx), mask: 0xff, equals: 0 };
+    let code = Condition {
+        value: Location::memory(Reg::Rsp, 0x40),
+        mask: 0x8000_0000_0000_00f0,
+        equals: 0x8000_0000_0000_0010,
+    };
+    let first = Probe {
+        when: vec![verdict],
+        offset: FnOffset(0x3bf),
+        bytes: HexBytes(b"\xf6\xc2\xfc".to_vec()),
+        rule: Some(Location { reg: Reg::Rbx, deref: None, add: Some(-8) }),
+        base_chain: Location::memory(Reg::Rsp, 0x10),
+        ..plan.probes[0].clone()
+    };
+    let second = Probe { when: vec![verdict, code], offset: FnOffset(0x47a), ..first.clone() };
+    plan.probes.splice(..1, [first, second]);
+    plan
+}

@@ -1,0 +1,140 @@
+//! Opening a database file: whose it is, which version, and that its tables are the ones this
+//! program made. A file that fails here is left as it was.
+
+use super::StoreError;
+use rusqlite::{Connection, OpenFlags, config::DbConfig, limits::Limit};
+use rusqlite_migration::{M, Migrations};
+use std::{path::Path, time::Duration};
+
+/// `nfdr`: marks a file as nfdrop's (<https://www.sqlite.org/fileformat.html#application_id>). The
+/// first migration sets it.
+const APPLICATION_ID: i32 = 0x6e66_6472;
+const MIGRATIONS: &[M] = &[M::up(include_str!("schema.sql"))];
+/// `user_version` of a file that is up to date.
+const VERSION: i64 = MIGRATIONS.len() as i64;
+/// Longest value read or written, in bytes; above the longest record. A file that holds a longer
+/// one was not written by this program.
+const MAX_VALUE: i32 = 1 << 20;
+/// How long to wait for another process's write, which is one kernel.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Opens for reading and writing, creates or migrates where needed.
+pub(super) fn writer(path: &Path) -> Result<Connection, StoreError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_CREATE
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let mut connection = connect(path, flags)?;
+    let error = |cause| StoreError::from_sqlite(path, cause);
+    identify(path, &connection, Access::Write)?;
+    connection.pragma_update(None, "journal_mode", "wal").map_err(error)?;
+    // A commit survives the process, and after a power cut the file is consistent.
+    connection.pragma_update(None, "synchronous", "normal").map_err(error)?;
+    if let Err(cause) = migrate(&mut connection) {
+        // Another process may have created the same file at the same time.
+        if version(&connection).map_err(error)? != VERSION {
+            return Err(match cause {
+                rusqlite_migration::Error::RusqliteError { err, .. } => error(err),
+                other => StoreError::Corrupt { path: path.to_owned(), cause: other.to_string() },
+            });
+        }
+    }
+    compare_schema(path, &connection)?;
+    Ok(connection)
+}
+
+/// Opens for reading.
+pub(super) fn reader(path: &Path) -> Result<Connection, StoreError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = connect(path, flags)?;
+    identify(path, &connection, Access::Read)?;
+    compare_schema(path, &connection)?;
+    Ok(connection)
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Access {
+    Read,
+    Write,
+}
+
+fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
+    let open = || -> rusqlite::Result<Connection> {
+        let connection = Connection::open_with_flags(path, flags)?;
+        connection.busy_timeout(BUSY_TIMEOUT)?;
+        // The file may come from anybody: no code in its schema runs, no value is unbounded.
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
+        connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, MAX_VALUE)?;
+        connection.pragma_update(None, "foreign_keys", true)?;
+        connection.pragma_update(None, "cell_size_check", true)?;
+        Ok(connection)
+    };
+    open().map_err(|cause| StoreError::from_sqlite(path, cause))
+}
+
+fn version(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.pragma_query_value(None, "user_version", |row| row.get(0))
+}
+
+/// Refuses other programs' files and other versions' files before anything is written.
+fn identify(path: &Path, connection: &Connection, access: Access) -> Result<(), StoreError> {
+    let look = || -> rusqlite::Result<(i32, i64, bool)> {
+        let id = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
+        let sql = "SELECT EXISTS (SELECT 1 FROM sqlite_schema)";
+        Ok((id, version(connection)?, connection.query_row(sql, [], |row| row.get(0))?))
+    };
+    let (id, found, has_tables) = look().map_err(|cause| StoreError::from_sqlite(path, cause))?;
+    let path = path.to_owned();
+    let new = id == 0 && found == 0 && !has_tables;
+    if id != APPLICATION_ID && !(new && access == Access::Write) {
+        return Err(StoreError::NotNfdrop { path, expected: APPLICATION_ID, found: id });
+    }
+    match found {
+        found if found > VERSION => Err(StoreError::Newer { path, found, known: VERSION }),
+        found if found < VERSION && access == Access::Read => {
+            Err(StoreError::Older { path, found, known: VERSION })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn migrate(connection: &mut Connection) -> Result<(), rusqlite_migration::Error> {
+    Migrations::from_slice(MIGRATIONS).to_latest(connection)
+}
+
+/// The tables, indices, views and triggers, as SQL.
+fn schema(connection: &Connection) -> rusqlite::Result<Vec<String>> {
+    let sql = "SELECT name || ': ' || coalesce(sql, '') FROM sqlite_schema \
+               WHERE name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY name";
+    let mut statement = connection.prepare(sql)?;
+    let rows = statement.query_map([], |row| row.get(0))?;
+    rows.collect()
+}
+
+/// A view or trigger under a table's name would run when the table is used.
+fn compare_schema(path: &Path, connection: &Connection) -> Result<(), StoreError> {
+    let error = |cause| StoreError::from_sqlite(path, cause);
+    let found = schema(connection).map_err(error)?;
+    let mut fresh = Connection::open_in_memory().map_err(error)?;
+    migrate(&mut fresh)
+        .map_err(|cause| StoreError::Corrupt { path: path.to_owned(), cause: cause.to_string() })?;
+    let expected = schema(&fresh).map_err(error)?;
+    let differs = |a: &[String], b: &[String]| a.iter().find(|sql| !b.contains(sql)).cloned();
+    match differs(&found, &expected).or_else(|| differs(&expected, &found)) {
+        None => Ok(()),
+        Some(sql) => {
+            let what = sql.chars().take(60).collect();
+            Err(StoreError::OtherSchema { path: path.to_owned(), what })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_migrations_are_valid() {
+        Migrations::from_slice(MIGRATIONS).validate().unwrap();
+    }
+}

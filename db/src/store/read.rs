@@ -1,0 +1,376 @@
+//! Reading: records as stored, lists for people, and what a crawl can skip.
+
+use super::{Body, BodyOutcome, InputKey, Kernel, PlanTemplate, Source, Store, StoreError, write};
+use crate::{BuildId, Permanence, Provenance, Reason, Status};
+use rusqlite::{Connection, OptionalExtension, Row, params, types::Type};
+use std::{collections::BTreeMap, str::FromStr};
+
+/// A stored outcome that needs no work.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Known {
+    /// These packages hold this build, and its record is up to date.
+    Build(BuildId),
+    /// These packages never get to a build-id.
+    Failed(Reason),
+}
+
+/// Which builds to list. All that is `None` takes everything.
+#[derive(Debug, Clone, Default)]
+pub struct BuildFilter {
+    /// With or without a plan.
+    pub status: Option<Status>,
+    /// Without a plan for this reason.
+    pub reason: Option<Reason>,
+    /// Of this [`series`], `6.12`.
+    pub series: Option<String>,
+    /// Of this [`flavour`], `cloud-amd64`.
+    pub flavour: Option<String>,
+    /// Exactly this release.
+    pub release: Option<String>,
+    /// Build-ids above this one only: the last of the page before.
+    pub after: Option<BuildId>,
+    /// At most this many.
+    pub limit: Option<usize>,
+}
+
+/// A build in a list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BuildSummary {
+    /// Its identity.
+    pub build_id: BuildId,
+    /// `nf_tables` or `vmlinux`.
+    pub object: String,
+    /// `x86_64`.
+    pub arch: String,
+    /// With or without a plan.
+    pub status: Status,
+    /// Why without.
+    pub reason: Option<Reason>,
+    /// Particulars, for people.
+    pub detail: Option<String>,
+    /// Version of the analyzer.
+    pub analyzer: String,
+    /// The releases it is known as, ascending as text, each once.
+    pub releases: Vec<String>,
+}
+
+/// A kernel that never got to a build-id.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Failure {
+    /// `debian`.
+    pub distro: String,
+    /// `bookworm-security`.
+    pub suite: String,
+    /// As `uname -r` prints it.
+    pub release: String,
+    /// Of the packages.
+    pub version: String,
+    /// `amd64`.
+    pub arch: String,
+    /// Why.
+    pub reason: Reason,
+    /// The particulars, for people.
+    pub detail: String,
+    /// Version of the analyzer.
+    pub analyzer: String,
+    /// Seconds since 1970 at which it was first seen.
+    pub indexed_at: u64,
+}
+
+/// How much there is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Packages that hold a build, once per suite.
+    pub packages: u64,
+    /// Builds with a plan.
+    pub resolved: u64,
+    /// Builds without one.
+    pub unresolved: BTreeMap<Reason, u64>,
+    /// Distinct bodies and layouts.
+    pub bodies: u64,
+    /// Kernels that never got to a build-id.
+    pub failures: BTreeMap<Reason, u64>,
+    /// Suites.
+    pub sources: u64,
+}
+
+/// The first two numbers of a release: `6.12` of `6.12.117+deb13-cloud-amd64`.
+pub fn series(release: &str) -> &str {
+    let mut dots = release.match_indices(|c: char| !c.is_ascii_digit());
+    match (dots.next(), dots.next()) {
+        (Some((_, ".")), Some((end, _))) => &release[..end],
+        _ => release,
+    }
+}
+
+/// What follows the version in a release: `cloud-amd64` of `6.1.0-56-cloud-amd64`.
+pub fn flavour(release: &str) -> &str {
+    let mut rest = release;
+    while rest.starts_with(|c: char| c.is_ascii_digit()) {
+        rest = rest.split_once('-').map_or("", |(_, rest)| rest);
+    }
+    rest
+}
+
+impl Store {
+    /// The canonical bytes of a build's record as they were stored; at most 1 MiB, whatever the file
+    /// says. They were checked when they were written; [`Store::check`] checks them again.
+    pub fn record(&self, build_id: &BuildId) -> Result<Option<Vec<u8>>, StoreError> {
+        self.read(|connection| {
+            let sql = "SELECT record FROM builds WHERE build_id = ?1";
+            let mut statement = connection.prepare_cached(sql)?;
+            statement.query_row([build_id.to_string()], |row| row.get(0)).optional()
+        })
+    }
+
+    /// The packages that hold a build, sorted; empty where it is not known.
+    pub fn provenance(&self, build_id: &BuildId) -> Result<Vec<Provenance>, StoreError> {
+        self.read(|connection| {
+            let sql = "SELECT distro, suite, package, version, release, arch, url, sha256, \
+                       signed_by, vmlinux_build_id, indexed_at FROM packages WHERE build_id = ?1";
+            let mut statement = connection.prepare_cached(sql)?;
+            let rows = statement.query_map([build_id.to_string()], |row| {
+                Ok(Provenance {
+                    distro: row.get(0)?,
+                    suite: row.get(1)?,
+                    package: row.get(2)?,
+                    version: row.get(3)?,
+                    release: row.get(4)?,
+                    arch: row.get(5)?,
+                    url: row.get(6)?,
+                    sha256: row.get(7)?,
+                    signed_by: row.get(8)?,
+                    vmlinux_build_id: optional(row, 9)?,
+                    indexed_at: seconds(row, 10)?,
+                })
+            })?;
+            let mut all = rows.collect::<Result<Vec<_>, _>>()?;
+            all.sort();
+            Ok(all)
+        })
+    }
+
+    /// Builds in ascending order of their ids.
+    pub fn builds(&self, filter: &BuildFilter) -> Result<Vec<BuildSummary>, StoreError> {
+        self.read(|connection| {
+            let mut releases = connection.prepare_cached(
+                "SELECT DISTINCT release FROM packages WHERE build_id = ?1 ORDER BY release",
+            )?;
+            let mut statement = connection.prepare_cached(
+                "SELECT build_id, object, arch, status, reason, detail, analyzer FROM builds \
+                 WHERE build_id > ?1 AND (?2 IS NULL OR status = ?2) AND (?3 IS NULL OR reason = ?3) \
+                 AND (?4 IS NULL OR build_id IN (SELECT build_id FROM packages WHERE release = ?4)) \
+                 ORDER BY build_id",
+            )?;
+            let after = filter.after.as_ref().map(BuildId::to_string).unwrap_or_default();
+            let status = filter.status.map(|status| status.to_string());
+            let reason = filter.reason.map(Reason::name);
+            let mut rows = statement.query(params![after, status, reason, filter.release])?;
+            let mut found = Vec::new();
+            let limit = filter.limit.unwrap_or(usize::MAX);
+            while found.len() < limit
+                && let Some(row) = rows.next()?
+            {
+                let id: String = row.get(0)?;
+                let names = releases.query_map([id], |row| row.get(0))?;
+                let build = BuildSummary {
+                    build_id: required(row, 0)?,
+                    object: row.get(1)?,
+                    arch: row.get(2)?,
+                    status: required(row, 3)?,
+                    reason: optional(row, 4)?,
+                    detail: row.get(5)?,
+                    analyzer: row.get(6)?,
+                    releases: names.collect::<Result<_, _>>()?,
+                };
+                let matches = |wanted: &Option<String>, part: fn(&str) -> &str| {
+                    let Some(wanted) = wanted else { return true };
+                    build.releases.iter().any(|release| part(release) == wanted)
+                };
+                if matches(&filter.series, series) && matches(&filter.flavour, flavour) {
+                    found.push(build);
+                }
+            }
+            Ok(found)
+        })
+    }
+
+    /// Kernels that never got to a build-id, sorted.
+    pub fn failures(&self) -> Result<Vec<Failure>, StoreError> {
+        self.read(|connection| {
+            let sql = "SELECT distro, suite, release, version, arch, reason, detail, analyzer, \
+                       indexed_at FROM failures ORDER BY distro, suite, release, version, arch";
+            let mut statement = connection.prepare_cached(sql)?;
+            let rows = statement.query_map([], |row| {
+                Ok(Failure {
+                    distro: row.get(0)?,
+                    suite: row.get(1)?,
+                    release: row.get(2)?,
+                    version: row.get(3)?,
+                    arch: row.get(4)?,
+                    reason: required(row, 5)?,
+                    detail: row.get(6)?,
+                    analyzer: row.get(7)?,
+                    indexed_at: seconds(row, 8)?,
+                })
+            })?;
+            rows.collect()
+        })
+    }
+
+    /// What the suites looked like when they were last crawled, sorted.
+    pub fn sources(&self) -> Result<Vec<Source>, StoreError> {
+        self.read(|connection| {
+            let sql = "SELECT distro, suite, arch, index_sha256, kernels, signed_by, reason, \
+                       detail, stale_since, crawled_at FROM sources ORDER BY distro, suite, arch";
+            let mut statement = connection.prepare_cached(sql)?;
+            let rows = statement.query_map([], |row| {
+                let reason: Option<Reason> = optional(row, 6)?;
+                let detail: Option<String> = row.get(7)?;
+                let stale: Option<i64> = row.get(8)?;
+                Ok(Source {
+                    distro: row.get(0)?,
+                    suite: row.get(1)?,
+                    arch: row.get(2)?,
+                    index_sha256: row.get(3)?,
+                    kernels: seconds(row, 4)?,
+                    signed_by: row.get(5)?,
+                    failure: reason.map(|reason| (reason, detail.unwrap_or_default())),
+                    stale_since: stale.map(|_| seconds(row, 8)).transpose()?,
+                    crawled_at: seconds(row, 9)?,
+                })
+            })?;
+            rows.collect()
+        })
+    }
+
+    /// How much there is.
+    pub fn counts(&self) -> Result<Counts, StoreError> {
+        self.read(|connection| {
+            let one = |sql: &str| connection.query_row(sql, [], |row| seconds(row, 0));
+            let by_reason = |sql: &str| -> rusqlite::Result<BTreeMap<Reason, u64>> {
+                let mut statement = connection.prepare(sql)?;
+                let rows =
+                    statement.query_map([], |row| Ok((required(row, 0)?, seconds(row, 1)?)))?;
+                rows.collect()
+            };
+            Ok(Counts {
+                packages: one("SELECT count(*) FROM packages")?,
+                resolved: one("SELECT count(*) FROM builds WHERE status = 'resolved'")?,
+                unresolved: by_reason(
+                    "SELECT reason, count(*) FROM builds WHERE reason IS NOT NULL GROUP BY reason",
+                )?,
+                bodies: one("SELECT count(*) FROM bodies")?,
+                failures: by_reason("SELECT reason, count(*) FROM failures GROUP BY reason")?,
+                sources: one("SELECT count(*) FROM sources")?,
+            })
+        })
+    }
+
+    /// What the resolver, of at least this version, found for this input.
+    pub fn body(&self, key: &InputKey, analyzer: &str) -> Result<Option<Body>, StoreError> {
+        let body = self.read(|connection| body(connection, key))?;
+        Ok(body
+            .filter(|body| write::analyzer_rank(&body.analyzer) >= write::analyzer_rank(analyzer)))
+    }
+
+    /// The outcome of exactly these packages, wherever they were listed, unless there is work to do:
+    /// it is not known, may pass ([`Reason::permanence`]), or is of an older analyzer.
+    pub fn known(&self, kernel: &Kernel, analyzer: &str) -> Result<Option<Known>, StoreError> {
+        let set = write::set_sha256(kernel)?;
+        let known = self.read(|connection| known(connection, &set, &kernel.release, analyzer))?;
+        Ok(known.map(|(known, _)| known))
+    }
+}
+
+/// Where a known outcome was found, so that it can be noted for another suite.
+pub(super) enum KnownAs {
+    Package { name: String, vmlinux: Option<String> },
+    Failure { detail: String, analyzer: String },
+}
+
+pub(super) fn known(
+    connection: &Connection,
+    set: &str,
+    release: &str,
+    analyzer: &str,
+) -> rusqlite::Result<Option<(Known, KnownAs)>> {
+    if set.is_empty() {
+        return Ok(None);
+    }
+    let done = |stored: &str, reason: Option<Reason>| {
+        write::analyzer_rank(stored) >= write::analyzer_rank(analyzer)
+            && reason.is_none_or(|reason| reason.permanence() == Permanence::Permanent)
+    };
+    let mut statement = connection.prepare_cached(
+        "SELECT build_id, builds.analyzer, builds.reason, package, vmlinux_build_id \
+         FROM packages JOIN builds USING (build_id) WHERE set_sha256 = ?1 \
+         AND release = ?2 \
+         ORDER BY build_id, package, vmlinux_build_id DESC LIMIT 1",
+    )?;
+    let build = statement.query_row([set, release], |row| {
+        let stored: String = row.get(1)?;
+        let package = KnownAs::Package { name: row.get(3)?, vmlinux: row.get(4)? };
+        Ok((done(&stored, optional(row, 2)?), Known::Build(required(row, 0)?), package))
+    });
+    if let Some((done, known, found)) = build.optional()? {
+        return Ok(done.then_some((known, found)));
+    }
+    let mut statement = connection.prepare_cached(
+        "SELECT reason, detail, analyzer FROM failures WHERE set_sha256 = ?1 AND release = ?2 \
+         ORDER BY distro, suite, release, version, arch",
+    )?;
+    let mut rows = statement.query([set, release])?;
+    while let Some(row) = rows.next()? {
+        let (reason, stored): (Reason, String) = (required(row, 0)?, row.get(2)?);
+        if done(&stored, Some(reason)) {
+            let found = KnownAs::Failure { detail: row.get(1)?, analyzer: stored };
+            return Ok(Some((Known::Failed(reason), found)));
+        }
+    }
+    Ok(None)
+}
+
+pub(super) fn body(connection: &Connection, key: &InputKey) -> rusqlite::Result<Option<Body>> {
+    let sql = "SELECT plan, reason, detail, analyzer FROM bodies WHERE input_key = ?1";
+    let mut statement = connection.prepare_cached(sql)?;
+    let body = statement.query_row([&key.0[..]], |row| {
+        let plan: Option<Vec<u8>> = row.get(0)?;
+        let outcome = match plan {
+            Some(bytes) => {
+                let template = PlanTemplate::parse(&bytes).map_err(|error| wrong(0, error))?;
+                BodyOutcome::Plan(Box::new(template))
+            }
+            None => BodyOutcome::Unresolved { reason: required(row, 1)?, detail: row.get(2)? },
+        };
+        Ok(Body { outcome, analyzer: row.get(3)? })
+    });
+    body.optional()
+}
+
+/// A column whose content this program never writes.
+fn wrong(column: usize, error: impl std::error::Error + Send + Sync + 'static) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(column, Type::Text, Box::new(error))
+}
+
+pub(super) fn required<T: FromStr>(row: &Row<'_>, column: usize) -> rusqlite::Result<T>
+where
+    T::Err: std::error::Error + Send + Sync + 'static,
+{
+    let text: String = row.get(column)?;
+    text.parse().map_err(|error| wrong(column, error))
+}
+
+pub(super) fn optional<T: FromStr>(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<T>>
+where
+    T::Err: std::error::Error + Send + Sync + 'static,
+{
+    let text: Option<String> = row.get(column)?;
+    text.map(|text| text.parse().map_err(|error| wrong(column, error))).transpose()
+}
+
+/// Seconds or a count: SQLite's integers are signed.
+fn seconds(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
+    let value: i64 = row.get(column)?;
+    u64::try_from(value).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(column, value))
+}

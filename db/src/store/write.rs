@@ -1,0 +1,432 @@
+//! Writing: one transaction per kernel, and rules that make its order not matter.
+//!
+//! Two writes about one build or body can differ: an older analyzer, or the same module seen without
+//! its kernel image, which leaves offsets unknown. Each has a rank made of its content alone, and the
+//! higher rank stays. That makes writing commutative, associative and idempotent, so any
+//! interleaving and any repetition ends with the same content. What may change with time (where a
+//! package is fetched, why a fetch failed) is replaced by the latest.
+
+use super::{
+    Build, InputKey, Kernel, KernelOutcome, Known, Outcome, Source, Store, StoreError,
+    body::BodyOutcome,
+    read::{self, KnownAs},
+};
+use crate::{Plan, Record, hex};
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
+use std::sync::PoisonError;
+
+/// Longest text accepted, in bytes: names, versions, URLs.
+const MAX_TEXT: usize = 2048;
+/// Most packages of a kernel.
+const MAX_PACKAGES: usize = 64;
+
+impl Store {
+    /// Stores what became of a kernel, in one transaction that is on disk when this returns.
+    pub fn put_kernel(&self, put: &KernelOutcome) -> Result<(), StoreError> {
+        let set = set_sha256(&put.kernel)?;
+        let time = time(put.indexed_at);
+        match &put.outcome {
+            Outcome::Build(build) => {
+                check_build(&put.kernel, build)?;
+                self.write(|connection| {
+                    put_build(connection, build)?;
+                    let id = build.record.build_id.to_string();
+                    let vmlinux = build.vmlinux_build_id.as_ref().map(ToString::to_string);
+                    let vmlinux = vmlinux.as_deref();
+                    put_package(connection, &put.kernel, &set, &build.package, vmlinux, &id, time)
+                })
+            }
+            Outcome::Failed { reason, detail, analyzer } => {
+                let detail = Record::clean_detail(detail);
+                self.write(|connection| {
+                    put_failure(
+                        connection,
+                        &put.kernel,
+                        &set,
+                        reason.name(),
+                        &detail,
+                        analyzer,
+                        time,
+                    )
+                })
+            }
+        }
+    }
+
+    /// As [`Store::known`]; what is known is also noted for this kernel's suite, so that there is
+    /// nothing left to do for it.
+    pub fn put_known(
+        &self,
+        kernel: &Kernel,
+        analyzer: &str,
+        indexed_at: u64,
+    ) -> Result<Option<Known>, StoreError> {
+        let set = set_sha256(kernel)?;
+        let time = time(indexed_at);
+        self.write(|connection| {
+            let Some((known, found)) = read::known(connection, &set, &kernel.release, analyzer)?
+            else {
+                return Ok(None);
+            };
+            match (&known, found) {
+                (Known::Build(id), KnownAs::Package { name, vmlinux }) => {
+                    let id = id.to_string();
+                    put_package(connection, kernel, &set, &name, vmlinux.as_deref(), &id, time)?;
+                }
+                (Known::Failed(reason), KnownAs::Failure { detail, analyzer }) => {
+                    let reason = reason.name();
+                    put_failure(connection, kernel, &set, reason, &detail, &analyzer, time)?;
+                }
+                _ => {}
+            }
+            Ok(Some(known))
+        })
+    }
+
+    /// Stores what a suite looked like. Where it could not be read, what its index last said stays,
+    /// and [`Source::stale_since`] becomes the time of the first such crawl in a row.
+    pub fn put_source(&self, source: &Source) -> Result<(), StoreError> {
+        let subject = format!("suite {}", source.suite);
+        for (field, text) in
+            [("distro", &source.distro), ("suite", &source.suite), ("arch", &source.arch)]
+        {
+            check_text(&subject, field, text)?;
+        }
+        let (reason, detail) = match &source.failure {
+            Some((reason, detail)) => (Some(reason.name()), Some(Record::clean_detail(detail))),
+            None => (None, None),
+        };
+        let crawled_at = time(source.crawled_at);
+        let stale_since = reason.map(|_| crawled_at);
+        self.write(|connection| {
+            connection
+                .prepare_cached(
+                    "INSERT INTO sources VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) \
+                     ON CONFLICT DO UPDATE SET \
+                     index_sha256 = iif(excluded.reason IS NULL, excluded.index_sha256, index_sha256), \
+                     kernels = iif(excluded.reason IS NULL, excluded.kernels, kernels), \
+                     signed_by = iif(excluded.reason IS NULL, excluded.signed_by, signed_by), \
+                     reason = excluded.reason, detail = excluded.detail, \
+                     stale_since = iif(excluded.reason IS NULL, NULL, \
+                                       coalesce(stale_since, excluded.stale_since)), \
+                     crawled_at = excluded.crawled_at",
+                )?
+                .execute(params![
+                    source.distro,
+                    source.suite,
+                    source.arch,
+                    source.index_sha256,
+                    time(source.kernels),
+                    source.signed_by,
+                    reason,
+                    detail,
+                    stale_since,
+                    crawled_at,
+                ])?;
+            Ok(())
+        })
+    }
+
+    /// Runs `work` in one transaction that is on disk when this returns, or undone.
+    fn write<T>(
+        &self,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        let Some(writer) = &self.inner.writer else {
+            return Err(StoreError::ReadOnly { path: self.path().to_owned() });
+        };
+        // A panic inside a transaction undid it: the connection is as good as before.
+        let mut writer = writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let run = || {
+            let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let value = work(&transaction)?;
+            transaction.commit()?;
+            Ok(value)
+        };
+        run().map_err(|cause| StoreError::from_sqlite(self.path(), cause))
+    }
+}
+
+fn put_build(connection: &Connection, build: &Build) -> rusqlite::Result<()> {
+    let new = Stored::of(build);
+    if let Some(key) = &build.input {
+        put_body(connection, key, &new)?;
+    }
+    let id = build.record.build_id.to_string();
+    let sql = "SELECT record, analyzer, object, arch, input_key FROM builds WHERE build_id = ?1";
+    let old = connection.prepare_cached(sql)?.query_row([&id], |row| {
+        let record: Vec<u8> = row.get(0)?;
+        Ok(Stored {
+            analyzer: row.get(1)?,
+            object: row.get(2)?,
+            arch: row.get(3)?,
+            input: row.get(4)?,
+            // A damaged record ranks lowest, so that the next crawl repairs it.
+            parsed: Record::parse_canonical(&record).ok(),
+            record,
+        })
+    });
+    if old.optional()?.is_some_and(|old| old.rank() >= new.rank()) {
+        return Ok(());
+    }
+    let Record { status, reason, detail, .. } = &build.record;
+    connection
+        .prepare_cached(
+            "INSERT INTO builds VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) \
+             ON CONFLICT DO UPDATE SET object = excluded.object, arch = excluded.arch, \
+             input_key = excluded.input_key, status = excluded.status, reason = excluded.reason, \
+             detail = excluded.detail, record = excluded.record, analyzer = excluded.analyzer",
+        )?
+        .execute(params![
+            id,
+            new.object,
+            new.arch,
+            new.input,
+            status.to_string(),
+            reason.map(crate::Reason::name),
+            detail,
+            new.record,
+            new.analyzer,
+        ])?;
+    Ok(())
+}
+
+/// A build as it is stored.
+struct Stored {
+    parsed: Option<Record>,
+    record: Vec<u8>,
+    analyzer: String,
+    object: String,
+    arch: String,
+    input: Option<Vec<u8>>,
+}
+
+impl Stored {
+    fn of(build: &Build) -> Self {
+        Self {
+            parsed: Some(build.record.clone()),
+            record: build.record.to_bytes(),
+            analyzer: build.analyzer.clone(),
+            object: build.object.clone(),
+            arch: build.arch.clone(),
+            input: build.input.map(|key| key.0.to_vec()),
+        }
+    }
+
+    /// The newer analyzer, then a plan over none, then the plan that knows more; the rest only makes
+    /// the order total.
+    fn rank(&self) -> impl Ord + use<'_> {
+        let plan = self.parsed.as_ref().map(|record| record.plan.as_ref().map(plan_rank));
+        let rest = (&self.record, &self.object, &self.arch, &self.input);
+        (self.parsed.is_some(), analyzer_rank(&self.analyzer), plan, rest)
+    }
+}
+
+fn plan_rank(plan: &Plan) -> usize {
+    plan.layout.offsets.len()
+}
+
+fn put_body(connection: &Connection, key: &InputKey, build: &Stored) -> rusqlite::Result<()> {
+    let Some(outcome) = build.parsed.as_ref().and_then(BodyOutcome::of) else { return Ok(()) };
+    let (plan, reason, detail) = match outcome {
+        BodyOutcome::Plan(template) => (Some(template.to_bytes()), None, None),
+        BodyOutcome::Unresolved { reason, detail } => (None, Some(reason.name()), detail),
+    };
+    let sql = "SELECT analyzer, plan, reason, detail FROM bodies WHERE input_key = ?1";
+    let old = connection.prepare_cached(sql)?.query_row([&key.0[..]], |row| {
+        let analyzer: String = row.get(0)?;
+        let plan: Option<Vec<u8>> = row.get(1)?;
+        let reason: Option<String> = row.get(2)?;
+        let detail: Option<String> = row.get(3)?;
+        Ok((analyzer, plan, reason, detail))
+    });
+    let new = (analyzer_rank(&build.analyzer), plan, reason.map(str::to_owned), detail);
+    if let Some((analyzer, plan, reason, detail)) = old.optional()?
+        && (analyzer_rank(&analyzer), plan, reason, detail) >= new
+    {
+        return Ok(());
+    }
+    connection
+        .prepare_cached(
+            "INSERT INTO bodies VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO UPDATE SET \
+             plan = excluded.plan, reason = excluded.reason, detail = excluded.detail, \
+             analyzer = excluded.analyzer",
+        )?
+        .execute(params![&key.0[..], new.1, new.2, new.3, build.analyzer])?;
+    Ok(())
+}
+
+fn put_package(
+    connection: &Connection,
+    kernel: &Kernel,
+    set: &str,
+    name: &str,
+    vmlinux: Option<&str>,
+    build_id: &str,
+    indexed_at: i64,
+) -> rusqlite::Result<()> {
+    // The kernel's packages were checked to hold this one; in `put_known` the same set did.
+    let Some(package) = kernel.packages.iter().find(|package| package.name == name) else {
+        return Ok(());
+    };
+    connection
+        .prepare_cached(
+            "INSERT INTO packages VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13) \
+             ON CONFLICT DO UPDATE SET release = excluded.release, url = excluded.url, \
+             set_sha256 = excluded.set_sha256, \
+             signed_by = coalesce(excluded.signed_by, signed_by), \
+             vmlinux_build_id = coalesce(excluded.vmlinux_build_id, vmlinux_build_id), \
+             build_id = excluded.build_id, indexed_at = min(indexed_at, excluded.indexed_at)",
+        )?
+        .execute(params![
+            kernel.distro,
+            kernel.suite,
+            name,
+            kernel.version,
+            kernel.arch,
+            package.sha256,
+            kernel.release,
+            package.url,
+            set,
+            kernel.signed_by,
+            vmlinux,
+            build_id,
+            indexed_at,
+        ])?;
+    connection
+        .prepare_cached(
+            "DELETE FROM failures WHERE distro = ?1 AND suite = ?2 AND release = ?3 \
+             AND version = ?4 AND arch = ?5",
+        )?
+        .execute(params![
+            kernel.distro,
+            kernel.suite,
+            kernel.release,
+            kernel.version,
+            kernel.arch
+        ])?;
+    Ok(())
+}
+
+fn put_failure(
+    connection: &Connection,
+    kernel: &Kernel,
+    set: &str,
+    reason: &str,
+    detail: &str,
+    analyzer: &str,
+    indexed_at: i64,
+) -> rusqlite::Result<()> {
+    // Not where the kernel has a build: a mirror that dropped a package does not undo a plan.
+    connection
+        .prepare_cached(
+            "INSERT INTO failures SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11 \
+             WHERE NOT EXISTS (SELECT 1 FROM packages WHERE distro = ?1 AND suite = ?2 \
+                               AND release = ?3 AND version = ?4 AND arch = ?5) \
+             ON CONFLICT DO UPDATE SET set_sha256 = excluded.set_sha256, \
+             signed_by = excluded.signed_by, reason = excluded.reason, detail = excluded.detail, \
+             analyzer = excluded.analyzer, indexed_at = min(indexed_at, excluded.indexed_at)",
+        )?
+        .execute(params![
+            kernel.distro,
+            kernel.suite,
+            kernel.release,
+            kernel.version,
+            kernel.arch,
+            set,
+            kernel.signed_by,
+            reason,
+            detail,
+            analyzer,
+            indexed_at,
+        ])?;
+    Ok(())
+}
+
+/// Orders versions of the analyzer: their numbers as numbers, then the text.
+pub(super) fn analyzer_rank(version: &str) -> (Vec<u64>, &str) {
+    let numbers = version.split(|c: char| !c.is_ascii_digit()).filter(|part| !part.is_empty());
+    (numbers.map(|number| number.parse().unwrap_or(u64::MAX)).collect(), version)
+}
+
+/// The names of all packages of a kernel by content, also the check that it can be stored at all.
+pub(super) fn set_sha256(kernel: &Kernel) -> Result<String, StoreError> {
+    let subject = format!("kernel {} {} in {}", kernel.release, kernel.version, kernel.suite);
+    let signed_by = kernel.signed_by.as_deref().unwrap_or("none");
+    for (field, text) in [
+        ("distro", kernel.distro.as_str()),
+        ("suite", &kernel.suite),
+        ("release", &kernel.release),
+        ("version", &kernel.version),
+        ("arch", &kernel.arch),
+        ("signed_by", signed_by),
+    ] {
+        check_text(&subject, field, text)?;
+    }
+    let count = kernel.packages.len();
+    if count > MAX_PACKAGES {
+        let found = format!("{count} packages");
+        let expected = "at most 64 packages";
+        return Err(StoreError::Invalid { subject, field: "packages", expected, found });
+    }
+    let mut hashes = Vec::with_capacity(count);
+    for package in &kernel.packages {
+        check_text(&subject, "package", &package.name)?;
+        check_text(&subject, "url", &package.url)?;
+        if hex::decode(&package.sha256).is_none_or(|bytes| bytes.len() != 32) {
+            let (field, expected) = ("sha256", "64 lower-case hex digits");
+            let found = format!("{:?}", package.sha256);
+            return Err(StoreError::Invalid { subject, field, expected, found });
+        }
+        hashes.push(package.sha256.as_str());
+    }
+    hashes.sort_unstable();
+    hashes.dedup();
+    Ok(hashes.join(" "))
+}
+
+fn check_text(subject: &str, field: &'static str, text: &str) -> Result<(), StoreError> {
+    if (1..=MAX_TEXT).contains(&text.len()) && !text.chars().any(char::is_control) {
+        return Ok(());
+    }
+    let expected = "1 to 2048 bytes without control characters";
+    let found = format!("{:?}", text.chars().take(80).collect::<String>());
+    Err(StoreError::Invalid { subject: subject.to_owned(), field, expected, found })
+}
+
+/// A record that readers would refuse, or a build that contradicts its record, is a mistake of the
+/// caller's and never gets into the file.
+fn check_build(kernel: &Kernel, build: &Build) -> Result<(), StoreError> {
+    let record = &build.record;
+    let build_id = record.build_id.clone();
+    Record::parse_canonical(&record.to_bytes())
+        .map_err(|source| StoreError::Record { build_id, source })?;
+    let subject = format!("build {}", record.build_id);
+    let invalid = |field, expected, found: &str| {
+        let (subject, found) = (subject.clone(), found.to_owned());
+        Err(StoreError::Invalid { subject, field, expected, found })
+    };
+    check_text(&subject, "object", &build.object)?;
+    check_text(&subject, "arch", &build.arch)?;
+    check_text(&subject, "analyzer", &build.analyzer)?;
+    if let Some(plan) = &record.plan {
+        if plan.object != build.object {
+            return invalid("object", "the plan's object", &build.object);
+        }
+        if plan.arch != build.arch {
+            return invalid("arch", "the plan's arch", &build.arch);
+        }
+        if plan.evidence.analyzer != build.analyzer {
+            return invalid("analyzer", "the plan's analyzer", &build.analyzer);
+        }
+    }
+    if !kernel.packages.iter().any(|package| package.name == build.package) {
+        return invalid("package", "one of the kernel's packages", &build.package);
+    }
+    Ok(())
+}
+
+/// SQLite's integers are signed; nothing here comes near the limit.
+fn time(seconds: u64) -> i64 {
+    i64::try_from(seconds).unwrap_or(i64::MAX)
+}
