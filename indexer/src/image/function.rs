@@ -108,7 +108,8 @@ pub struct Place {
     pub offset: u32,
 }
 
-/// An entry of `__jump_table` (include/linux/jump_label.h): a nop or jump that a static key flips.
+/// An entry of `__jump_table` (`include/linux/jump_label.h`): a nop or jump that a static key
+/// flips.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JumpLabel {
     /// The nop or jump: `0f 1f 44 00 00`, `66 90`, `e9 …` or `eb …`.

@@ -1,5 +1,123 @@
 //! Kernel images and modules: from bytes to the [`Function`] the resolver runs.
+//!
+//! ```text
+//! vmlinuz, .ko.xz, …  → compress, vmlinuz → ELF object → elf → parts, tables, identity → Function
+//!                                            .BTF       → btf → fields                ↗
+//! extract (JSON)      → extract                                                      → Function
+//! ```
+//!
+//! Pure: bytes in, value out. Everything in here is read from files that anybody may have made.
 
+pub mod btf;
+mod code;
+pub mod compress;
+mod elf;
+mod error;
+pub mod extract;
 pub mod function;
+mod identity;
+mod parts;
+mod tables;
+pub mod vmlinuz;
 
+pub use error::ImageError;
 pub use function::Function;
+
+use crate::resolve::layout;
+use elf::Elf;
+use function::{Fields, ObjectKind};
+use nfdrop_db::BuildId;
+use parts::Parts;
+use sha2::{Digest, Sha256};
+
+/// What a module needs to know of the vmlinux it belongs to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VmlinuxInfo {
+    /// Content of its `.BTF` section.
+    pub btf: Vec<u8>,
+    /// Of vmlinux.
+    pub build_id: Option<BuildId>,
+    /// What `uname -r` prints.
+    pub release: Option<String>,
+}
+
+/// The function in a file: `nf_tables.ko`, vmlinux with symbols, vmlinuz of a kernel that has
+/// nf_tables built in, each plain or compressed with xz, zstd or gzip, or an extract.
+///
+/// `vmlinux` is where a module's fields come from: vmlinux or vmlinuz, plain or compressed, or the
+/// BTF of [`vmlinux_info`]. Without it a module has no fields. It must be of the module's release
+/// where both tell theirs.
+pub fn load(file: &[u8], vmlinux: Option<&[u8]>) -> Result<Function, ImageError> {
+    if extract::is_json(file) {
+        return Ok(extract::from_json(file)?);
+    }
+    let object = vmlinuz::vmlinux(file, compress::MAX_BYTES)?;
+    let elf = Elf::parse(&object)?;
+    let mut function = from_elf(&elf)?;
+    let own = elf.section(".BTF").map(|(_, section)| section.bytes).filter(|btf| !btf.is_empty());
+    function.fields = match (elf.kind, vmlinux) {
+        (ObjectKind::Vmlinux, _) => btf::fields(own, None, layout::WANTED)?,
+        (ObjectKind::Module, None) => Fields::new(),
+        (ObjectKind::Module, Some(btf)) if btf::is_btf(btf) => {
+            btf::fields(Some(btf), own, layout::WANTED)?
+        }
+        (ObjectKind::Module, Some(vmlinux)) => {
+            let vmlinux = vmlinux_info(vmlinux)?;
+            if let (Some(module), Some(vmlinux)) = (&function.release, vmlinux.release)
+                && *module != vmlinux
+            {
+                return Err(ImageError::OtherRelease { module: module.clone(), vmlinux });
+            }
+            let btf = Some(vmlinux.btf.as_slice()).filter(|btf| !btf.is_empty());
+            btf::fields(btf, own, layout::WANTED)?
+        }
+    };
+    Ok(function)
+}
+
+/// The function in an ELF object, without fields of structures.
+fn from_elf(elf: &Elf<'_>) -> Result<Function, ImageError> {
+    let mut parts = Parts::collect(elf)?;
+    let patches = tables::read(elf, &mut parts)?;
+    Ok(Function {
+        release: identity::release(elf),
+        build_id: identity::build_id(elf),
+        object: elf.kind,
+        parts: parts.finish()?,
+        jump_labels: Some(patches.jump_labels),
+        keep_off: patches.keep_off,
+        bugs: patches.bugs,
+        has_exception_entries: patches.has_exception_entries,
+        fields: Fields::new(),
+    })
+}
+
+/// BTF (empty if there is none) and identity of a vmlinux or vmlinuz, plain or compressed: once per
+/// kernel, for [`load`]ing its modules.
+pub fn vmlinux_info(file: &[u8]) -> Result<VmlinuxInfo, ImageError> {
+    let object = vmlinuz::vmlinux(file, compress::MAX_BYTES)?;
+    let elf = Elf::parse(&object)?;
+    if elf.kind != ObjectKind::Vmlinux {
+        return Err(ImageError::Malformed("expected a vmlinux, found a module".into()));
+    }
+    let btf = elf.section(".BTF").map(|(_, section)| section.bytes.to_vec());
+    Ok(VmlinuxInfo {
+        btf: btf.unwrap_or_default(),
+        build_id: identity::build_id(&elf),
+        release: identity::release(&elf),
+    })
+}
+
+/// SHA-256 of the function's bytes with relocated fields zeroed: the same for builds that differ
+/// in nothing but where things are.
+pub fn body_sha256(function: &Function) -> [u8; 32] {
+    let Some(part) = function.parts.first() else { return Sha256::digest([]).into() };
+    let mut bytes = part.bytes.clone();
+    for relocation in &part.relocations {
+        let start = relocation.offset as usize;
+        if let Some(field) = bytes.get_mut(start..start + relocation.kind.size() as usize) {
+            field.fill(0);
+        }
+    }
+    Sha256::digest(&bytes).into()
+}

@@ -1,0 +1,524 @@
+//! Where members of kernel structures are, from BTF (Documentation/bpf/btf.rst).
+//!
+//! A module's BTF is split: its type ids and string offsets go on where those of vmlinux end, so
+//! without the very vmlinux it was built with it means nothing.
+//!
+//! This is a reader of its own because a few dozen members are wanted out of 150 thousand types:
+//! one pass over the type records notes where each begins and compares the names of structures in
+//! place. The crate btf-rs builds every type and a map of all names first, which takes many times
+//! as long.
+//!
+//! Every chain of types is followed for a bounded number of steps, since types of a hostile file
+//! may refer to themselves.
+
+use super::function::{Field, Fields};
+use std::{collections::HashMap, fmt};
+
+/// Longest chain of typedefs, qualifiers and arrays followed, and deepest nesting of members.
+const MAX_CHAIN: usize = 32;
+/// Most members looked at for one name, those of nested anonymous structures included.
+const MAX_MEMBERS: usize = 16 << 10;
+/// Most structures of one name that are compared.
+const MAX_SAME_NAME: usize = 64;
+
+/// Which file's BTF.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BtfOf {
+    /// vmlinux.
+    Vmlinux,
+    /// The module.
+    Module,
+}
+
+/// Why BTF cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("broken BTF of {of}: {what}")]
+pub struct BtfError {
+    /// Whose BTF.
+    pub of: BtfOf,
+    /// What was expected and found.
+    pub what: String,
+}
+
+impl fmt::Display for BtfOf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Vmlinux => "vmlinux",
+            Self::Module => "the module",
+        })
+    }
+}
+
+/// Whether these bytes begin as BTF does.
+pub(super) fn is_btf(bytes: &[u8]) -> bool {
+    bytes.starts_with(&MAGIC.to_le_bytes())
+}
+
+const MAGIC: u16 = 0xeb9f;
+
+/// Finds the wanted members, `struct.member` with further members of members behind further dots;
+/// those that are nowhere are left out. Members of anonymous structures and unions count as members
+/// of what is around them, as in C. Where several structures have the same name, the module's come
+/// first, and a member they disagree about is left out.
+///
+/// Both are contents of a `.BTF` section. Without `vmlinux` a module's has no meaning, and the
+/// result is empty.
+pub fn fields(
+    vmlinux: Option<&[u8]>,
+    module: Option<&[u8]>,
+    wanted: &[&str],
+) -> Result<Fields, BtfError> {
+    let Some(vmlinux) = vmlinux else { return Ok(Fields::new()) };
+    let mut by_struct: HashMap<&[u8], [Vec<u32>; 2]> = HashMap::new();
+    for path in wanted {
+        let name = path.split('.').next().unwrap_or_default();
+        by_struct.entry(name.as_bytes()).or_default();
+    }
+    let mut types = Types { sections: Vec::with_capacity(2) };
+    types.add(BtfOf::Vmlinux, vmlinux, &mut by_struct)?;
+    if let Some(module) = module {
+        types.add(BtfOf::Module, module, &mut by_struct)?;
+    }
+    let mut fields = Fields::new();
+    for path in wanted {
+        let mut names = path.split('.');
+        let Some(candidates) = names.next().and_then(|name| by_struct.get(name.as_bytes())) else {
+            continue;
+        };
+        // The module's first.
+        for ids in candidates.iter().rev() {
+            let mut found = ids.iter().filter_map(|&id| types.member(id, names.clone()));
+            let Some(first) = found.next() else { continue };
+            if found.all(|other| other == first) {
+                fields.insert((*path).to_owned(), first);
+            }
+            break;
+        }
+    }
+    Ok(fields)
+}
+
+/// The types of vmlinux, and behind them those of the module.
+struct Types<'data> {
+    sections: Vec<Section<'data>>,
+}
+
+struct Section<'data> {
+    records: &'data [u8],
+    /// Where each type begins in `records`.
+    starts: Vec<u32>,
+    strings: &'data [u8],
+    /// Id of the first type.
+    first_id: u32,
+    /// Offset of the first string.
+    first_string: u32,
+}
+
+/// A type record: { u32 name; u32 info; u32 size or type }, then what its kind has.
+#[derive(Clone, Copy)]
+struct Type<'data> {
+    kind: u8,
+    /// For structures: members tell the size of bit fields.
+    flag: bool,
+    count: usize,
+    /// Size in bytes or another type's id, by kind.
+    value: u32,
+    rest: &'data [u8],
+}
+
+/// `BTF_KIND_…` of include/uapi/linux/btf.h.
+mod kind {
+    pub(super) const INT: u8 = 1;
+    pub(super) const PTR: u8 = 2;
+    pub(super) const ARRAY: u8 = 3;
+    pub(super) const STRUCT: u8 = 4;
+    pub(super) const UNION: u8 = 5;
+    pub(super) const ENUM: u8 = 6;
+    pub(super) const TYPEDEF: u8 = 8;
+    pub(super) const VOLATILE: u8 = 9;
+    pub(super) const CONST: u8 = 10;
+    pub(super) const RESTRICT: u8 = 11;
+    pub(super) const FUNC_PROTO: u8 = 13;
+    pub(super) const VAR: u8 = 14;
+    pub(super) const DATASEC: u8 = 15;
+    pub(super) const FLOAT: u8 = 16;
+    pub(super) const DECL_TAG: u8 = 17;
+    pub(super) const TYPE_TAG: u8 = 18;
+    pub(super) const ENUM64: u8 = 19;
+}
+
+/// Bytes behind the record itself.
+fn rest_len(kind: u8, count: usize) -> Option<usize> {
+    Some(match kind {
+        kind::INT | kind::VAR | kind::DECL_TAG => 4,
+        kind::ARRAY => 12,
+        kind::STRUCT | kind::UNION | kind::DATASEC | kind::ENUM64 => 12 * count,
+        kind::ENUM | kind::FUNC_PROTO => 8 * count,
+        // Pointers, forward declarations, qualifiers, typedefs, functions, floats, tags.
+        2 | 7..=12 | kind::FLOAT | kind::TYPE_TAG => 0,
+        _ => return None,
+    })
+}
+
+fn word(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+fn read_type(records: &[u8], start: usize) -> Option<(u32, Type<'_>)> {
+    let name = word(records, start)?;
+    let info = word(records, start + 4)?;
+    let (kind, count) = ((info >> 24) as u8 & 0x1f, (info & 0xffff) as usize);
+    let value = word(records, start + 8)?;
+    let rest = records.get(start + 12..)?.get(..rest_len(kind, count)?)?;
+    Some((name, Type { kind, flag: info >> 31 == 1, count, value, rest }))
+}
+
+impl<'data> Types<'data> {
+    /// Adds a file's types, and to `by_struct` the ids of the structures of the names in there.
+    fn add(
+        &mut self,
+        of: BtfOf,
+        bytes: &'data [u8],
+        by_struct: &mut HashMap<&[u8], [Vec<u32>; 2]>,
+    ) -> Result<(), BtfError> {
+        let broken = |what: String| BtfError { of, what };
+        let (first_id, first_string) = match self.sections.last() {
+            // Type 0 is void, in no file.
+            None => (1, 0),
+            Some(base) => (base.first_id + base.starts.len() as u32, base.strings.len() as u32),
+        };
+        let (records, strings) = sections(bytes).map_err(broken)?;
+        let section = Section { records, starts: Vec::new(), strings, first_id, first_string };
+        let index = self.sections.len();
+        self.sections.push(section);
+        let mut starts = Vec::with_capacity(records.len() / 24);
+        let mut start = 0;
+        while start < records.len() {
+            let Some((name, found)) = read_type(records, start) else {
+                return Err(broken(format!(
+                    "the type record {} at {start:#x} of {:#x} is cut off or of an unknown kind",
+                    first_id as usize + starts.len(),
+                    records.len()
+                )));
+            };
+            if matches!(found.kind, kind::STRUCT | kind::UNION) && found.count > 0 {
+                let ids = self.string(name).and_then(|name| by_struct.get_mut(name));
+                if let Some(ids) = ids
+                    && ids[index].len() < MAX_SAME_NAME
+                {
+                    ids[index].push(first_id + starts.len() as u32);
+                }
+            }
+            starts.push(start as u32);
+            start += 12 + found.rest.len();
+        }
+        self.sections[index].starts = starts;
+        Ok(())
+    }
+
+    fn string(&self, offset: u32) -> Option<&'data [u8]> {
+        let section = self.sections.iter().rev().find(|section| offset >= section.first_string)?;
+        let rest = section.strings.get((offset - section.first_string) as usize..)?;
+        rest.split(|byte| *byte == 0).next()
+    }
+
+    fn get(&self, id: u32) -> Option<Type<'data>> {
+        let section = self.sections.iter().rev().find(|section| id >= section.first_id)?;
+        let start = *section.starts.get((id - section.first_id) as usize)?;
+        read_type(section.records, start as usize).map(|(_, found)| found)
+    }
+
+    /// The type behind typedefs and qualifiers.
+    fn plain(&self, mut id: u32) -> Option<Type<'data>> {
+        for _ in 0..MAX_CHAIN {
+            let found = self.get(id)?;
+            match found.kind {
+                kind::TYPEDEF | kind::VOLATILE | kind::CONST | kind::RESTRICT | kind::TYPE_TAG => {
+                    id = found.value;
+                }
+                _ => return Some(found),
+            }
+        }
+        None
+    }
+
+    /// Where the member of a member … of a structure is.
+    fn member<'n>(&self, id: u32, names: impl Iterator<Item = &'n str>) -> Option<Field> {
+        let mut field = Field { bit_offset: 0, bit_size: 0 };
+        let mut id = id;
+        let mut any = false;
+        for (_, name) in (0..MAX_CHAIN).zip(names) {
+            let (found, type_id) = self.direct_member(self.plain(id)?, name.as_bytes())?;
+            field.bit_offset = field.bit_offset.checked_add(found.bit_offset)?;
+            field.bit_size = found.bit_size;
+            id = type_id;
+            any = true;
+        }
+        any.then_some(field)
+    }
+
+    /// A member of a structure or of an anonymous one inside it, with its type.
+    fn direct_member(&self, outer: Type<'data>, wanted: &[u8]) -> Option<(Field, u32)> {
+        let mut inside = vec![(outer, 0u32, 0)];
+        let mut seen = 0;
+        while let Some((outer, base, depth)) = inside.pop() {
+            if !matches!(outer.kind, kind::STRUCT | kind::UNION) {
+                continue;
+            }
+            let (members, _) = outer.rest.as_chunks::<12>();
+            for member in members {
+                seen += 1;
+                if seen > MAX_MEMBERS {
+                    return None;
+                }
+                let (name, id) = (word(member, 0)?, word(member, 4)?);
+                let offset = word(member, 8)?;
+                let (offset, bits) =
+                    if outer.flag { (offset & 0x00ff_ffff, offset >> 24) } else { (offset, 0) };
+                let bit_offset = base.checked_add(offset)?;
+                match self.string(name)? {
+                    [] if depth < MAX_CHAIN => {
+                        inside.extend(self.plain(id).map(|inner| (inner, bit_offset, depth + 1)));
+                    }
+                    name if name == wanted => {
+                        let (shift, bit_size) = match bits {
+                            0 => self.bits(id)?,
+                            bits => (0, bits),
+                        };
+                        let bit_offset = bit_offset.checked_add(shift)?;
+                        return Some((Field { bit_offset, bit_size }, id));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        None
+    }
+
+    /// Size of a type in bits, and how many bits into its storage it begins: not 0 for bit fields
+    /// as compilers described them before members told.
+    fn bits(&self, id: u32) -> Option<(u32, u32)> {
+        let mut id = id;
+        let mut elements = 1u32;
+        for _ in 0..MAX_CHAIN {
+            let found = self.plain(id)?;
+            let bits = match found.kind {
+                kind::ARRAY => {
+                    id = word(found.rest, 0)?;
+                    elements = elements.checked_mul(word(found.rest, 8)?)?;
+                    continue;
+                }
+                kind::INT => {
+                    let encoding = word(found.rest, 0)?;
+                    let (shift, bits) = (encoding >> 16 & 0xff, encoding & 0xff);
+                    if elements == 1 && bits != found.value.checked_mul(8)? {
+                        return Some((shift, bits));
+                    }
+                    found.value.checked_mul(8)?
+                }
+                kind::PTR => 64,
+                kind::STRUCT | kind::UNION | kind::ENUM | kind::ENUM64 | kind::FLOAT => {
+                    found.value.checked_mul(8)?
+                }
+                _ => return None,
+            };
+            return Some((0, bits.checked_mul(elements)?));
+        }
+        None
+    }
+}
+
+/// The records and the strings of BTF: { u16 magic; u8 version; u8 flags; u32 header length; u32
+/// type offset; u32 type length; u32 string offset; u32 string length }, offsets from the header's
+/// end.
+fn sections(bytes: &[u8]) -> Result<(&[u8], &[u8]), String> {
+    if !is_btf(bytes) {
+        return Err(format!(
+            "it should begin with 9f eb, found {:02x?}",
+            bytes.get(..2).unwrap_or(bytes)
+        ));
+    }
+    if bytes.get(2) != Some(&1) {
+        return Err(format!("expected version 1, found {:?}", bytes.get(2)));
+    }
+    let header = |at| word(bytes, at).map(|value| value as usize);
+    let part = |offset: usize, len: usize| {
+        let start = header(4)?.checked_add(header(offset)?)?;
+        bytes.get(start..)?.get(..header(len)?)
+    };
+    match (part(8, 12), part(16, 20)) {
+        (Some(records), Some(strings)) => Ok((records, strings)),
+        _ => Err(format!("its {} bytes are fewer than its header says", bytes.len())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// BTF under construction.
+    #[derive(Default)]
+    struct Builder {
+        records: Vec<u8>,
+        strings: Vec<u8>,
+        first_string: u32,
+    }
+
+    impl Builder {
+        fn name(&mut self, name: &str) -> u32 {
+            if self.strings.is_empty() && self.first_string == 0 {
+                self.strings.push(0);
+            }
+            if name.is_empty() {
+                return 0;
+            }
+            let offset = self.first_string + self.strings.len() as u32;
+            self.strings.extend(name.as_bytes());
+            self.strings.push(0);
+            offset
+        }
+
+        fn record(&mut self, name: &str, kind: u8, count: u32, flag: bool, rest: &[u32]) {
+            let name = self.name(name);
+            let info = u32::from(flag) << 31 | u32::from(kind) << 24 | count;
+            for word in [name, info].iter().chain(rest) {
+                self.records.extend(word.to_le_bytes());
+            }
+        }
+
+        /// Members: name, type, offset.
+        fn structure(
+            &mut self,
+            name: &str,
+            kind: u8,
+            size: u32,
+            flag: bool,
+            members: &[(&str, u32, u32)],
+        ) {
+            let mut rest = vec![size];
+            for &(name, id, offset) in members {
+                rest.extend([self.name(name), id, offset]);
+            }
+            self.record(name, kind, members.len() as u32, flag, &rest);
+        }
+
+        fn finish(&self) -> Vec<u8> {
+            let mut out = vec![0x9f, 0xeb, 1, 0];
+            let (types, strings) = (self.records.len() as u32, self.strings.len() as u32);
+            for word in [24, 0, types, types, strings] {
+                out.extend(u32::to_le_bytes(word));
+            }
+            [&out[..], &self.records, &self.strings].concat()
+        }
+    }
+
+    fn base() -> Builder {
+        let mut btf = Builder::default();
+        btf.record("int", kind::INT, 0, false, &[4, 32]); // 1
+        btf.record("", kind::PTR, 0, false, &[0]); // 2
+        btf.record("", kind::ARRAY, 0, false, &[0, 1, 1, 5]); // 3: int[5]
+        btf.record("count_t", kind::TYPEDEF, 0, false, &[5]); // 4
+        btf.record("", kind::CONST, 0, false, &[1]); // 5
+        // 6: an anonymous union inside an anonymous structure
+        btf.structure("", kind::UNION, 8, false, &[("low", 1, 0), ("wide", 2, 0)]);
+        btf.structure("", kind::STRUCT, 16, true, &[("", 6, 64), ("bit", 1, 1 << 24 | 3)]); // 7
+        btf.structure(
+            "outer",
+            kind::STRUCT,
+            64,
+            false,
+            &[("count", 4, 0), ("list", 3, 32), ("", 7, 192), ("inner", 7, 320)],
+        ); // 8
+        btf
+    }
+
+    fn find(vmlinux: &[u8], module: Option<&[u8]>, path: &str) -> Option<(u32, u32)> {
+        let fields = fields(Some(vmlinux), module, &[path]).unwrap();
+        fields.get(path).map(|field| (field.bit_offset, field.bit_size))
+    }
+
+    #[test]
+    fn members_through_everything() {
+        let btf = base().finish();
+        assert_eq!(find(&btf, None, "outer.count"), Some((0, 32)));
+        assert_eq!(find(&btf, None, "outer.list"), Some((32, 160)));
+        assert_eq!(find(&btf, None, "outer.wide"), Some((256, 64)));
+        assert_eq!(find(&btf, None, "outer.bit"), Some((195, 1)));
+        assert_eq!(find(&btf, None, "outer.inner"), Some((320, 128)));
+        assert_eq!(find(&btf, None, "outer.inner.low"), Some((384, 32)));
+        for absent in ["outer", "outer.none", "other.count", "outer.count.x", "outer.", "", "."] {
+            assert_eq!(find(&btf, None, absent), None, "{absent}");
+        }
+    }
+
+    #[test]
+    fn a_module_goes_on_where_vmlinux_ends() {
+        let base = base();
+        let mut module = Builder { first_string: base.strings.len() as u32, ..Builder::default() };
+        module.structure("own", kind::STRUCT, 64, false, &[("first", 8, 0), ("me", 10, 512)]); // 9
+        module.record("", kind::PTR, 0, false, &[9]); // 10
+        module.structure("outer", kind::STRUCT, 8, false, &[("count", 1, 64)]);
+        let (base, module) = (base.finish(), module.finish());
+        assert_eq!(find(&base, Some(&module), "own.first.list"), Some((32, 160)));
+        assert_eq!(find(&base, Some(&module), "own.me"), Some((512, 64)));
+        assert_eq!(find(&base, Some(&module), "outer.count"), Some((64, 32)));
+        // Not a member of the module's, so that of vmlinux.
+        assert_eq!(find(&base, Some(&module), "outer.list"), Some((32, 160)));
+        assert_eq!(fields(None, Some(&module), &["own.me"]), Ok(Fields::new()));
+    }
+
+    #[test]
+    fn structures_that_disagree_say_nothing() {
+        let mut btf = base();
+        btf.structure("outer", kind::STRUCT, 64, false, &[("count", 1, 0), ("list", 3, 64)]);
+        let btf = btf.finish();
+        assert_eq!(find(&btf, None, "outer.count"), Some((0, 32)));
+        assert_eq!(find(&btf, None, "outer.list"), None);
+    }
+
+    #[test]
+    fn types_that_contain_themselves_end() {
+        let mut btf = Builder::default();
+        btf.record("loop", kind::TYPEDEF, 0, false, &[1]); // 1
+        btf.record("", kind::ARRAY, 0, false, &[0, 2, 2, 1]); // 2
+        btf.structure(
+            "s",
+            kind::STRUCT,
+            8,
+            false,
+            &[("", 3, 0), ("", 3, 0), ("a", 1, 0), ("b", 2, 0)],
+        );
+        let btf = btf.finish();
+        for path in ["s.a", "s.b", "s.c", "s.a.b"] {
+            assert_eq!(find(&btf, None, path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn cuts_are_errors_and_say_where() {
+        let btf = base().finish();
+        for end in 0..btf.len() {
+            assert!(fields(Some(&btf[..end]), None, &["outer.count"]).is_err(), "cut at {end}");
+        }
+        let mut unknown = Builder::default();
+        unknown.record("", 31, 0, false, &[0]);
+        let error = fields(Some(&unknown.finish()), None, &[]).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "broken BTF of vmlinux: the type record 1 at 0x0 of 0xc is cut off or of an unknown kind"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn flipped_bytes_do_not_panic(flips in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8)) {
+            let mut btf = base().finish();
+            for (at, value) in flips {
+                let at = at.index(btf.len());
+                btf[at] = value;
+            }
+            let _ = fields(Some(&btf), Some(&btf), &["outer.inner.low", "outer.list", "outer.bit"]);
+        }
+    }
+}

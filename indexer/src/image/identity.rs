@@ -1,0 +1,122 @@
+//! Which build an object is: its build-id and its release. Taken from the object itself, never from
+//! a file name.
+
+use super::elf::Elf;
+use crate::image::function::ObjectKind;
+use nfdrop_db::BuildId;
+
+/// `NT_GNU_BUILD_ID`.
+const GNU_BUILD_ID: u32 = 3;
+/// Longest release accepted; `uname -r` has 64 bytes.
+const MAX_RELEASE: usize = 64;
+
+/// The GNU build-id, from whichever note section or segment has it.
+pub(super) fn build_id(elf: &Elf<'_>) -> Option<BuildId> {
+    elf.notes().iter().find_map(|notes| build_id_note(notes))
+}
+
+/// Finds the note with name `GNU` and type 3 among other notes: { u32 name size; u32 descriptor
+/// size; u32 type; name; descriptor }, name and descriptor padded to 4 bytes.
+fn build_id_note(mut notes: &[u8]) -> Option<BuildId> {
+    loop {
+        let (name_len, rest) = notes.split_first_chunk::<4>()?;
+        let (desc_len, rest) = rest.split_first_chunk::<4>()?;
+        let (kind, rest) = rest.split_first_chunk::<4>()?;
+        let name_len = u32::from_le_bytes(*name_len) as usize;
+        let desc_len = u32::from_le_bytes(*desc_len) as usize;
+        let name = rest.get(..name_len)?;
+        let rest = rest.get(name_len.checked_next_multiple_of(4)?..)?;
+        let desc = rest.get(..desc_len)?;
+        if name == b"GNU\0" && u32::from_le_bytes(*kind) == GNU_BUILD_ID {
+            return BuildId::from_bytes(desc).ok();
+        }
+        notes = rest.get(desc_len.checked_next_multiple_of(4)?..)?;
+    }
+}
+
+/// The first word of a module's vermagic, or of the banner of vmlinux behind `Linux version`.
+pub(super) fn release(elf: &Elf<'_>) -> Option<String> {
+    match elf.kind {
+        ObjectKind::Module => {
+            let (_, section) = elf.section(".modinfo")?;
+            section
+                .bytes
+                .split(|byte| *byte == 0)
+                .find_map(|entry| first_word(entry.strip_prefix(b"vermagic=")?))
+        }
+        ObjectKind::Vmlinux => {
+            let (_, section) = elf.section(".rodata")?;
+            // Others quote the words, in format strings; only the banner goes on with a digit.
+            occurrences(section.bytes, b"Linux version ")
+                .find(|rest| rest.first().is_some_and(u8::is_ascii_digit))
+                .and_then(first_word)
+        }
+    }
+}
+
+fn first_word(text: &[u8]) -> Option<String> {
+    let text = text.get(..text.len().min(MAX_RELEASE + 1))?;
+    let end = text.iter().position(|byte| !byte.is_ascii_graphic())?;
+    (end > 0).then(|| String::from_utf8_lossy(&text[..end]).into_owned())
+}
+
+/// What follows each occurrence of `needle`.
+fn occurrences<'a>(mut haystack: &'a [u8], needle: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
+    std::iter::from_fn(move || {
+        loop {
+            let start = haystack.iter().position(|byte| Some(byte) == needle.first())?;
+            haystack = &haystack[start..];
+            if let Some(rest) = haystack.strip_prefix(needle) {
+                haystack = rest;
+                return Some(rest);
+            }
+            haystack = &haystack[1..];
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn note(name: &[u8], kind: u32, desc: &[u8]) -> Vec<u8> {
+        let mut note = Vec::new();
+        for word in [name.len() as u32, desc.len() as u32, kind] {
+            note.extend(word.to_le_bytes());
+        }
+        for field in [name, desc] {
+            note.extend(field);
+            note.resize(note.len().next_multiple_of(4), 0);
+        }
+        note
+    }
+
+    #[test]
+    fn the_build_id_is_found_among_other_notes() {
+        let id = [0xab; 20];
+        let notes = [
+            note(b"Linux\0", 0x101, &[1, 2]),
+            note(b"Xen\0", 3, &[0; 8]),
+            note(b"GNU\0", 5, &[0; 16]),
+            note(b"GNU\0", 3, &id),
+        ]
+        .concat();
+        assert_eq!(build_id_note(&notes), Some(BuildId::from_bytes(&id).unwrap()));
+        for end in 0..notes.len() {
+            assert_eq!(build_id_note(&notes[..end]), None, "cut at {end}");
+        }
+        // Lengths that overflow.
+        assert_eq!(build_id_note(&[0xff; 64]), None);
+    }
+
+    #[test]
+    fn a_release_ends_with_a_space_or_nul() {
+        assert_eq!(first_word(b"6.1.0-56-amd64 SMP"), Some("6.1.0-56-amd64".into()));
+        assert_eq!(first_word(b"6.1\0"), Some("6.1".into()));
+        assert_eq!(first_word(b" "), None);
+        assert_eq!(first_word(&[b'6'; 100]), None);
+        let text = b"Linux LLinux version %s\0Linux version 7.3.4 (gcc)";
+        let found: Vec<_> = occurrences(text, b"Linux version ").map(<[u8]>::len).collect();
+        assert_eq!(found, [28, 11]);
+    }
+}

@@ -1,0 +1,190 @@
+//! From the file a boot loader loads to the ELF object inside it. A bzImage is a setup header, code
+//! that unpacks, and the payload: vmlinux, stripped of symbols but with its BTF and notes,
+//! compressed with whatever the configuration said.
+//!
+//! Fields and offsets: Documentation/arch/x86/boot.rst, "The Real-Mode Kernel Header".
+
+use super::{ImageError, compress, elf::is_elf};
+use std::borrow::Cow;
+
+/// First version of the boot protocol that says where the payload is.
+const PAYLOAD_VERSION: u16 = 0x208;
+
+/// Whether these bytes are a bzImage: boot sector signature and header magic.
+pub(super) fn is_bzimage(bytes: &[u8]) -> bool {
+    bytes.get(0x1fe..0x200) == Some(b"\x55\xaa") && bytes.get(0x202..0x206) == Some(b"HdrS")
+}
+
+/// The ELF object in a kernel image: of a bzImage its payload, of an ELF object itself; either of
+/// them may be compressed once more. At most `limit` bytes.
+pub fn vmlinux(file: &[u8], limit: usize) -> Result<Cow<'_, [u8]>, ImageError> {
+    match compress::decompress(file, limit)? {
+        Cow::Borrowed(image) => unpack(image, limit),
+        Cow::Owned(image) if is_elf(&image) => Ok(Cow::Owned(image)),
+        Cow::Owned(image) => Ok(Cow::Owned(unpack(&image, limit)?.into_owned())),
+    }
+}
+
+fn unpack(image: &[u8], limit: usize) -> Result<Cow<'_, [u8]>, ImageError> {
+    if is_elf(image) {
+        return Ok(Cow::Borrowed(image));
+    }
+    if !is_bzimage(image) {
+        return Err(other_image(image));
+    }
+    let payload = payload(image)?;
+    // Behind all but gzip, which has it itself, the build puts the size of what is compressed.
+    let (stream, size) = match payload.split_last_chunk::<4>() {
+        Some((stream, size))
+            if compress::Compression::of(payload) != compress::Compression::Gzip =>
+        {
+            (stream, u32::from_le_bytes(*size) as usize)
+        }
+        _ => (payload, 0),
+    };
+    let object = compress::decompress_sized(stream, limit, size)?;
+    if size != 0 && object.len() != size && !matches!(object, Cow::Borrowed(_)) {
+        return Err(ImageError::Malformed(format!(
+            "the kernel image says its payload has {size} bytes, found {}",
+            object.len()
+        )));
+    }
+    if !is_elf(&object) {
+        return Err(ImageError::Malformed(format!(
+            "the payload of the kernel image should be an ELF object, it begins with {:02x?}",
+            object.get(..4).unwrap_or(&object)
+        )));
+    }
+    Ok(object)
+}
+
+fn payload(image: &[u8]) -> Result<&[u8], ImageError> {
+    let cut = || ImageError::Malformed("the kernel image ends inside its setup header".into());
+    let word = |at: usize| image.get(at..)?.first_chunk().map(|b| u32::from_le_bytes(*b) as usize);
+    let version = image.get(0x206..).and_then(<[u8]>::first_chunk).ok_or_else(cut)?;
+    let version = u16::from_le_bytes(*version);
+    if version < PAYLOAD_VERSION {
+        return Err(ImageError::Malformed(format!(
+            "the kernel image should have boot protocol {PAYLOAD_VERSION:#x} or later, found \
+             {version:#x}"
+        )));
+    }
+    let sectors = match image.get(0x1f1).ok_or_else(cut)? {
+        0 => 4,
+        sectors => usize::from(*sectors),
+    };
+    let offset = word(0x248).ok_or_else(cut)?;
+    let length = word(0x24c).ok_or_else(cut)?;
+    let start = (sectors + 1) * 512 + offset;
+    image.get(start..).and_then(|rest| rest.get(..length)).ok_or_else(|| {
+        ImageError::Malformed(format!(
+            "the kernel image has {} bytes, its payload should be {length} from {start:#x} on",
+            image.len()
+        ))
+    })
+}
+
+/// What else people give, by name.
+pub(super) fn other_image(bytes: &[u8]) -> ImageError {
+    // Documentation/arch/arm64/booting.rst, "Call the kernel image"; zboot: drivers/firmware/efi.
+    if bytes.get(0x38..0x3c) == Some(b"ARM\x64") {
+        return ImageError::UnsupportedArch("arm64".into());
+    }
+    if bytes.starts_with(b"MZ\0\0zimg") {
+        return ImageError::UnsupportedArch("a machine that boots EFI zboot images".into());
+    }
+    let what = match bytes {
+        [] => "an empty file".to_owned(),
+        _ if bytes.starts_with(b"\x89PNG") => "a PNG picture".to_owned(),
+        _ if bytes.starts_with(b"!<arch>\n") => "an ar archive".to_owned(),
+        _ => format!("{} bytes that begin with {:02x?}", bytes.len(), &bytes[..bytes.len().min(8)]),
+    };
+    ImageError::Malformed(format!(
+        "expected a kernel module, a kernel image or an extract, found {what}"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::compress::{CompressError, Compression, tests::compress},
+        *,
+    };
+    use crate::image::ImageError;
+
+    /// A bzImage with this payload.
+    fn bzimage(payload: &[u8]) -> Vec<u8> {
+        let mut image = vec![0; 5 * 512];
+        image[0x1fe..0x206].copy_from_slice(b"\x55\xaa\xeb\x66HdrS");
+        image[0x206..0x208].copy_from_slice(&0x20fu16.to_le_bytes());
+        image[0x248..0x24c].copy_from_slice(&16u32.to_le_bytes());
+        image[0x24c..0x250].copy_from_slice(&(payload.len() as u32).to_le_bytes());
+        image.extend([0x90; 16]);
+        image.extend(payload);
+        image.extend([0xcc; 64]);
+        image
+    }
+
+    fn sized(stream: &[u8], size: usize) -> Vec<u8> {
+        [stream, &(size as u32).to_le_bytes()].concat()
+    }
+
+    #[test]
+    fn every_compression_of_the_payload() {
+        let object = [&b"\x7fELF"[..], &[5; 5000]].concat();
+        for with in [Compression::Xz, Compression::Zstd, Compression::Lz4Legacy] {
+            let image = bzimage(&sized(&compress(&object, with), object.len()));
+            assert!(vmlinux(&image, 1 << 20).unwrap() == object, "{with}");
+            let error = vmlinux(&image, 5003).unwrap_err();
+            assert!(
+                matches!(error, ImageError::Compress(CompressError::TooLarge { .. })),
+                "{with}"
+            );
+            let lying = bzimage(&sized(&compress(&object, with), object.len() + 1));
+            assert!(matches!(vmlinux(&lying, 1 << 20), Err(ImageError::Malformed(_))), "{with}");
+        }
+        let image = bzimage(&compress(&object, Compression::Gzip));
+        assert!(vmlinux(&image, 1 << 20).unwrap() == object);
+        // The whole image compressed once more.
+        assert!(vmlinux(&compress(&image, Compression::Gzip), 1 << 20).unwrap() == object);
+        let image = bzimage(&sized(b"BZh91AY&SY", 0));
+        let error = vmlinux(&image, 1 << 20).unwrap_err();
+        assert_eq!(error, CompressError::Unsupported(Compression::Bzip2).into());
+    }
+
+    #[test]
+    fn a_filtered_xz_payload() {
+        // Kernels are built with `xz --check=crc32 --x86 --lzma2=…`.
+        let object = [&b"\x7fELF"[..], &[0xe8, 1, 2, 0, 0].repeat(999)].concat();
+        let mut options = liblzma::stream::LzmaOptions::new_preset(6).unwrap();
+        options.dict_size(1 << 20);
+        let mut filters = liblzma::stream::Filters::new();
+        filters.x86().lzma2(&options);
+        let check = liblzma::stream::Check::Crc32;
+        let stream = liblzma::stream::Stream::new_stream_encoder(&filters, check).unwrap();
+        let mut packed = Vec::new();
+        let mut encoder = liblzma::read::XzEncoder::new_stream(&object[..], stream);
+        std::io::Read::read_to_end(&mut encoder, &mut packed).unwrap();
+        let image = bzimage(&sized(&packed, object.len()));
+        assert!(vmlinux(&image, 1 << 20).unwrap() == object);
+    }
+
+    #[test]
+    fn cuts_and_other_files_are_errors() {
+        let object = [&b"\x7fELF"[..], &[5; 50]].concat();
+        let image = bzimage(&sized(&compress(&object, Compression::Zstd), object.len()));
+        let whole = image.len() - 64;
+        assert!(vmlinux(&image[..whole], 1 << 20).is_ok());
+        for end in 0..whole {
+            assert!(vmlinux(&image[..end], 1 << 20).is_err(), "cut at {end}");
+        }
+        let mut old = image;
+        old[0x206] = 7;
+        assert!(vmlinux(&old, 1 << 20).unwrap_err().to_string().contains("0x207"));
+        let text = |bytes: &[u8]| vmlinux(bytes, 1 << 20).unwrap_err().to_string();
+        assert!(text(b"").contains("an empty file"));
+        assert!(text(b"\x89PNG\r\n\x1a\n").contains("a PNG picture"));
+        let arm64 = [&[0; 0x38][..], b"ARM\x64"].concat();
+        assert_eq!(vmlinux(&arm64, 9).unwrap_err(), ImageError::UnsupportedArch("arm64".into()));
+    }
+}
