@@ -1,5 +1,6 @@
 //! From kernel packages to attach plans: source, package, image, function, plan, store.
 
+pub mod fetch;
 pub mod image;
 pub mod package;
 pub mod resolve;

@@ -1,1 +1,13 @@
-//! Packages: from a download to the kernel files in it.
+//! Packages: from a download to the kernel files in it. Pure: any reader in, bytes out; nothing is
+//! ever written to disk and no path of an archive is used as one.
+
+mod ar;
+mod deb;
+mod decoder;
+mod members;
+
+pub use ar::ArError;
+pub use deb::{DebError, kernel_files};
+pub use members::{KernelFiles, Limits, MembersError, NamedBytes, Wanted};
+
+pub(crate) use decoder::xz_decoder;

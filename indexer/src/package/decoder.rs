@@ -1,0 +1,36 @@
+//! Decompressors with bounded memory, chosen by the name of a member.
+
+use std::io::{self, BufRead, BufReader, Read};
+
+/// Compressed bytes are handed over in pieces of this size.
+const INPUT: usize = 256 << 10;
+/// Most memory a decoder may take: xz -9 and zstd --ultra need 64 to 128 MiB.
+const MEMORY: u64 = 256 << 20;
+const ZSTD_WINDOW_LOG: u32 = 27;
+
+/// Decompresses xz, several streams one after the other included.
+pub(crate) fn xz_decoder(
+    reader: impl Read,
+) -> io::Result<liblzma::bufread::XzDecoder<impl BufRead>> {
+    let stream =
+        liblzma::stream::Stream::new_stream_decoder(MEMORY, liblzma::stream::CONCATENATED)?;
+    let reader = BufReader::with_capacity(INPUT, reader);
+    Ok(liblzma::bufread::XzDecoder::new_stream(reader, stream))
+}
+
+/// Decompresses what a file with this suffix holds; `None` for a suffix that is not known.
+pub(crate) fn decoder<'a>(
+    suffix: &str,
+    reader: impl Read + 'a,
+) -> Option<io::Result<Box<dyn Read + 'a>>> {
+    Some(match suffix {
+        "" => Ok(Box::new(reader)),
+        ".xz" => xz_decoder(reader).map(|decoder| Box::new(decoder) as Box<dyn Read>),
+        ".gz" => Ok(Box::new(flate2::read::MultiGzDecoder::new(reader))),
+        ".zst" => zstd::stream::read::Decoder::new(reader).and_then(|mut decoder| {
+            decoder.window_log_max(ZSTD_WINDOW_LOG)?;
+            Ok(Box::new(decoder) as Box<dyn Read>)
+        }),
+        _ => return None,
+    })
+}

@@ -1,0 +1,473 @@
+//! Clear-signed files (InRelease) against the keys apt trusts.
+//!
+//! One good signature by a known, valid key is enough, as for apt: Debian signs with several keys
+//! so that older and newer machines each know one. Valid means valid when the signature was made
+//! **and** at the time of the check: who holds an expired or revoked key can date a signature back.
+//! There is no clock in here, the time is passed in.
+
+use sequoia_openpgp::{
+    self as openpgp, Cert, Fingerprint, KeyHandle, anyhow,
+    cert::{
+        CertParser,
+        amalgamation::{ValidAmalgamation as _, ValidateAmalgamation as _},
+    },
+    parse::{
+        Parse as _,
+        stream::{
+            GoodChecksum, MessageLayer, MessageStructure, VerificationError, VerificationHelper,
+            VerifierBuilder,
+        },
+    },
+    policy::StandardPolicy,
+    types::RevocationStatus,
+};
+use std::{io::Read as _, time::SystemTime};
+
+/// Longest message looked at, in bytes. Debian's largest InRelease is below 1 MiB.
+pub const MAX_MESSAGE: usize = 16 << 20;
+
+/// The keys whose signatures count.
+#[derive(Debug, Clone, Default)]
+pub struct Keyring {
+    certs: Vec<Cert>,
+    only: Vec<String>,
+}
+
+/// What was signed, and by whom.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Signed {
+    /// Only what the signature covers: nothing around it, without dash escapes.
+    pub text: Vec<u8>,
+    /// Of the certificate that signed, upper-case hex.
+    pub signed_by: String,
+}
+
+/// Why a message is not trusted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SignatureError {
+    /// Longer than [`MAX_MESSAGE`].
+    #[error("a signed file has at most {max} bytes, found {found}", max = MAX_MESSAGE)]
+    TooLong {
+        /// Bytes found.
+        found: usize,
+    },
+    /// Not clear-signed.
+    #[error("the file has no OpenPGP clear signature")]
+    NoSignature,
+    /// Clear-signed in form only.
+    #[error("the OpenPGP message is malformed: {0}")]
+    Malformed(String),
+    /// No key of the keyring made any of the signatures.
+    #[error("signed by unknown keys only: {}; expected one of {known} known keys", issuers.join(", "))]
+    UnknownKey {
+        /// Fingerprints or key ids, upper-case hex.
+        issuers: Vec<String>,
+        /// How many keys the keyring has.
+        known: usize,
+    },
+    /// The key is or was not valid any more.
+    #[error("signed by {key}, which has expired: {detail}")]
+    Expired {
+        /// Fingerprint of the certificate.
+        key: String,
+        /// When.
+        detail: String,
+    },
+    /// The key was revoked.
+    #[error("signed by {key}, which is revoked")]
+    Revoked {
+        /// Fingerprint of the certificate.
+        key: String,
+    },
+    /// The signature or the key rests on a broken algorithm.
+    #[error("signed by {key} in a way that is not secure any more: {detail}")]
+    Weak {
+        /// Fingerprint of the certificate.
+        key: String,
+        /// The algorithm.
+        detail: String,
+    },
+    /// The text is not what was signed.
+    #[error("the signature by {key} does not fit the text: {detail}")]
+    Bad {
+        /// Fingerprint of the certificate.
+        key: String,
+        /// What did not fit.
+        detail: String,
+    },
+}
+
+/// Why a keyring is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not an OpenPGP keyring: {0}")]
+pub struct KeyringError(String);
+
+impl Keyring {
+    /// Adds the certificates of a keyring, binary or armored. Those that cannot be understood
+    /// (newer algorithms) are left out; a file without any certificate is refused.
+    pub fn add(&mut self, bytes: &[u8]) -> Result<(), KeyringError> {
+        let before = self.certs.len();
+        let mut problem = "it is empty".to_owned();
+        let parser = CertParser::from_bytes(bytes).map_err(|e| KeyringError(e.to_string()))?;
+        for cert in parser {
+            match cert {
+                Ok(cert) => self.certs.push(cert),
+                Err(error) => problem = error.to_string(),
+            }
+        }
+        if self.certs.len() == before { Err(KeyringError(problem)) } else { Ok(()) }
+    }
+
+    /// Accepts signatures by these keys only, upper-case hex fingerprints of certificates or of
+    /// their signing keys. None: by all.
+    #[must_use]
+    pub fn only(mut self, fingerprints: &[String]) -> Self {
+        self.only = fingerprints.to_vec();
+        self
+    }
+
+    /// How many certificates there are.
+    pub fn len(&self) -> usize {
+        self.certs.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.certs.is_empty()
+    }
+
+    /// The signed text of `message`, if one of these keys made a good signature that holds at `now`.
+    pub fn verify(&self, message: &[u8], now: SystemTime) -> Result<Signed, SignatureError> {
+        const BEGIN: &[u8] = b"-----BEGIN PGP SIGNED MESSAGE-----";
+        if message.len() > MAX_MESSAGE {
+            return Err(SignatureError::TooLong { found: message.len() });
+        }
+        // Other kinds of OpenPGP messages would be understood below but are not what apt reads.
+        if !message.starts_with(BEGIN) {
+            return Err(SignatureError::NoSignature);
+        }
+        let policy = StandardPolicy::at(now);
+        let mut outcome = None;
+        let helper = Helper { keyring: self, policy: &policy, now, outcome: &mut outcome };
+        let mut text = Vec::new();
+        let read = VerifierBuilder::from_bytes(message)
+            .and_then(|builder| builder.with_policy(&policy, now, helper))
+            .and_then(|mut verifier| Ok(verifier.read_to_end(&mut text)?));
+        match (read, outcome) {
+            (_, Some(Err(error))) => Err(error),
+            (Ok(_), Some(Ok(signed_by))) => Ok(Signed { text, signed_by }),
+            (Err(error), _) => Err(SignatureError::Malformed(error.to_string())),
+            (Ok(_), None) => Err(SignatureError::NoSignature),
+        }
+    }
+}
+
+struct Helper<'a> {
+    keyring: &'a Keyring,
+    policy: &'a StandardPolicy<'a>,
+    now: SystemTime,
+    outcome: &'a mut Option<Result<String, SignatureError>>,
+}
+
+impl VerificationHelper for Helper<'_> {
+    fn get_certs(&mut self, ids: &[KeyHandle]) -> openpgp::Result<Vec<Cert>> {
+        let wanted = |cert: &&Cert| {
+            cert.keys().any(|key| ids.iter().any(|id| id.aliases(key.key().key_handle())))
+        };
+        Ok(self.keyring.certs.iter().filter(wanted).cloned().collect())
+    }
+
+    fn check(&mut self, structure: MessageStructure<'_>) -> openpgp::Result<()> {
+        let mut unknown = Vec::new();
+        let mut worst: Option<SignatureError> = None;
+        for layer in structure {
+            let MessageLayer::SignatureGroup { results } = layer else {
+                *self.outcome = Some(Err(SignatureError::NoSignature));
+                return Err(anyhow::anyhow!("not a clear signature"));
+            };
+            for result in results {
+                let error = match result.map_err(failure).and_then(|good| self.holds_now(&good)) {
+                    Ok(signed_by) => {
+                        *self.outcome = Some(Ok(signed_by));
+                        return Ok(());
+                    }
+                    Err(error) => error,
+                };
+                match error {
+                    SignatureError::UnknownKey { issuers, .. } => unknown.extend(issuers),
+                    error if worst.as_ref().is_none_or(|w| gravity(&error) > gravity(w)) => {
+                        worst = Some(error);
+                    }
+                    _ => {}
+                }
+            }
+        }
+        unknown.sort();
+        unknown.dedup();
+        let known = self.keyring.certs.len();
+        let error = match worst {
+            Some(error) => error,
+            None if unknown.is_empty() => SignatureError::NoSignature,
+            None => SignatureError::UnknownKey { issuers: unknown, known },
+        };
+        *self.outcome = Some(Err(error));
+        Err(anyhow::anyhow!("no signature holds"))
+    }
+}
+
+impl Helper<'_> {
+    /// The library asks whether a key was valid when it signed; this asks again as of now.
+    fn holds_now(&self, good: &GoodChecksum<'_>) -> Result<String, SignatureError> {
+        let cert = good.ka.cert().fingerprint();
+        let key = cert.to_hex();
+        let only = &self.keyring.only;
+        let signer = good.ka.key().fingerprint().to_hex();
+        if !only.is_empty() && !only.contains(&key) && !only.contains(&signer) {
+            let known = only.len();
+            return Err(SignatureError::UnknownKey { issuers: vec![key], known });
+        }
+        let refused = |error: anyhow::Error| classify(&cert, &error, false);
+        let now = good.ka.clone().with_policy(self.policy, self.now).map_err(refused)?;
+        if matches!(
+            now.cert().revocation_status(self.policy, self.now),
+            RevocationStatus::Revoked(_)
+        ) || matches!(now.revocation_status(), RevocationStatus::Revoked(_))
+        {
+            return Err(SignatureError::Revoked { key });
+        }
+        now.valid_cert().alive().and_then(|()| now.alive()).map_err(refused)?;
+        Ok(key)
+    }
+}
+
+/// Which failure is told when no signature is good: the one that needs attention most.
+fn gravity(error: &SignatureError) -> u8 {
+    match error {
+        SignatureError::Bad { .. } => 5,
+        SignatureError::Revoked { .. } => 4,
+        SignatureError::Weak { .. } => 3,
+        SignatureError::Expired { .. } => 2,
+        _ => 1,
+    }
+}
+
+fn failure(error: VerificationError<'_>) -> SignatureError {
+    match error {
+        VerificationError::MissingKey { sig } => {
+            // The same key by fingerprint and by key id, the fingerprint first.
+            let issuers = sig.get_issuers().first().map(|issuer| format!("{issuer:X}"));
+            SignatureError::UnknownKey { issuers: issuers.into_iter().collect(), known: 0 }
+        }
+        VerificationError::UnboundKey { cert, error, .. } => {
+            classify(&cert.fingerprint(), &error, false)
+        }
+        VerificationError::BadKey { ka, error, .. } => {
+            let revoked =
+                matches!(ka.valid_cert().revocation_status(), RevocationStatus::Revoked(_))
+                    || matches!(ka.revocation_status(), RevocationStatus::Revoked(_));
+            classify(&ka.cert().fingerprint(), &error, revoked)
+        }
+        VerificationError::BadSignature { ka, error, .. } => {
+            classify(&ka.cert().fingerprint(), &error, false)
+        }
+        VerificationError::MalformedSignature { error, .. } => {
+            SignatureError::Malformed(error.to_string())
+        }
+        VerificationError::UnknownSignature { sig } => {
+            SignatureError::Malformed(sig.error().to_string())
+        }
+        other => SignatureError::Malformed(other.to_string()),
+    }
+}
+
+fn classify(cert: &Fingerprint, error: &anyhow::Error, revoked: bool) -> SignatureError {
+    let (key, detail) = (cert.to_hex(), error.root_cause().to_string());
+    if revoked {
+        return SignatureError::Revoked { key };
+    }
+    match error.root_cause().downcast_ref::<openpgp::Error>() {
+        Some(openpgp::Error::Expired(_)) => SignatureError::Expired { key, detail },
+        Some(openpgp::Error::PolicyViolation(..)) => SignatureError::Weak { key, detail },
+        _ => SignatureError::Bad { key, detail },
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use openpgp::{
+        cert::CertBuilder,
+        serialize::{
+            Serialize as _,
+            stream::{Message, Signer},
+        },
+        types::HashAlgorithm,
+    };
+    use std::{
+        io::Write as _,
+        time::{Duration, UNIX_EPOCH},
+    };
+
+    const DAY: u64 = 86_400;
+    const TEXT: &str = "Origin: Debian\n- dashed\nSHA256:\n x\n";
+
+    /// 2026-11-23 and so many days.
+    pub(crate) fn at(days: i64) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs((20_780 + days) as u64 * DAY)
+    }
+
+    /// A key made 100 days ago, valid for that many days.
+    pub(crate) fn key(valid: u64) -> Cert {
+        let builder = CertBuilder::general_purpose(Some("Archive <archive@mirror.example>"));
+        let builder = builder
+            .set_creation_time(at(-100))
+            .set_validity_period(Some(Duration::from_secs(valid * DAY)));
+        builder.generate().unwrap().0
+    }
+
+    pub(crate) fn keyring(certs: &[&Cert]) -> Keyring {
+        let mut bytes = Vec::new();
+        for cert in certs {
+            cert.serialize(&mut bytes).unwrap();
+        }
+        let mut keyring = Keyring::default();
+        keyring.add(&bytes).unwrap();
+        keyring
+    }
+
+    fn sign_with(text: &str, certs: &[&Cert], when: SystemTime, hash: HashAlgorithm) -> Vec<u8> {
+        let policy = StandardPolicy::at(when);
+        let mut signers = certs.iter().map(|cert| {
+            let keys = cert.keys().unencrypted_secret().with_policy(&policy, when);
+            let key = keys.supported().for_signing().next().unwrap();
+            key.key().clone().into_keypair().unwrap()
+        });
+        let mut message = Vec::new();
+        let sink = Message::new(&mut message);
+        let mut signer = Signer::new(sink, signers.next().unwrap()).unwrap();
+        for other in signers {
+            signer = signer.add_signer(other).unwrap();
+        }
+        let signer = signer.cleartext().creation_time(when).hash_algo(hash).unwrap();
+        let mut signer = signer.build().unwrap();
+        signer.write_all(text.as_bytes()).unwrap();
+        signer.finalize().unwrap();
+        message
+    }
+
+    pub(crate) fn sign(text: &str, certs: &[&Cert]) -> Vec<u8> {
+        sign_with(text, certs, at(-1), HashAlgorithm::SHA512)
+    }
+
+    fn refused(keyring: &Keyring, message: &[u8]) -> SignatureError {
+        keyring.verify(message, at(0)).unwrap_err()
+    }
+
+    #[test]
+    fn a_good_signature_gives_what_was_signed() {
+        let cert = key(1000);
+        let around = [b"".as_slice(), &sign(TEXT, &[&cert]), b"Origin: Evil\n"].concat();
+        let signed = keyring(&[&key(1000), &cert]).verify(&around, at(0)).unwrap();
+        assert_eq!(String::from_utf8(signed.text).unwrap().trim_end(), TEXT.trim_end());
+        assert_eq!(signed.signed_by, cert.fingerprint().to_hex());
+    }
+
+    #[test]
+    fn one_known_signer_of_several_is_enough() {
+        let (old, new) = (key(1000), key(1000));
+        let message = sign(TEXT, &[&old, &new]);
+        for known in [&old, &new] {
+            let signed = keyring(&[known]).verify(&message, at(0)).unwrap();
+            assert_eq!(signed.signed_by, known.fingerprint().to_hex());
+        }
+        let SignatureError::UnknownKey { issuers, known: 1 } =
+            refused(&keyring(&[&key(9)]), &message)
+        else {
+            panic!("expected UnknownKey")
+        };
+        assert_eq!(issuers.len(), 2);
+    }
+
+    #[test]
+    fn an_entry_may_name_one_key_of_a_keyring() {
+        let (one, other) = (key(1000), key(1000));
+        let message = sign(TEXT, &[&one]);
+        let both = || keyring(&[&one, &other]);
+        assert!(both().only(&[one.fingerprint().to_hex()]).verify(&message, at(0)).is_ok());
+        let error = refused(&both().only(&[other.fingerprint().to_hex()]), &message);
+        assert!(matches!(error, SignatureError::UnknownKey { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_key_has_to_be_valid_now_too() {
+        // Signed a day before now; expires in the middle of now and then.
+        let cert = key(100);
+        let message = sign_with(TEXT, &[&cert], at(-50), HashAlgorithm::SHA512);
+        let keyring = keyring(&[&cert]);
+        assert!(keyring.verify(&message, at(-1)).is_ok());
+        let error = keyring.verify(&message, at(1)).unwrap_err();
+        assert!(matches!(&error, SignatureError::Expired { .. }), "{error}");
+        // Made before the key was, or in the future.
+        assert!(keyring.verify(&message, at(-60)).is_err());
+    }
+
+    #[test]
+    fn a_revoked_key_does_not_count() {
+        let builder = CertBuilder::general_purpose(Some("x")).set_creation_time(at(-100));
+        let (cert, revocation) = builder.generate().unwrap();
+        let message = sign(TEXT, &[&cert]);
+        assert!(keyring(&[&cert]).verify(&message, at(0)).is_ok());
+        let (revoked, _) = cert.insert_packets(vec![openpgp::Packet::from(revocation)]).unwrap();
+        let error = refused(&keyring(&[&revoked]), &message);
+        assert!(matches!(error, SignatureError::Revoked { .. }), "{error}");
+        // A good signature beside it does.
+        let good = key(1000);
+        let both = sign(TEXT, &[&revoked_signer(&revoked), &good]);
+        assert!(keyring(&[&revoked, &good]).verify(&both, at(0)).is_ok());
+    }
+
+    /// The certificate without its revocation, so that it can sign.
+    fn revoked_signer(cert: &Cert) -> Cert {
+        let keep = |packet: &openpgp::Packet| {
+            !matches!(packet, openpgp::Packet::Signature(sig)
+                if sig.typ() == openpgp::types::SignatureType::KeyRevocation)
+        };
+        Cert::from_packets(cert.clone().into_tsk().into_packets().filter(keep)).unwrap()
+    }
+
+    #[test]
+    fn a_sha1_signature_does_not_count() {
+        let cert = key(1000);
+        let message = sign_with(TEXT, &[&cert], at(-1), HashAlgorithm::SHA1);
+        let error = refused(&keyring(&[&cert]), &message);
+        assert!(matches!(error, SignatureError::Weak { .. }), "{error}");
+    }
+
+    #[test]
+    fn altered_text_is_noticed() {
+        let cert = key(1000);
+        let message = String::from_utf8(sign(TEXT, &[&cert])).unwrap();
+        let altered = message.replace("Origin: Debian", "Origin: Debiam");
+        assert_ne!(altered, message);
+        let error = refused(&keyring(&[&cert]), altered.as_bytes());
+        assert!(matches!(error, SignatureError::Bad { .. }), "{error}");
+    }
+
+    #[test]
+    fn what_is_not_signed_is_refused() {
+        let cert = key(1000);
+        let keyring = keyring(&[&cert]);
+        let message = sign(TEXT, &[&cert]);
+        let only_text = message.split(|c| *c == b'\n').take(4).collect::<Vec<_>>().join(&b'\n');
+        for case in [&b""[..], TEXT.as_bytes(), &only_text, &message[..message.len() / 2]] {
+            let error = refused(&keyring, case);
+            let expected =
+                matches!(error, SignatureError::NoSignature | SignatureError::Malformed(_));
+            assert!(expected, "{error}");
+        }
+        let long = vec![b'-'; MAX_MESSAGE + 1];
+        assert!(matches!(refused(&keyring, &long), SignatureError::TooLong { .. }));
+        assert!(Keyring::default().add(b"no key").is_err());
+        assert!(Keyring::default().add(b"").is_err());
+    }
+}
