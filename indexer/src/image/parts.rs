@@ -5,18 +5,14 @@
 use super::{
     ImageError, code,
     code::Value,
-    elf::{Elf, Place, RawRelocation, Section, Symbol, SymbolKind, Target},
-    function::{self, ObjectKind, PartKind, Relocation, RelocationKind},
+    elf::{self, Elf, Place, RawRelocation, Section, Symbol, SymbolKind, Target},
+    function::{
+        self, MAX_PART, MAX_PARTS, ObjectKind, PartKind, Relocation, RelocationKind, SYMBOL,
+    },
 };
 use crate::resolve::layout::{Callee, callee};
 use std::collections::{BTreeMap, HashMap};
 
-/// The function's name.
-pub(super) const SYMBOL: &str = "nft_do_chain";
-/// Most parts.
-pub(super) const MAX_PARTS: usize = 64;
-/// Most bytes of a part.
-pub(super) const MAX_PART: u64 = 64 << 10;
 /// Most bytes of data that no symbol bounds and that is no table of code addresses.
 const MAX_LOOSE_DATA: u64 = 1 << 10;
 
@@ -346,7 +342,7 @@ impl<'elf, 'data> Parts<'elf, 'data> {
                     Some(place) if relative || target >= KERNEL_BASE => Target::Here(place),
                     None if relative => {
                         let addend = i64::from(bias).wrapping_neg();
-                        Target::Elsewhere(format!("address+{target:#x}"), addend)
+                        Target::Elsewhere(elf::address_name(target), addend)
                     }
                     _ => continue,
                 };

@@ -14,6 +14,9 @@ use super::{
 };
 use std::ops::Range;
 
+/// Most bytes of a table: ten times the longest of the largest kernels.
+const MAX_TABLE: u64 = 16 << 20;
+
 /// What the tables say.
 pub(super) struct Patches {
     pub(super) jump_labels: Vec<JumpLabel>,
@@ -80,6 +83,12 @@ impl<'elf, 'data> Table<'elf, 'data> {
         let found = |section: usize, range: Range<u64>| {
             if elf.bytes(section, range.clone()).is_none() {
                 return Err(ImageError::Malformed(format!("{name} has no bytes in the file")));
+            }
+            let len = range.end.saturating_sub(range.start);
+            if len > MAX_TABLE {
+                return Err(ImageError::Malformed(format!(
+                    "{name} should have at most {MAX_TABLE} bytes, found {len}"
+                )));
             }
             Ok((range.start < range.end).then_some(Self { elf, name, section, range }))
         };
