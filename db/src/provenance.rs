@@ -4,9 +4,9 @@
 use crate::BuildId;
 use serde::{Deserialize, Serialize};
 
-/// One package that holds a build.
+/// One package that holds a build. Unlike a plan it may gain members, and readers pass over those
+/// they do not know.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Provenance {
     /// `debian`.
     pub distro: String,

@@ -1,11 +1,12 @@
-//! Records for this crate's tests, made of what KERNEL facts say of two real builds.
+//! Plans for this crate's tests.
 
 use crate::{
     BitField, BuildId, Condition, Cost, Event, Evidence, FnOffset, HexBytes, Layout, LayoutSource,
     Location, Method, Plan, Probe, Reg, Share, plan::fields,
 };
 
-/// Debian 6.12.117-cloud: drop-only sites.
+/// Debian's 6.12.117+deb13-cloud-amd64, but for the body's hash and the evidence: what its scripts
+/// print was seen on that kernel.
 pub(crate) fn plan() -> Plan {
     let probe = |event, offset, bytes: &[u8], rule| Probe {
         event,
@@ -25,15 +26,15 @@ pub(crate) fn plan() -> Plan {
     ];
     Plan {
         schema: 1,
-        build_id: "0484cf000102030405060708090a0b0c0d0e0f10".parse().unwrap(),
+        build_id: "d1dc1d6d4a4b24407eebf424adbeefc47f1d5501".parse().unwrap(),
         object: "nf_tables".into(),
         arch: "x86_64".into(),
         symbol: "nft_do_chain".into(),
-        symbol_size: 1570,
+        symbol_size: 1569,
         body_sha256: HexBytes((0..32).collect()),
         probes: vec![
-            probe(Event::RuleDrop, 0x3ff, b"\x48\x8b\x75\x00", Some(Location::reg(Reg::R14))),
-            probe(Event::PolicyDrop, 0x5bd, b"\x48\x8b\x75\x00", None),
+            probe(Event::RuleDrop, 0x3fe, b"\x48\x8b\x75\x00", Some(Location::reg(Reg::R14))),
+            probe(Event::PolicyDrop, 0x5bc, b"\x48\x8b\x75\x00", None),
         ],
         layout: Layout {
             source: LayoutSource::Btf,

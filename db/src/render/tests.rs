@@ -22,7 +22,7 @@ fn a_plan_for_a_built_in_names_no_module() {
     let mut plan = samples::plan();
     plan.object = "vmlinux".into();
     let events = kprobe_events(&plan).unwrap();
-    assert!(events.contains("p:nfdrop/rule_drop_0 nft_do_chain+1023 "), "{events}");
+    assert!(events.contains("p:nfdrop/rule_drop_0 nft_do_chain+1022 "), "{events}");
     assert!(bpftrace(&plan).unwrap().contains("/sys/kernel/notes"));
 }
 

@@ -4,7 +4,11 @@
 use super::StoreError;
 use rusqlite::{Connection, OpenFlags, config::DbConfig, limits::Limit};
 use rusqlite_migration::{M, Migrations};
-use std::{path::Path, time::Duration};
+use std::{
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
 
 /// `nfdr`: marks a file as nfdrop's (<https://www.sqlite.org/fileformat.html#application_id>). The
 /// first migration sets it.
@@ -18,8 +22,23 @@ const MAX_VALUE: i32 = 1 << 20;
 /// How long to wait for another process's write, which is one kernel.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Between two attempts at what SQLite does not wait for by itself.
+const PAUSE: Duration = Duration::from_millis(10);
+
 /// Opens for reading and writing, creates or migrates where needed.
 pub(super) fn writer(path: &Path) -> Result<Connection, StoreError> {
+    let start = Instant::now();
+    loop {
+        match try_writer(path) {
+            // Where two processes create or migrate one file at once, each holding a lock the other
+            // wants, SQLite tells one of them to let go rather than to wait.
+            Err(StoreError::Busy { .. }) if start.elapsed() < BUSY_TIMEOUT => thread::sleep(PAUSE),
+            done => return done,
+        }
+    }
+}
+
+fn try_writer(path: &Path) -> Result<Connection, StoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
         | OpenFlags::SQLITE_OPEN_CREATE
         | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -78,10 +97,12 @@ fn version(connection: &Connection) -> rusqlite::Result<i64> {
 
 /// Refuses other programs' files and other versions' files before anything is written.
 fn identify(path: &Path, connection: &Connection, access: Access) -> Result<(), StoreError> {
+    // One transaction: another process may be creating the file right now.
     let look = || -> rusqlite::Result<(i32, i64, bool)> {
+        let connection = connection.unchecked_transaction()?;
         let id = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
         let sql = "SELECT EXISTS (SELECT 1 FROM sqlite_schema)";
-        Ok((id, version(connection)?, connection.query_row(sql, [], |row| row.get(0))?))
+        Ok((id, version(&connection)?, connection.query_row(sql, [], |row| row.get(0))?))
     };
     let (id, found, has_tables) = look().map_err(|cause| StoreError::from_sqlite(path, cause))?;
     let path = path.to_owned();

@@ -5,6 +5,7 @@ use std::{
     fs,
     io::{BufRead as _, BufReader},
     process::{Command, Stdio},
+    sync::LazyLock,
     thread,
 };
 
@@ -360,6 +361,24 @@ fn a_file_with_other_tables_is_refused() {
     }
 }
 
+#[test]
+fn any_number_may_create_the_file_at_once() {
+    for _ in 0..20 {
+        let folder = folder();
+        let path = folder.path().join("db.sqlite");
+        thread::scope(|scope| {
+            for number in 0..4 {
+                let path = &path;
+                scope.spawn(move || {
+                    let store = Store::create_or_open(path).unwrap();
+                    store.put_kernel(&good(number, "sid")).unwrap();
+                });
+            }
+        });
+        assert_eq!(Store::open_read_only(&path).unwrap().counts().unwrap().resolved, 4);
+    }
+}
+
 /// A store with many kernels, closed, in one file.
 fn filled(path: &Path) -> String {
     let store = Store::create_or_open(path).unwrap();
@@ -418,10 +437,15 @@ proptest! {
     /// Any byte may be wrong; nothing panics, and the server's reads end.
     #[test]
     fn damaged_files_never_panic(damage in proptest::collection::vec((0..60_000_usize, any::<u8>()), 1..20)) {
+        static WHOLE: LazyLock<Vec<u8>> = LazyLock::new(|| {
+            let folder = folder();
+            let path = folder.path().join("db.sqlite");
+            filled(&path);
+            fs::read(&path).unwrap()
+        });
+        let mut bytes = WHOLE.clone();
         let folder = folder();
         let path = folder.path().join("db.sqlite");
-        filled(&path);
-        let mut bytes = fs::read(&path).unwrap();
         for (at, byte) in damage {
             let at = at % bytes.len();
             bytes[at] = byte;
@@ -596,7 +620,8 @@ fn a_killed_crawl_ends_with_the_same_content() {
     let expected = whole.content_dump().unwrap();
     let path = folder.path().join("killed.sqlite");
     let mut interrupted = 0;
-    for kill_after in (0..240).step_by(11) {
+    // 0: as soon as the child runs, so in the middle of creating the file.
+    for kill_after in [0; 8].into_iter().chain((1..240).step_by(11)) {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["--exact", "store::tests::kill_child", "--ignored", "--nocapture"]);
         let mut child = command
@@ -605,8 +630,9 @@ fn a_killed_crawl_ends_with_the_same_content() {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let mut puts = lines.map_while(Result::ok).filter(|line| line.ends_with("put"));
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+        assert!(lines.any(|line| line == "running 1 test"));
+        let mut puts = lines.filter(|line| line.ends_with("put"));
         if kill_after > 0 {
             assert!(puts.nth(kill_after - 1).is_some(), "the child got to {kill_after}");
         }

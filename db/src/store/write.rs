@@ -37,6 +37,7 @@ impl Store {
                 })
             }
             Outcome::Failed { reason, detail, analyzer } => {
+                check_text(&format!("kernel {}", put.kernel.release), "analyzer", analyzer)?;
                 let detail = Record::clean_detail(detail);
                 self.write(|connection| {
                     put_failure(
@@ -91,6 +92,12 @@ impl Store {
             [("distro", &source.distro), ("suite", &source.suite), ("arch", &source.arch)]
         {
             check_text(&subject, field, text)?;
+        }
+        if let Some(hash) = &source.index_sha256 {
+            check_sha256(&subject, "index_sha256", hash)?;
+        }
+        if let Some(key) = &source.signed_by {
+            check_text(&subject, "signed_by", key)?;
         }
         let (reason, detail) = match &source.failure {
             Some((reason, detail)) => (Some(reason.name()), Some(Record::clean_detail(detail))),
@@ -373,16 +380,21 @@ pub(super) fn set_sha256(kernel: &Kernel) -> Result<String, StoreError> {
     for package in &kernel.packages {
         check_text(&subject, "package", &package.name)?;
         check_text(&subject, "url", &package.url)?;
-        if hex::decode(&package.sha256).is_none_or(|bytes| bytes.len() != 32) {
-            let (field, expected) = ("sha256", "64 lower-case hex digits");
-            let found = format!("{:?}", package.sha256);
-            return Err(StoreError::Invalid { subject, field, expected, found });
-        }
+        check_sha256(&subject, "sha256", &package.sha256)?;
         hashes.push(package.sha256.as_str());
     }
     hashes.sort_unstable();
     hashes.dedup();
     Ok(hashes.join(" "))
+}
+
+fn check_sha256(subject: &str, field: &'static str, text: &str) -> Result<(), StoreError> {
+    if hex::decode(text).is_some_and(|bytes| bytes.len() == 32) {
+        return Ok(());
+    }
+    let found = format!("{:?}", text.chars().take(80).collect::<String>());
+    let (subject, expected) = (subject.to_owned(), "64 lower-case hex digits");
+    Err(StoreError::Invalid { subject, field, expected, found })
 }
 
 fn check_text(subject: &str, field: &'static str, text: &str) -> Result<(), StoreError> {
