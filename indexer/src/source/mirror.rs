@@ -6,7 +6,7 @@ use super::{
     debian::{ARCH, ArchiveKind, COMPONENT, PREFIX, SuiteIndex},
     openpgp::{Keyring, KeyringError, MAX_MESSAGE, SignatureError, Signed},
     packages::{self, IndexError, Package},
-    release::{Index, Release, ReleaseError},
+    release::{Compression, Index, Release, ReleaseError},
 };
 use crate::fetch::{Download, DownloadReporter, FetchError, Fetcher};
 use nfdrop_db::Reason;
@@ -298,9 +298,9 @@ pub async fn read_suite(
     let release = read_release(fetcher, &archive.base, suite, &archive.keyring, now).await?;
     let Some((release, signed_by)) = release else { return Ok(None) };
     let url = release_url(&archive.base, suite);
-    let index = release.packages(COMPONENT, ARCH);
-    let index = index.map_err(|error| SuiteError::Release { url, error })?;
-    let packages = read_packages(fetcher, &archive.base, suite, &index, reporter).await?;
+    let indices = release.packages(COMPONENT, ARCH);
+    let indices = indices.map_err(|error| SuiteError::Release { url, error })?;
+    let packages = read_packages(fetcher, &archive.base, suite, &indices, reporter).await?;
     let (suite, base) = (suite.to_owned(), archive.base.clone());
     let stale_since = release.stale_since(now);
     let index = SuiteIndex { suite, base, signed_by, packages };
@@ -337,28 +337,36 @@ async fn read_release(
     Ok(Some((release, signed_by)))
 }
 
+/// Reads the first spelling of the index that the mirror has. A signed table may list more than a
+/// mirror offers: other compressions, and `by-hash` where only the field was copied.
 async fn read_packages(
     fetcher: &Fetcher,
     base: &str,
     suite: &str,
-    index: &Index,
+    indices: &[Index],
     reporter: &dyn DownloadReporter,
 ) -> Result<Vec<Package>, SuiteError> {
-    let below = |path: &str| format!("{base}/dists/{suite}/{path}");
-    let fetch = async |url: &str| {
-        let (size, sha256) = (index.hash.size, index.hash.sha256);
-        fetcher.verified(&Download { url: url.to_owned(), size, sha256 }, reporter).await
-    };
-    let url = below(&index.path);
-    let path = match &index.by_hash {
-        // Some mirrors copy the field but not the directory.
-        Some(by_hash) => match fetch(&below(by_hash)).await {
-            Err(error) if error.is_not_found() => fetch(&url).await?,
-            path => path?,
-        },
-        None => fetch(&url).await?,
-    };
-    let compression = index.compression;
+    let mut missing = SuiteError::Aborted("no index is listed".to_owned());
+    for index in indices {
+        for path in index.by_hash.iter().chain([&index.path]) {
+            let url = format!("{base}/dists/{suite}/{path}");
+            let (size, sha256) = (index.hash.size, index.hash.sha256);
+            let download = Download { url: url.clone(), size, sha256 };
+            match fetcher.verified(&download, reporter).await {
+                Ok(path) => return read_index(url, path, index.compression).await,
+                Err(error) if error.is_not_found() => missing = error.into(),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+    Err(missing)
+}
+
+async fn read_index(
+    url: String,
+    path: PathBuf,
+    compression: Compression,
+) -> Result<Vec<Package>, SuiteError> {
     let read = move || -> Result<Vec<Package>, IndexError> {
         packages::read(packages::decompress(File::open(path)?, compression)?, PREFIX)
     };

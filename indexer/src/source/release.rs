@@ -138,8 +138,10 @@ impl Release {
         self.valid_until.filter(|until| *until < now)
     }
 
-    /// The smallest spelling of the index of binary packages.
-    pub fn packages(&self, component: &str, arch: &str) -> Result<Index, ReleaseError> {
+    /// The spellings of the index of binary packages, the one to try first in front; at least one.
+    /// That is the smallest compressed one. Debian lists the plain one too but does not offer it,
+    /// and an empty index is smallest when plain.
+    pub fn packages(&self, component: &str, arch: &str) -> Result<Vec<Index>, ReleaseError> {
         let directory = format!("{component}/binary-{arch}");
         let spellings =
             [(".xz", Compression::Xz), (".gz", Compression::Gzip), ("", Compression::None)];
@@ -150,8 +152,12 @@ impl Release {
             let by_hash = self.by_hash.then(|| format!("{directory}/by-hash/SHA256/{sha256}"));
             Some(Index { path, by_hash, compression, hash })
         });
-        let missing = || ReleaseError::NoIndex(format!("{directory}/Packages"));
-        listed.min_by_key(|index| index.hash.size).ok_or_else(missing)
+        let mut listed: Vec<_> = listed.collect();
+        listed.sort_by_key(|index| (index.compression == Compression::None, index.hash.size));
+        if listed.is_empty() {
+            return Err(ReleaseError::NoIndex(format!("{directory}/Packages")));
+        }
+        Ok(listed)
     }
 }
 
@@ -210,9 +216,9 @@ mod tests {
     }
 
     #[test]
-    fn chooses_the_smallest_index() {
+    fn prefers_the_smallest_compressed_index() {
         let table = format!(
-            " {HASH} 90 main/binary-amd64/Packages\n {HASH}   40 main/binary-amd64/Packages.gz\n \
+            " {HASH} 0 main/binary-amd64/Packages\n {HASH}   40 main/binary-amd64/Packages.gz\n \
              {HASH} 30 main/binary-amd64/Packages.xz\n {HASH} 3 main/binary-arm64/Packages\n"
         );
         let release = Release::parse(text(&table).as_bytes()).unwrap();
@@ -220,12 +226,15 @@ mod tests {
             (release.origin.as_str(), release.label.as_str()),
             ("Debian", "Debian-Security")
         );
-        let index = release.packages("main", "amd64").unwrap();
-        assert_eq!((index.compression, index.hash.size), (Compression::Xz, 30));
-        assert_eq!(index.path, "main/binary-amd64/Packages.xz");
-        assert_eq!(index.by_hash, Some(format!("main/binary-amd64/by-hash/SHA256/{HASH}")));
+        let indices = release.packages("main", "amd64").unwrap();
+        let sizes: Vec<_> = indices.iter().map(|index| index.hash.size).collect();
+        assert_eq!(sizes, [30, 40, 0]);
+        assert_eq!(indices[0].compression, Compression::Xz);
+        assert_eq!(indices[0].path, "main/binary-amd64/Packages.xz");
+        let by_hash = format!("main/binary-amd64/by-hash/SHA256/{HASH}");
+        assert_eq!(indices[0].by_hash, Some(by_hash));
         let only_plain = release.packages("main", "arm64").unwrap();
-        assert_eq!(only_plain.compression, Compression::None);
+        assert_eq!(only_plain[0].compression, Compression::None);
         let missing = release.packages("contrib", "amd64").unwrap_err().to_string();
         insta::assert_snapshot!(missing, @r#"the Release file lists no contrib/binary-amd64/Packages"#);
     }

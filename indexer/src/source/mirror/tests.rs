@@ -40,19 +40,22 @@ impl Mirror {
         fs::write(path, bytes).unwrap();
     }
 
-    /// A suite whose index is offered by hash only.
+    /// A suite whose index is offered by hash and plain only, though two spellings are listed.
     fn suite(&self, archive: &str, label: &str, suite: &str, fields: &str) {
-        let hash = nfdrop_db::hex::encode(&Sha256::digest(PACKAGES));
+        // Differs from suite to suite: the cache is named by content.
+        let packages = format!("{PACKAGES}\nPackage: {suite}\n");
+        let hash = nfdrop_db::hex::encode(&Sha256::digest(&packages));
         let text = format!(
             "Origin: Debian\nLabel: {label}\nSuite: x\nCodename: {suite}\n\
              Date: Sat, 21 Nov 2026 00:53:03 UTC\nAcquire-By-Hash: yes\n{fields}SHA256:\n \
-             {hash} {} main/binary-amd64/Packages\n",
-            PACKAGES.len()
+             {hash} {} main/binary-amd64/Packages\n {} 32 main/binary-amd64/Packages.xz\n",
+            packages.len(),
+            "00".repeat(32)
         );
         let directory = format!("{archive}/dists/{suite}");
         self.put(&format!("{directory}/InRelease"), &sign(&text, &[&self.cert]));
         let path = format!("{directory}/main/binary-amd64/by-hash/SHA256/{hash}");
-        self.put(&path, PACKAGES.as_bytes());
+        self.put(&path, packages.as_bytes());
     }
 
     fn archive(&self) -> Archive {
