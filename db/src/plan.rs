@@ -382,6 +382,11 @@ pub enum Method {
 pub struct Share(u16);
 
 impl Share {
+    /// So many thousandths, at most 1000.
+    pub const fn new(thousandths: u16) -> Self {
+        Self(if thousandths > 1000 { 1000 } else { thousandths })
+    }
+
     /// `part / whole`, rounded down to thousandths; 1 where both are 0.
     pub fn of(part: usize, whole: usize) -> Self {
         let thousandths = (part.min(whole) * 1000).checked_div(whole).unwrap_or(1000);

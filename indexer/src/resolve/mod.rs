@@ -1,3 +1,443 @@
-//! The resolver: runs `nft_do_chain` on generated rulesets and finds out where drops can be seen.
+//! The resolver: finds out where in `nft_do_chain` drops can be seen by running the function.
+//!
+//! People find these places by reading disassembly and looking for patterns, which compilers do not
+//! keep. What all builds keep is behaviour. So the function's own code is run on rulesets that are
+//! made up ([`worlds`]) and laid out in memory as the kernel does ([`world`], [`layout`]), under
+//! every combination of its static keys ([`link`]), by an interpreter ([`x86_64::machine`]) whose
+//! surroundings are simulated ([`run`]). Every run has to end as an independent reference says
+//! ([`rules`]); otherwise something is not understood and there is no plan. Over all runs it is seen
+//! which instructions only drops come by, or which values tell drops apart there, and where rule,
+//! packet and base chain are then ([`infer`]). Of those the best set is chosen ([`choose`]), and
+//! proven again on rulesets that had no part in the choice ([`proof`]).
+//!
+//! Bytes in, plan or reason out: no I/O, no clock, no global.
 
+pub mod choose;
+pub mod infer;
 pub mod layout;
+pub mod link;
+pub mod memory;
+pub mod proof;
+pub mod random;
+pub mod rules;
+pub mod run;
+pub mod world;
+pub mod worlds;
+pub mod x86_64;
+
+use crate::image::function::{Function, ObjectKind};
+use choose::Ranked;
+use infer::{Candidate, Coverage, Places, Truth, Visits};
+use layout::Abi;
+use link::{KeyState, LinkError, Linked};
+use nfdrop_db::plan::{self, SCHEMA};
+use nfdrop_db::{
+    BuildId, Event, Evidence, FnOffset, HexBytes, Layout, Method, Plan, Probe, Reason, Share,
+};
+use rules::{End, Outcome};
+use run::{Observer, Stop, Styles, Surroundings};
+use std::collections::HashMap;
+use world::{Case, World};
+use worlds::Vocabulary;
+use x86_64::kprobe::Rules;
+use x86_64::machine::{Cpu, Trap};
+
+/// Version of the resolver. Outcomes carry it, so that a better resolver redoes what it must.
+pub const ANALYZER: &str = env!("CARGO_PKG_VERSION");
+
+/// Seeds of the rulesets that the choice is made on, and of those that have to confirm it.
+const SEEDS: [u64; 2] = [0x6e66_7461_626c_6573, 0x7061_636b_6574_7321];
+/// Random rulesets besides the systematic ones, for the choice and for the proof.
+const RANDOM_CASES: [usize; 2] = [60, 120];
+/// Static keys that are tried in all combinations; of more only some combinations are.
+const MAX_FULL_KEYS: usize = 4;
+/// Most static keys.
+const MAX_KEYS: usize = 16;
+/// A plan needs this share of the branch edges taken: what no run has gone through is not known.
+pub const MIN_EDGES: Share = Share::new(500);
+
+/// Why there is no plan.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}: {detail}")]
+pub struct Unresolved {
+    /// The kind.
+    pub reason: Reason,
+    /// The particulars.
+    pub detail: String,
+}
+
+impl Unresolved {
+    fn new(reason: Reason, detail: impl ToString) -> Self {
+        Self { reason, detail: detail.to_string() }
+    }
+}
+
+impl From<LinkError> for Unresolved {
+    fn from(error: LinkError) -> Self {
+        Self::new(Reason::MalformedImage, error)
+    }
+}
+
+/// A plan without the identity of a build: the same for all builds with this body and layout.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Findings {
+    /// The probes, in the order of event and offset.
+    pub probes: Vec<Probe>,
+    /// What the client reads through.
+    pub layout: Layout,
+    /// What it was proven with.
+    pub evidence: Evidence,
+    /// Bytes of the function.
+    pub symbol_size: u32,
+    /// Of the function's bytes with relocated fields zeroed.
+    pub body_sha256: [u8; 32],
+    /// What the function is in.
+    pub object: ObjectKind,
+}
+
+impl Findings {
+    /// The plan of a build.
+    pub fn plan(&self, build_id: BuildId) -> Plan {
+        Plan {
+            schema: SCHEMA,
+            build_id,
+            object: match self.object {
+                ObjectKind::Module => "nf_tables".to_owned(),
+                ObjectKind::Vmlinux => "vmlinux".to_owned(),
+            },
+            arch: "x86_64".to_owned(),
+            symbol: plan::SYMBOL.to_owned(),
+            symbol_size: self.symbol_size,
+            body_sha256: HexBytes(self.body_sha256.to_vec()),
+            probes: self.probes.clone(),
+            layout: self.layout.clone(),
+            evidence: self.evidence.clone(),
+        }
+    }
+}
+
+/// Finds the attach plan of a function.
+pub fn resolve(function: &Function) -> Result<Findings, Unresolved> {
+    let candidates = Abi::candidates(&function.fields)
+        .map_err(|error| Unresolved::new(Reason::UnknownLayout, error))?;
+    if let Some(odd) = candidates.iter().find(|abi| !abi.fits()) {
+        let detail = format!("{}: offsets are far from every known kernel's", odd.name);
+        return Err(Unresolved::new(Reason::UnknownLayout, detail));
+    }
+    let images = images(function)?;
+    let mut found: Option<(Abi, Findings)> = None;
+    let mut failures: Vec<Unresolved> = Vec::new();
+    for abi in candidates {
+        // A shape with fewer inlined expressions is only for builds that the full one fails on.
+        if found.as_ref().is_some_and(|(other, _)| other.name == abi.name) {
+            continue;
+        }
+        match resolve_with(function, &images, &abi) {
+            Ok(findings) => {
+                if let Some((other, _)) = &found {
+                    let detail = format!(
+                        "runs agree with two layouts, {} and {}; BTF would tell",
+                        other.name, abi.name
+                    );
+                    return Err(Unresolved::new(Reason::UnknownLayout, detail));
+                }
+                found = Some((abi, findings));
+            }
+            Err(unresolved) => failures.push(unresolved),
+        }
+    }
+    if let Some((_, findings)) = found {
+        return Ok(findings);
+    }
+    // Among several layouts that fail, the one that got furthest says most.
+    let order = |unresolved: &Unresolved| match unresolved.reason {
+        Reason::NoSite | Reason::AmbiguousSite => 0,
+        Reason::UnsupportedInstruction => 1,
+        _ => 2,
+    };
+    let several = failures.len() > 1;
+    let best = failures.into_iter().min_by_key(order);
+    let best = best.unwrap_or_else(|| Unresolved::new(Reason::UnknownLayout, "no layout to try"));
+    if several && best.reason == Reason::Diverged {
+        let detail = format!("no known layout makes the runs agree: {}", best.detail);
+        return Err(Unresolved::new(Reason::UnknownLayout, detail));
+    }
+    Err(best)
+}
+
+/// The function in every state of its static keys.
+fn images(function: &Function) -> Result<Vec<Linked>, Unresolved> {
+    let keys = link::keys(function);
+    if keys.len() > MAX_KEYS {
+        let detail = format!("{} static keys, expected at most {MAX_KEYS}", keys.len());
+        return Err(Unresolved::new(Reason::MalformedImage, detail));
+    }
+    let all = (1_u32 << keys.len()) - 1;
+    let states: Vec<u32> = if keys.len() <= MAX_FULL_KEYS {
+        (0..=all).collect()
+    } else {
+        // None, each alone, all but each, all.
+        let single = (0..keys.len()).map(|bit| 1 << bit);
+        let mut states: Vec<u32> = [0, all].into_iter().chain(single).collect();
+        states.extend((0..keys.len()).map(|bit| all & !(1 << bit)));
+        states
+    };
+    let mut images = Vec::with_capacity(states.len());
+    for state in states {
+        let mut linked = Linked::new(function, &keys, KeyState(state))?;
+        Vocabulary::introduce(&mut linked);
+        images.push(linked);
+    }
+    if let Some(odd) = images[0].instructions.iter().find(|d| !x86_64::plausible(&d.instruction)) {
+        let name = &function.parts[usize::from(odd.place.part)].name;
+        let detail = format!(
+            "{:?} at {:#x} of {name}, which compiled code does not have",
+            odd.instruction.code(),
+            odd.place.offset
+        );
+        return Err(Unresolved::new(Reason::UnsupportedInstruction, detail));
+    }
+    Ok(images)
+}
+
+/// Branch edges taken, by number of the instruction.
+#[derive(Debug, Clone)]
+struct Edges(Vec<[bool; 2]>);
+
+/// Both an observer of its own kind and of the edges.
+struct Watching<'a, O> {
+    inner: &'a mut O,
+    edges: &'a mut Edges,
+}
+
+impl<O: Observer> Observer for Watching<'_, O> {
+    fn visit(&mut self, instruction: usize, cpu: &Cpu, memory: &memory::Memory, freed: bool) {
+        self.inner.visit(instruction, cpu, memory, freed);
+    }
+
+    fn edge(&mut self, instruction: usize, taken: bool) {
+        self.edges.0[instruction][usize::from(taken)] = true;
+    }
+}
+
+/// All runs of one set of cases, over all images: tells each run's case to `each`.
+struct Runs<'a> {
+    images: &'a [Linked],
+    abi: &'a Abi,
+    cases: &'a [Case],
+    warnings: HashMap<u64, bool>,
+}
+
+impl Runs<'_> {
+    /// Runs one case on one image with an observer, and compares with the reference.
+    fn one<O: Observer>(
+        &self,
+        image: &Linked,
+        case: &Case,
+        styles: &mut Styles,
+        prepare: impl FnOnce(&World, &mut O),
+        observer: &mut O,
+        edges: &mut Edges,
+    ) -> Result<(), Unresolved> {
+        let mut world = World::new(&case.scene, self.abi, image);
+        prepare(&world, observer);
+        let around = Surroundings { linked: image, abi: self.abi, warnings: &self.warnings };
+        let mut watching = Watching { inner: observer, edges };
+        let ran = run::run(around, &mut world, case.scene.seed, &mut watching);
+        let ran = ran.map_err(|stop| {
+            let reason = match &stop {
+                Stop::Trap { trap: Trap::Unsupported(_), .. } => Reason::UnsupportedInstruction,
+                _ => Reason::Diverged,
+            };
+            let detail = format!("expected {}, found: {stop}", case.expected.end);
+            Unresolved::new(reason, detail)
+        })?;
+        let agreed = styles.agree(&case.expected, &ran);
+        if !agreed.possible() {
+            let detail = format!(
+                "expected {} after {} calls of eval, found {:#x} after {}, packet freed {} times",
+                case.expected.end,
+                case.expected.calls.len(),
+                ran.returned,
+                ran.calls.len(),
+                ran.freed
+            );
+            return Err(Unresolved::new(Reason::Diverged, detail));
+        }
+        *styles = agreed;
+        Ok(())
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (&Linked, &Case)> {
+        self.images.iter().flat_map(|image| self.cases.iter().map(move |case| (image, case)))
+    }
+}
+
+/// The pointers of a case that ends with a drop.
+fn truth(case: &Case, world: &World) -> Truth {
+    let rule = match case.expected.end {
+        End::Rule(id, _) => world.rules.get(&id).copied(),
+        _ => None,
+    };
+    Truth { rule, pkt: world.pkt, base_chain: world.base_chain }
+}
+
+fn event(outcome: Outcome) -> Option<Event> {
+    match outcome {
+        Outcome::RuleDrop => Some(Event::RuleDrop),
+        Outcome::PolicyDrop => Some(Event::PolicyDrop),
+        Outcome::Other => None,
+    }
+}
+
+fn resolve_with(function: &Function, images: &[Linked], abi: &Abi) -> Result<Findings, Unresolved> {
+    let first = &images[0];
+    let rules = Rules::new(function, first);
+    let eligible: Vec<bool> = first
+        .instructions
+        .iter()
+        .map(|decoded| decoded.place.part == 0 && rules.probe_site(decoded.place.offset).is_some())
+        .collect();
+    let vocabulary = Vocabulary::new(first, abi);
+    let warnings = run::warnings(first, function);
+    let mut edges = Edges(vec![[false; 2]; first.instructions.len()]);
+    let mut styles = Styles::ANY;
+
+    let cases = worlds::generate(&vocabulary, SEEDS[0], RANDOM_CASES[0]);
+    let runs = Runs { images, abi, cases: &cases, warnings };
+    let mut coverage = Coverage::new(abi, &eligible);
+    for (image, case) in runs.iter() {
+        runs.one(image, case, &mut styles, |_, _| {}, &mut coverage, &mut edges)?;
+        coverage.end_run(case.expected.end.outcome());
+    }
+    let drops = coverage.drops.clone();
+    let candidates = coverage.candidates();
+    let walk = worlds::walk(&vocabulary, SEEDS[0]);
+    let mut visits = Visits(vec![0; first.instructions.len()]);
+    for case in &walk {
+        runs.one(first, case, &mut styles, |_, _| {}, &mut visits, &mut edges)?;
+    }
+    let probes = probes(&runs, function, &rules, &candidates, &visits, &drops)?;
+
+    let confirming = worlds::generate(&vocabulary, SEEDS[1], RANDOM_CASES[1]);
+    let runs_again = Runs { cases: &confirming, warnings: runs.warnings.clone(), ..runs };
+    let layout = abi.plan_layout(&function.fields);
+    let mut proof = proof::Proof::new(&probes, first);
+    let mut counts = [0_u32; 3];
+    for (image, case) in runs_again.iter() {
+        let outcome = case.expected.end.outcome();
+        let begin = |world: &World, proof: &mut proof::Proof<'_>| {
+            proof.begin_run(event(outcome), truth(case, world));
+        };
+        runs_again.one(image, case, &mut styles, begin, &mut proof, &mut edges)?;
+        proof.end_run().map_err(|error| Unresolved::new(Reason::AmbiguousSite, error))?;
+        counts[outcome as usize] += 1;
+    }
+    let (taken, total) = count_edges(function, first, &edges);
+    let share = Share::of(taken, total);
+    if share < MIN_EDGES {
+        let detail = format!("only {taken} of {total} branch edges were taken, a plan needs 85 %");
+        return Err(Unresolved::new(Reason::NoSite, detail));
+    }
+    // Both sets of runs count: all of them agreed with the reference.
+    let chosen_on = |event: Event| {
+        let of = |case: &&Case| self::event(case.expected.end.outcome()) == Some(event);
+        (cases.iter().filter(of).count() * images.len()) as u32
+    };
+    let evidence = Evidence {
+        method: Method::Executed,
+        runs: ((cases.len() + confirming.len()) * images.len()) as u32,
+        rule_drops: chosen_on(Event::RuleDrop) + counts[Outcome::RuleDrop as usize],
+        policy_drops: chosen_on(Event::PolicyDrop) + counts[Outcome::PolicyDrop as usize],
+        edges: share,
+        analyzer: ANALYZER.to_owned(),
+    };
+    Ok(Findings {
+        probes,
+        layout,
+        evidence,
+        symbol_size: function.parts[0].bytes.len() as u32,
+        body_sha256: crate::image::body_sha256(function),
+        object: function.object,
+    })
+}
+
+/// Chooses the probes among the candidates of the first pass.
+fn probes(
+    runs: &Runs<'_>,
+    function: &Function,
+    rules: &Rules<'_>,
+    candidates: &[Candidate],
+    visits: &Visits,
+    drops: &[infer::RunSet; 2],
+) -> Result<Vec<Probe>, Unresolved> {
+    let first = &runs.images[0];
+    let mut places = Places::new(candidates, first.instructions.len());
+    let mut styles = Styles::ANY;
+    let mut edges = Edges(vec![[false; 2]; first.instructions.len()]);
+    for (number, (image, case)) in runs.iter().enumerate() {
+        let Some(event) = event(case.expected.end.outcome()) else { continue };
+        let begin = |world: &World, places: &mut Places<'_>| {
+            places.begin_run(number, event, truth(case, world));
+        };
+        runs.one(image, case, &mut styles, begin, &mut places, &mut edges)?;
+    }
+    let found = places.found();
+    let mut probes = Vec::new();
+    for (which, event) in [Event::RuleDrop, Event::PolicyDrop].into_iter().enumerate() {
+        let of_event = || candidates.iter().zip(&found).filter(|(c, _)| c.event == event);
+        let ranked: Vec<Ranked<'_>> = of_event()
+            .filter_map(|(candidate, found)| {
+                let offset = first.instructions[candidate.instruction].place.offset;
+                let visits = visits.0[candidate.instruction];
+                let found = (*found)?;
+                Some(Ranked { candidate, found, cost: rules.cost(offset), visits, offset })
+            })
+            .collect();
+        let Some(chosen) = choose::choose(&ranked, &drops[which]) else {
+            let sites = of_event().count();
+            let detail = format!(
+                "no set of instructions sees every {event} once and nothing else; {sites} sites and \
+                 conditions see some, {} of them with all pointers",
+                ranked.len()
+            );
+            let reason = match ranked.len() {
+                0 if sites > 0 => Reason::AmbiguousSite,
+                _ => Reason::NoSite,
+            };
+            return Err(Unresolved::new(reason, detail));
+        };
+        for entry in chosen {
+            let start = entry.offset as usize;
+            let len = first.instructions[entry.candidate.instruction].instruction.len();
+            probes.push(Probe {
+                event,
+                offset: FnOffset(entry.offset),
+                bytes: HexBytes(function.parts[0].bytes[start..start + len].to_vec()),
+                cost: entry.cost,
+                when: entry.candidate.when.into_iter().collect(),
+                rule: entry.found.rule,
+                pkt: entry.found.pkt,
+                base_chain: entry.found.base_chain,
+            });
+        }
+    }
+    probes.sort_by_key(|probe| (probe.event, probe.offset));
+    Ok(probes)
+}
+
+/// Branch edges taken and all of them. A jump label's two edges are its two states; the runs take
+/// every label they come by in both, since every key is tried in both.
+fn count_edges(function: &Function, linked: &Linked, edges: &Edges) -> (usize, usize) {
+    let labels: Vec<_> = function.jump_labels.iter().flatten().map(|label| label.code).collect();
+    let mut taken = 0;
+    let mut total = 0;
+    for (decoded, edges) in linked.instructions.iter().zip(&edges.0) {
+        let branch = decoded.instruction.flow_control() == iced_x86::FlowControl::ConditionalBranch;
+        if branch && !labels.contains(&decoded.place) {
+            total += 2;
+            taken += edges.iter().filter(|&&edge| edge).count();
+        }
+    }
+    (taken, total)
+}

@@ -1,0 +1,116 @@
+//! The choice: the smallest set of sites that together see every drop once.
+
+use super::infer::{Candidate, Found, RunSet};
+use nfdrop_db::Cost;
+use std::collections::HashMap;
+
+/// Most probes per event.
+const MAX_PROBES: usize = 6;
+/// Most steps of the search per number of probes.
+const MAX_STEPS: u32 = 200_000;
+
+/// A candidate with all that its rank depends on.
+#[derive(Debug, Clone)]
+pub struct Ranked<'a> {
+    /// What it sees.
+    pub candidate: &'a Candidate,
+    /// Where its pointers are.
+    pub found: Found,
+    /// How cheaply it is run.
+    pub cost: Cost,
+    /// How often the instruction is run for a packet that walks many rules and is accepted.
+    pub visits: u64,
+    /// Of the instruction.
+    pub offset: u32,
+}
+
+/// Smaller is better: drop-only, jump-optimizable, registers over memory, fewer hits by packets that
+/// are not dropped, earlier.
+type Rank = (bool, bool, usize, u64, u32);
+
+impl Ranked<'_> {
+    fn rank(&self) -> Rank {
+        let when = self.candidate.when;
+        let found = &self.found;
+        let places =
+            [when.map(|when| when.value), found.rule, Some(found.pkt), Some(found.base_chain)];
+        let in_memory = places.iter().flatten().filter(|place| place.deref.is_some()).count();
+        let slow = self.cost != Cost::Optimized;
+        (when.is_some(), slow, in_memory, self.visits, self.offset)
+    }
+}
+
+/// The best set of candidates that together see each of `drops` exactly once; `None` if there is
+/// none. Sets of drop-only sites come first, however many they are: they cost packets that are not
+/// dropped nothing.
+pub fn choose<'a>(ranked: &'a [Ranked<'a>], drops: &RunSet) -> Option<Vec<&'a Ranked<'a>>> {
+    let drop_only = |entry: &&Ranked<'_>| entry.candidate.when.is_none();
+    let plain = classes(ranked.iter().filter(drop_only));
+    cover(&plain, drops).or_else(|| cover(&classes(ranked.iter()), drops))
+}
+
+/// Of all candidates that see the same drops the best.
+fn classes<'a>(ranked: impl Iterator<Item = &'a Ranked<'a>>) -> Vec<&'a Ranked<'a>> {
+    let mut best: HashMap<&RunSet, &Ranked<'_>> = HashMap::new();
+    for entry in ranked {
+        let slot = best.entry(&entry.candidate.seen).or_insert(entry);
+        if entry.rank() < slot.rank() {
+            *slot = entry;
+        }
+    }
+    let mut classes: Vec<&Ranked<'_>> = best.into_values().collect();
+    classes.sort_by_key(|entry| entry.rank());
+    classes
+}
+
+/// Exact cover by the fewest classes; of several the one with the best ranks.
+fn cover<'a>(classes: &[&'a Ranked<'a>], drops: &RunSet) -> Option<Vec<&'a Ranked<'a>>> {
+    for count in 1..=MAX_PROBES {
+        let mut search = Search { classes, drops, chosen: Vec::new(), best: None, steps: 0 };
+        search.extend(&RunSet::default(), count);
+        if let Some((_, best)) = search.best {
+            return Some(best.into_iter().map(|index| classes[index]).collect());
+        }
+    }
+    None
+}
+
+struct Search<'s, 'a> {
+    classes: &'s [&'a Ranked<'a>],
+    drops: &'s RunSet,
+    chosen: Vec<usize>,
+    best: Option<(Vec<Rank>, Vec<usize>)>,
+    steps: u32,
+}
+
+impl Search<'_, '_> {
+    fn extend(&mut self, covered: &RunSet, left: usize) {
+        let Some(run) = self.drops.first_missing(covered) else {
+            let mut ranks: Vec<Rank> =
+                self.chosen.iter().map(|&index| self.classes[index].rank()).collect();
+            // The worst site weighs most.
+            ranks.sort_by(|a, b| b.cmp(a));
+            if self.best.as_ref().is_none_or(|(best, _)| ranks < *best) {
+                self.best = Some((ranks, self.chosen.clone()));
+            }
+            return;
+        };
+        if left == 0 {
+            return;
+        }
+        for index in 0..self.classes.len() {
+            let seen = &self.classes[index].candidate.seen;
+            self.steps += 1;
+            if self.steps > MAX_STEPS {
+                return;
+            }
+            if seen.contains(run) && seen.is_disjoint(covered) {
+                let mut more = covered.clone();
+                more.extend(seen);
+                self.chosen.push(index);
+                self.extend(&more, left - 1);
+                self.chosen.pop();
+            }
+        }
+    }
+}

@@ -1,0 +1,410 @@
+//! Inference: what all runs together say about an instruction. Which conditions single out the
+//! drops that come by it, and where rule, packet and base chain are then.
+//!
+//! First pass, [`Coverage`]: per instruction and condition, which drops it sees, struck out as soon
+//! as it sees one twice or anything else. Second pass, [`Places`]: for what is left, which registers
+//! and stack slots hold the wanted pointers at every hit.
+
+use super::layout::Abi;
+use super::memory::{Address, Memory};
+use super::rules::Outcome;
+use super::run::Observer;
+use super::x86_64::machine::Cpu;
+use nfdrop_db::{Condition, Event, Location, Reg};
+
+/// u64 slots above the stack pointer that are looked at. The largest frame seen (5.10) has 53.
+const SLOTS: usize = 80;
+/// Conditions per instruction: none, per register, per slot, and the policy behind a register.
+const CONDITIONS: usize = 1 + 16 + SLOTS + 16;
+/// Largest distance between a register's value and a wanted pointer.
+const MAX_ADD: i64 = 512;
+
+/// A set of [`CONDITIONS`].
+type ConditionSet = u128;
+const ALL_CONDITIONS: ConditionSet = u128::MAX >> (128 - CONDITIONS);
+
+/// A set of runs.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, PartialOrd, Ord)]
+pub struct RunSet(Vec<u64>);
+
+impl RunSet {
+    /// Adds a run.
+    pub fn insert(&mut self, run: usize) {
+        let word = run / 64;
+        if self.0.len() <= word {
+            self.0.resize(word + 1, 0);
+        }
+        self.0[word] |= 1 << (run % 64);
+    }
+
+    /// Whether it has no run.
+    pub fn is_empty(&self) -> bool {
+        self.0.iter().all(|&word| word == 0)
+    }
+
+    /// Whether no run is in both.
+    pub fn is_disjoint(&self, other: &Self) -> bool {
+        self.0.iter().zip(&other.0).all(|(a, b)| a & b == 0)
+    }
+
+    /// Adds all runs of another set.
+    pub fn extend(&mut self, other: &Self) {
+        if self.0.len() < other.0.len() {
+            self.0.resize(other.0.len(), 0);
+        }
+        for (word, &more) in self.0.iter_mut().zip(&other.0) {
+            *word |= more;
+        }
+    }
+
+    /// Whether a run is in it.
+    pub fn contains(&self, run: usize) -> bool {
+        self.0.get(run / 64).is_some_and(|word| word >> (run % 64) & 1 != 0)
+    }
+
+    /// The first run that is in this set and not in the other.
+    pub fn first_missing(&self, other: &Self) -> Option<usize> {
+        self.0.iter().enumerate().find_map(|(index, &word)| {
+            let rest = word & !other.0.get(index).copied().unwrap_or(0);
+            (rest != 0).then(|| index * 64 + rest.trailing_zeros() as usize)
+        })
+    }
+}
+
+/// The condition of a number in a [`ConditionSet`]; `None` for the first, which always holds.
+fn condition(number: usize, abi: &Abi) -> Option<Condition> {
+    let location = match number {
+        0 => return None,
+        1..=16 => Location::reg(Reg::ALL[number - 1]),
+        n if n <= 16 + SLOTS => Location::memory(Reg::Rsp, 8 * (n as i32 - 17)),
+        n => Location::memory(Reg::ALL[n - 17 - SLOTS], abi.policy),
+    };
+    Some(Condition { value: location, mask: 0xff, equals: 0 })
+}
+
+/// The conditions `(value & 0xff) == 0` that hold now.
+fn holding(cpu: &Cpu, memory: &Memory, abi: &Abi, wanted: ConditionSet) -> ConditionSet {
+    let mut set = 1;
+    for (number, value) in cpu.registers.iter().enumerate() {
+        set |= u128::from(value & 0xff == 0) << (1 + number);
+    }
+    let mut rest = wanted & !0x1_ffff;
+    let rsp = cpu.get(Reg::Rsp);
+    while rest != 0 {
+        let number = rest.trailing_zeros() as usize;
+        rest &= rest - 1;
+        let address = if number <= 16 + SLOTS {
+            rsp.wrapping_add(8 * (number as u64 - 17))
+        } else {
+            let base = cpu.registers[number - 17 - SLOTS];
+            base.wrapping_add_signed(i64::from(abi.policy))
+        };
+        // All of the u64 has to be there, since that is what a client reads.
+        if memory.read(Address(address), 8).is_ok_and(|value| value & 0xff == 0) {
+            set |= 1 << number;
+        }
+    }
+    set
+}
+
+/// First pass.
+#[derive(Debug)]
+pub struct Coverage<'a> {
+    abi: &'a Abi,
+    /// By instruction.
+    sites: Vec<Site>,
+    visited: Vec<usize>,
+    /// All runs that ended with a rule's and with a policy's drop.
+    pub drops: [RunSet; 2],
+    runs: usize,
+}
+
+#[derive(Debug, Clone)]
+struct Site {
+    /// Per event, the conditions not struck out.
+    left: [ConditionSet; 2],
+    /// Per event, what each condition has seen.
+    seen: [Vec<RunSet>; 2],
+    /// In this run: seen once, twice or more, with the packet gone.
+    once: ConditionSet,
+    twice: ConditionSet,
+    late: ConditionSet,
+}
+
+/// What single instructions and conditions see.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidate {
+    /// Number of the instruction.
+    pub instruction: usize,
+    /// What it reports.
+    pub event: Event,
+    /// When it does.
+    pub when: Option<Condition>,
+    /// The drops it sees, each once.
+    pub seen: RunSet,
+}
+
+impl<'a> Coverage<'a> {
+    /// For instructions of which some may hold probes.
+    pub fn new(abi: &'a Abi, eligible: &[bool]) -> Self {
+        let site = |&eligible: &bool| Site {
+            left: [if eligible { ALL_CONDITIONS } else { 0 }; 2],
+            seen: [Vec::new(), Vec::new()],
+            once: 0,
+            twice: 0,
+            late: 0,
+        };
+        Self {
+            abi,
+            sites: eligible.iter().map(site).collect(),
+            visited: Vec::new(),
+            drops: [RunSet::default(), RunSet::default()],
+            runs: 0,
+        }
+    }
+
+    /// The run is over.
+    pub fn end_run(&mut self, outcome: Outcome) {
+        let run = self.runs;
+        self.runs += 1;
+        let event = match outcome {
+            Outcome::RuleDrop => Some(0),
+            Outcome::PolicyDrop => Some(1),
+            Outcome::Other => None,
+        };
+        if let Some(event) = event {
+            self.drops[event].insert(run);
+        }
+        for instruction in self.visited.drain(..) {
+            let site = &mut self.sites[instruction];
+            let (once, twice) = (site.once, site.twice | site.late);
+            (site.once, site.twice, site.late) = (0, 0, 0);
+            for which in 0..2 {
+                if Some(which) != event {
+                    site.left[which] &= !once;
+                    continue;
+                }
+                site.left[which] &= !twice;
+                let mut fresh = once & site.left[which];
+                if fresh != 0 && site.seen[which].is_empty() {
+                    site.seen[which] = vec![RunSet::default(); CONDITIONS];
+                }
+                while fresh != 0 {
+                    site.seen[which][fresh.trailing_zeros() as usize].insert(run);
+                    fresh &= fresh - 1;
+                }
+            }
+        }
+    }
+
+    /// What is left: everything that sees at least one drop, none twice, and nothing else.
+    pub fn candidates(self) -> Vec<Candidate> {
+        let mut candidates = Vec::new();
+        for (instruction, site) in self.sites.into_iter().enumerate() {
+            for (which, seen) in site.seen.into_iter().enumerate() {
+                let event = [Event::RuleDrop, Event::PolicyDrop][which];
+                for (number, seen) in seen.into_iter().enumerate() {
+                    if site.left[which] >> number & 1 != 0 && !seen.is_empty() {
+                        let when = condition(number, self.abi);
+                        candidates.push(Candidate { instruction, event, when, seen });
+                    }
+                }
+            }
+        }
+        candidates
+    }
+}
+
+impl Observer for Coverage<'_> {
+    fn visit(&mut self, instruction: usize, cpu: &Cpu, memory: &Memory, freed: bool) {
+        let site = &mut self.sites[instruction];
+        let wanted = site.left[0] | site.left[1];
+        if wanted == 0 {
+            return;
+        }
+        let holding = holding(cpu, memory, self.abi, wanted);
+        if site.once == 0 {
+            self.visited.push(instruction);
+        }
+        site.twice |= site.once & holding;
+        site.once |= holding;
+        if freed {
+            site.late |= holding;
+        }
+    }
+
+    fn edge(&mut self, _: usize, _: bool) {}
+}
+
+/// Counts how often instructions are run.
+#[derive(Debug)]
+pub struct Visits(pub Vec<u64>);
+
+impl Observer for Visits {
+    fn visit(&mut self, instruction: usize, _: &Cpu, _: &Memory, _: bool) {
+        self.0[instruction] += 1;
+    }
+
+    fn edge(&mut self, _: usize, _: bool) {}
+}
+
+/// The pointers a probe reports, as they are in one run.
+#[derive(Debug, Clone, Copy)]
+pub struct Truth {
+    /// The rule that drops; `None` for a policy drop.
+    pub rule: Option<Address>,
+    /// The pktinfo.
+    pub pkt: Address,
+    /// The base chain.
+    pub base_chain: Address,
+}
+
+/// Where one pointer may be found: by base location the constant to add.
+#[derive(Debug, Clone)]
+struct Search {
+    adds: Vec<Option<i64>>,
+    started: bool,
+}
+
+impl Search {
+    fn new() -> Self {
+        Self { adds: vec![None; 16 + SLOTS], started: false }
+    }
+
+    fn narrow(&mut self, values: &[Option<u64>], wanted: Address) {
+        for (add, value) in self.adds.iter_mut().zip(values) {
+            let distance = value.map(|value| wanted.0.wrapping_sub(value) as i64);
+            let distance = distance.filter(|d| d.abs() <= MAX_ADD);
+            if !self.started {
+                *add = distance;
+            } else if *add != distance {
+                *add = None;
+            }
+        }
+        self.started = true;
+    }
+
+    /// All places, best first: nothing to add, registers, near slots.
+    fn locations(&self) -> Vec<Location> {
+        if !self.started {
+            return Vec::new();
+        }
+        let mut found: Vec<(bool, usize, Location)> = Vec::new();
+        for (number, add) in self.adds.iter().enumerate() {
+            let Some(add) = *add else { continue };
+            let mut location = if number < 16 {
+                Location::reg(Reg::ALL[number])
+            } else {
+                Location::memory(Reg::Rsp, 8 * (number as i32 - 16))
+            };
+            location.add = (add != 0).then_some(add as i32);
+            found.push((add != 0, number, location));
+        }
+        found.sort_by_key(|&(add, number, _)| (number >= 16, add, number));
+        found.into_iter().map(|(.., location)| location).collect()
+    }
+}
+
+/// Where a candidate finds its pointers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Found {
+    /// The rule, for rule drops.
+    pub rule: Option<Location>,
+    /// The pktinfo.
+    pub pkt: Location,
+    /// The base chain.
+    pub base_chain: Location,
+}
+
+/// Second pass: hits of candidates in the runs they see.
+#[derive(Debug)]
+pub struct Places<'a> {
+    by_instruction: Vec<Vec<usize>>,
+    candidates: &'a [Candidate],
+    searches: Vec<[Search; 3]>,
+    run: usize,
+    event: Option<Event>,
+    truth: Option<Truth>,
+}
+
+impl<'a> Places<'a> {
+    /// For these candidates over so many instructions.
+    pub fn new(candidates: &'a [Candidate], instructions: usize) -> Self {
+        let mut by_instruction = vec![Vec::new(); instructions];
+        for (number, candidate) in candidates.iter().enumerate() {
+            by_instruction[candidate.instruction].push(number);
+        }
+        let searches = candidates.iter().map(|_| std::array::from_fn(|_| Search::new())).collect();
+        Self { by_instruction, candidates, searches, run: 0, event: None, truth: None }
+    }
+
+    /// The next run, in the order of the first pass.
+    pub fn begin_run(&mut self, run: usize, event: Event, truth: Truth) {
+        (self.run, self.event, self.truth) = (run, Some(event), Some(truth));
+    }
+
+    /// Per candidate where its pointers are, if all of them are found.
+    pub fn found(&self) -> Vec<Option<Found>> {
+        let found = |(candidate, [rule, pkt, chain]): (&Candidate, &[Search; 3])| {
+            let first = |search: &Search| search.locations().first().copied();
+            let rule = match candidate.event {
+                Event::RuleDrop => Some(first(rule)?),
+                Event::PolicyDrop => None,
+            };
+            Some(Found { rule, pkt: first(pkt)?, base_chain: first(chain)? })
+        };
+        self.candidates.iter().zip(&self.searches).map(found).collect()
+    }
+}
+
+impl Observer for Places<'_> {
+    fn visit(&mut self, instruction: usize, cpu: &Cpu, memory: &Memory, _: bool) {
+        let Some(truth) = self.truth else { return };
+        let numbers = &self.by_instruction[instruction];
+        if numbers.is_empty() {
+            return;
+        }
+        let mut values: Vec<Option<u64>> = Vec::new();
+        for &number in numbers {
+            let candidate = &self.candidates[number];
+            if Some(candidate.event) != self.event || !candidate.seen.contains(self.run) {
+                continue;
+            }
+            if !candidate.when.is_none_or(|when| holds(&when, cpu, memory)) {
+                continue;
+            }
+            if values.is_empty() {
+                let rsp = cpu.get(Reg::Rsp);
+                let slot = |n: u64| memory.read(Address(rsp.wrapping_add(8 * n)), 8).ok();
+                values.extend(cpu.registers.iter().map(|&value| Some(value)));
+                values.extend((0..SLOTS as u64).map(slot));
+            }
+            let [rule, pkt, chain] = &mut self.searches[number];
+            if let Some(wanted) = truth.rule {
+                rule.narrow(&values, wanted);
+            }
+            pkt.narrow(&values, truth.pkt);
+            chain.narrow(&values, truth.base_chain);
+        }
+    }
+
+    fn edge(&mut self, _: usize, _: bool) {}
+}
+
+/// The value at a location, as a client reads it.
+pub fn value(location: &Location, cpu: &Cpu, memory: &Memory) -> Option<u64> {
+    let register = cpu.get(location.reg);
+    let value = match location.deref {
+        None => register,
+        Some(offset) => {
+            memory.read(Address(register.wrapping_add_signed(i64::from(offset))), 8).ok()?
+        }
+    };
+    Some(value.wrapping_add_signed(i64::from(location.add.unwrap_or(0))))
+}
+
+/// Whether a condition holds, as a client tests it.
+pub fn holds(condition: &Condition, cpu: &Cpu, memory: &Memory) -> bool {
+    value(&condition.value, cpu, memory)
+        .is_some_and(|value| value & condition.mask == condition.equals)
+}

@@ -1,0 +1,320 @@
+//! Linking: gives the parts of a function addresses, fills their relocated fields and sets their
+//! jump labels, so that they can be run.
+
+use super::memory::Address;
+use super::x86_64;
+use crate::image::function::{Function, JumpLabel, PartKind, Place, RelocationKind};
+use iced_x86::Instruction;
+use std::collections::HashMap;
+
+/// Where parts are put: in the range modules are loaded to.
+const PARTS_BASE: u64 = 0xffff_ffff_c040_0000;
+/// Between the starts of parts at least.
+const PARTS_STEP: u64 = 0x1_0000;
+/// Where symbols that are elsewhere are put: in the range of the kernel itself.
+const SYMBOLS_BASE: u64 = 0xffff_ffff_8120_0000;
+/// Between such symbols.
+const SYMBOLS_STEP: u64 = 0x100;
+/// Most bytes of one part.
+const MAX_PART: usize = PARTS_STEP as usize;
+/// Most instructions in all parts.
+const MAX_INSTRUCTIONS: usize = 1 << 16;
+
+/// Why a function cannot be linked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LinkError {
+    /// No parts, too many or too large.
+    #[error("a function has 1 to 256 parts of at most {MAX_PART} bytes, found {0}")]
+    Parts(String),
+    /// A relocated field outside its part, or a place outside the parts.
+    #[error("{what} at {offset:#x} is outside part {part}")]
+    Outside {
+        /// What.
+        what: &'static str,
+        /// The part's name or number.
+        part: String,
+        /// In the part.
+        offset: u32,
+    },
+    /// A value does not fit a relocated field.
+    #[error("relocation against {symbol} at {offset:#x} of {part}: {value:#x} does not fit")]
+    Overflow {
+        /// The part.
+        part: String,
+        /// In the part.
+        offset: u32,
+        /// The target.
+        symbol: String,
+        /// What should go there.
+        value: u64,
+    },
+    /// A jump label is not on a nop or jump of the expected length.
+    #[error("jump label at {offset:#x} of {part}: expected a nop or jump of 2 or 5 bytes")]
+    JumpLabel {
+        /// The part.
+        part: String,
+        /// In the part.
+        offset: u32,
+    },
+    /// Code that can be reached does not decode.
+    #[error("no instruction at {offset:#x} of {part}")]
+    Undecodable {
+        /// The part.
+        part: String,
+        /// In the part.
+        offset: u32,
+    },
+}
+
+/// One instruction of a linked function.
+#[derive(Debug, Clone)]
+pub struct Decoded {
+    /// Where it is.
+    pub place: Place,
+    /// What it is, with its address.
+    pub instruction: Instruction,
+}
+
+/// A function at addresses, with its static keys in one state.
+#[derive(Debug, Clone)]
+pub struct Linked {
+    /// All instructions that can be reached statically, by number.
+    pub instructions: Vec<Decoded>,
+    by_address: HashMap<u64, u32>,
+    /// Code and data, as they lie in memory.
+    pub parts: Vec<(Address, PartKind, Vec<u8>)>,
+    symbols: HashMap<String, Address>,
+    names: HashMap<Address, String>,
+}
+
+/// Which static keys are enabled: bit n is the nth of [`keys`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct KeyState(pub u32);
+
+/// The static keys of a function, in the order of their names.
+pub fn keys(function: &Function) -> Vec<String> {
+    let labels = function.jump_labels.iter().flatten();
+    let mut keys: Vec<_> = labels.map(|label| label.key.clone()).collect();
+    keys.sort();
+    keys.dedup();
+    keys
+}
+
+impl Linked {
+    /// Links a function with its static keys in the given state.
+    pub fn new(function: &Function, keys: &[String], state: KeyState) -> Result<Self, LinkError> {
+        let parts = &function.parts;
+        if parts.is_empty() || parts.len() > 256 {
+            return Err(LinkError::Parts(format!("{} parts", parts.len())));
+        }
+        if let Some(part) = parts.iter().find(|part| part.bytes.len() > MAX_PART) {
+            return Err(LinkError::Parts(format!("{} with {} bytes", part.name, part.bytes.len())));
+        }
+        let mut linked = Self {
+            instructions: Vec::new(),
+            by_address: HashMap::new(),
+            parts: Vec::with_capacity(parts.len()),
+            symbols: HashMap::new(),
+            names: HashMap::new(),
+        };
+        for (index, part) in parts.iter().enumerate() {
+            let address = Address(PARTS_BASE + index as u64 * PARTS_STEP);
+            linked.name(&part.name, address);
+            linked.parts.push((address, part.kind, part.bytes.clone()));
+        }
+        for index in 0..parts.len() {
+            linked.relocate(function, index)?;
+        }
+        for label in function.jump_labels.iter().flatten() {
+            let enabled = keys.iter().position(|key| *key == label.key);
+            let enabled = enabled.is_some_and(|bit| state.0 >> bit & 1 != 0);
+            linked.set_jump_label(function, label, enabled)?;
+        }
+        linked.decode(function)?;
+        Ok(linked)
+    }
+
+    fn name(&mut self, name: &str, address: Address) {
+        self.symbols.insert(name.to_owned(), address);
+        self.names.insert(address, name.to_owned());
+    }
+
+    /// The address of a part, or of a symbol that is elsewhere, which gets one if it has none.
+    pub fn symbol(&mut self, name: &str) -> Address {
+        if let Some(&address) = self.symbols.get(name) {
+            return address;
+        }
+        let number = (self.symbols.len() - self.parts.len()) as u64;
+        let address = Address(SYMBOLS_BASE + number * SYMBOLS_STEP);
+        self.name(name, address);
+        address
+    }
+
+    /// The address of a symbol that the function refers to.
+    pub fn known_symbol(&self, name: &str) -> Option<Address> {
+        self.symbols.get(name).copied()
+    }
+
+    /// The part or symbol that starts at an address.
+    pub fn name_at(&self, address: Address) -> Option<&str> {
+        self.names.get(&address).map(String::as_str)
+    }
+
+    /// The names of all symbols that the function refers to, and of its parts, in no order.
+    pub fn symbol_names(&self) -> impl Iterator<Item = &str> {
+        self.symbols.keys().map(String::as_str)
+    }
+
+    /// The number of the instruction at an address.
+    pub fn instruction_at(&self, address: u64) -> Option<usize> {
+        self.by_address.get(&address).map(|&index| index as usize)
+    }
+
+    /// The place of an address inside a code part.
+    fn place(&self, address: u64) -> Option<Place> {
+        self.parts.iter().enumerate().find_map(|(index, (base, kind, bytes))| {
+            let offset = address.wrapping_sub(base.0);
+            let inside = offset < bytes.len() as u64 && *kind == PartKind::Code;
+            inside.then_some(Place { part: index as u16, offset: offset as u32 })
+        })
+    }
+
+    fn relocate(&mut self, function: &Function, index: usize) -> Result<(), LinkError> {
+        let part = &function.parts[index];
+        for relocation in &part.relocations {
+            let start = relocation.offset as usize;
+            let size = relocation.kind.size() as usize;
+            let target = self.symbol(&relocation.symbol).0.wrapping_add_signed(relocation.addend);
+            let (base, _, bytes) = &mut self.parts[index];
+            let place = base.0.wrapping_add(start as u64);
+            let field = bytes.get_mut(start..start.saturating_add(size));
+            let field = field.ok_or_else(|| LinkError::Outside {
+                what: "relocated field",
+                part: part.name.clone(),
+                offset: relocation.offset,
+            })?;
+            let (value, fits) = match relocation.kind {
+                RelocationKind::Abs64 => (target, true),
+                RelocationKind::Pc64 => (target.wrapping_sub(place), true),
+                RelocationKind::Abs32 => (target, u32::try_from(target).is_ok()),
+                RelocationKind::Abs32Signed => (target, i32::try_from(target as i64).is_ok()),
+                RelocationKind::Pc32 => {
+                    let value = target.wrapping_sub(place);
+                    (value, i32::try_from(value as i64).is_ok())
+                }
+            };
+            if !fits {
+                return Err(LinkError::Overflow {
+                    part: part.name.clone(),
+                    offset: relocation.offset,
+                    symbol: relocation.symbol.clone(),
+                    value,
+                });
+            }
+            field.copy_from_slice(&value.to_le_bytes()[..size]);
+        }
+        Ok(())
+    }
+
+    /// Makes a jump label a jump or a nop, as arch/x86/kernel/jump_label.c does.
+    fn set_jump_label(
+        &mut self,
+        function: &Function,
+        label: &JumpLabel,
+        enabled: bool,
+    ) -> Result<(), LinkError> {
+        let outside = |place: Place| LinkError::Outside {
+            what: "jump label",
+            part: place.part.to_string(),
+            offset: place.offset,
+        };
+        let target_base = self.parts.get(usize::from(label.target.part));
+        let target =
+            target_base.ok_or_else(|| outside(label.target))?.0.0 + u64::from(label.target.offset);
+        let part = function.parts.get(usize::from(label.code.part));
+        let part = part.ok_or_else(|| outside(label.code))?;
+        let wrong = || LinkError::JumpLabel { part: part.name.clone(), offset: label.code.offset };
+        let (base, _, bytes) = &mut self.parts[usize::from(label.code.part)];
+        let start = label.code.offset as usize;
+        let code = bytes.get_mut(start..).ok_or_else(|| outside(label.code))?;
+        let size = match code {
+            [0xeb, _, ..] | [0x66, 0x90, ..] => 2,
+            [0xe9, _, _, _, _, ..] | [0x0f, 0x1f, 0x44, 0, 0, ..] => 5,
+            // The padded nop that 5.x kernels put in at build time.
+            [0x3e, 0x8d, 0x74, 0x26, 0, ..] => 5,
+            _ => return Err(wrong()),
+        };
+        let next = base.0 + u64::from(label.code.offset) + size;
+        let distance = target.wrapping_sub(next) as i64;
+        // The instruction is a jump iff the key is enabled XOR the entry's branch bit.
+        match (enabled != label.branch, size) {
+            (false, 2) => code[..2].copy_from_slice(&[0x66, 0x90]),
+            (false, _) => code[..5].copy_from_slice(&[0x0f, 0x1f, 0x44, 0, 0]),
+            (true, 2) => {
+                let distance = i8::try_from(distance).map_err(|_| wrong())?;
+                code[..2].copy_from_slice(&[0xeb, distance as u8]);
+            }
+            (true, _) => {
+                let distance = i32::try_from(distance).map_err(|_| wrong())?;
+                code[0] = 0xe9;
+                code[1..5].copy_from_slice(&distance.to_le_bytes());
+            }
+        }
+        Ok(())
+    }
+
+    /// Decodes what can be reached: from the entry of every code part, along jumps, past calls, and
+    /// from both sides of every jump label.
+    fn decode(&mut self, function: &Function) -> Result<(), LinkError> {
+        let mut todo: Vec<Place> = function
+            .parts
+            .iter()
+            .enumerate()
+            .filter(|(_, part)| part.kind == PartKind::Code)
+            .map(|(index, _)| Place { part: index as u16, offset: 0 })
+            .collect();
+        for label in function.jump_labels.iter().flatten() {
+            todo.push(label.target);
+            let (base, _, bytes) = &self.parts[usize::from(label.code.part)];
+            if let Some(nop_or_jump) = x86_64::decode(bytes, base.0, label.code.offset as usize) {
+                let offset = label.code.offset + nop_or_jump.len() as u32;
+                todo.push(Place { part: label.code.part, offset });
+            }
+        }
+        while let Some(place) = todo.pop() {
+            let (base, _, bytes) = &self.parts[usize::from(place.part)];
+            let address = base.0 + u64::from(place.offset);
+            if self.by_address.contains_key(&address) {
+                continue;
+            }
+            let name = || function.parts[usize::from(place.part)].name.clone();
+            let instruction = x86_64::decode(bytes, base.0, place.offset as usize);
+            let instruction = instruction
+                .filter(|_| self.instructions.len() < MAX_INSTRUCTIONS)
+                .ok_or_else(|| LinkError::Undecodable { part: name(), offset: place.offset })?;
+            let successors = x86_64::successors(&instruction);
+            // A call may be the last thing in a part, when it does not return.
+            let end = base.0 + bytes.len() as u64;
+            let after = successors.next.filter(|&next| next < end || !successors.may_not_return);
+            for next in [after, successors.branch].into_iter().flatten() {
+                match self.place(next) {
+                    Some(next) => todo.push(next),
+                    // A branch to another function; running past the end is an error.
+                    None if Some(next) == successors.branch => {}
+                    None => {
+                        let offset = (next.wrapping_sub(base.0)) as u32;
+                        return Err(LinkError::Undecodable { part: name(), offset });
+                    }
+                }
+            }
+            self.by_address.insert(address, 0);
+            self.instructions.push(Decoded { place, instruction });
+        }
+        // By place, so that an instruction has the same number whatever the static keys' state.
+        self.instructions.sort_by_key(|decoded| decoded.place);
+        for (number, decoded) in self.instructions.iter().enumerate() {
+            self.by_address.insert(decoded.instruction.ip(), number as u32);
+        }
+        Ok(())
+    }
+}

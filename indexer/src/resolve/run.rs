@@ -1,0 +1,245 @@
+//! One run: the function, entered as `nf_hook_slow` enters it, on one world. Calls that leave the
+//! function's own code end here: expressions do what the world says, everything else is opaque.
+
+use super::layout::Abi;
+use super::link::Linked;
+use super::memory::{Address, Fault, Memory};
+use super::random::Random;
+use super::rules::{End, Expected, RuleId, verdict};
+use super::world::World;
+use super::x86_64::flags::Flags;
+use super::x86_64::machine::{Cpu, Step, Trap};
+use crate::image::function::{Function, Place};
+use iced_x86::Mnemonic;
+use nfdrop_db::Reg;
+use std::collections::HashMap;
+
+/// Where the function returns to.
+const RETURN: u64 = 0xffff_ffff_81e0_0abc;
+/// Most instructions of one run. The longest seen takes about 5000.
+const MAX_STEPS: u32 = 100_000;
+
+/// Why a run did not get to the function's end.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Stop {
+    /// The interpreter does not know an instruction, or memory is not there.
+    #[error("{} of part {}: {trap}", Offset(.at), .at.part)]
+    Trap {
+        /// Where.
+        at: Place,
+        /// Why.
+        trap: Trap,
+    },
+    /// Too many instructions.
+    #[error("no end after {MAX_STEPS} instructions")]
+    Endless,
+    /// A call or jump to where nothing is.
+    #[error("call or jump to {0}, where nothing is")]
+    Nowhere(Address),
+    /// An expression was called that the ruleset says is not reached.
+    #[error("an expression that is not in the active ruleset was called")]
+    WrongExpression,
+    /// `ud2` that is no warning, or the stack protector.
+    #[error("the function ended itself at {0}")]
+    Killed(Address),
+    /// The return left the stack or the callee-saved registers wrong.
+    #[error("the function returned with {0} changed")]
+    NotRestored(Reg),
+    /// The stack is not there for the first push.
+    #[error(transparent)]
+    Stack(#[from] Fault),
+}
+
+struct Offset<'a>(&'a Place);
+
+impl std::fmt::Display for Offset<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "+{:#x}", self.0.offset)
+    }
+}
+
+/// What a run did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ran {
+    /// `eax`.
+    pub returned: u32,
+    /// How often the packet was given to a function that may free it.
+    pub freed: u32,
+    /// The expressions whose `eval` was called, in order.
+    pub calls: Vec<(RuleId, usize)>,
+}
+
+/// How a build reports drops to its caller: every run tells, and all have to agree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Styles {
+    /// Returns the verdict with its errno, the caller frees.
+    pub code: bool,
+    /// Frees and returns `EPERM << 16 | NF_STOLEN` (`NF_DROP_REASON`).
+    pub reason: bool,
+}
+
+impl Styles {
+    /// Nothing known yet.
+    pub const ANY: Self = Self { code: true, reason: true };
+
+    /// Whether a run may have ended as the reference says, and in which style.
+    pub fn agree(self, expected: &Expected, ran: &Ran) -> Self {
+        if ran.calls != expected.calls {
+            return Self { code: false, reason: false };
+        }
+        let left = |code: u32| ran.returned == code && ran.freed == 0;
+        let freed = |code: u32| ran.returned == code && ran.freed == 1;
+        let (code, reason) = match expected.end {
+            End::Rule(_, code) if code & verdict::MASK == verdict::DROP => {
+                (left(code), freed(verdict::DROPPED_WITH_REASON))
+            }
+            End::Policy(true) => (left(verdict::DROP), freed(verdict::DROPPED_WITH_REASON)),
+            End::Rule(_, code) => (left(code), left(code)),
+            End::Policy(false) => (left(verdict::ACCEPT), left(verdict::ACCEPT)),
+            // A warning and a drop for the caller, in builds of the second style too until 7.2.
+            End::Overflow => {
+                let drop = left(verdict::DROP);
+                (drop, drop || freed(verdict::LOOP_WITH_REASON))
+            }
+        };
+        Self { code: self.code && code, reason: self.reason && reason }
+    }
+
+    /// Whether any style is left.
+    pub fn possible(self) -> bool {
+        self.code || self.reason
+    }
+}
+
+/// Watches a run.
+pub trait Observer {
+    /// About to run the instruction of this number. `freed`: the packet may be gone.
+    fn visit(&mut self, instruction: usize, cpu: &Cpu, memory: &Memory, freed: bool);
+    /// The conditional branch or jump label of this number went this way.
+    fn edge(&mut self, instruction: usize, taken: bool);
+}
+
+/// What is outside of the function.
+#[derive(Debug, Clone, Copy)]
+pub struct Surroundings<'a> {
+    /// The function.
+    pub linked: &'a Linked,
+    /// Layouts.
+    pub abi: &'a Abi,
+    /// Addresses of `ud2` that are warnings.
+    pub warnings: &'a HashMap<u64, bool>,
+}
+
+/// The addresses of all `ud2` in the bug table, and whether execution goes on behind them. A bare
+/// listing has no tables: there every `ud2` is taken for a warning, as all of this function are.
+pub fn warnings(linked: &Linked, function: &Function) -> HashMap<u64, bool> {
+    if function.jump_labels.is_none() {
+        let all = linked.instructions.iter().map(|decoded| &decoded.instruction);
+        return all.filter(|i| i.mnemonic() == Mnemonic::Ud2).map(|i| (i.ip(), true)).collect();
+    }
+    let bugs = &function.bugs;
+    bugs.iter()
+        .filter_map(|bug| {
+            let (base, ..) = linked.parts.get(usize::from(bug.place.part))?;
+            Some((base.0 + u64::from(bug.place.offset), bug.warning))
+        })
+        .collect()
+}
+
+/// Runs the function on a world; `seed` is of the junk in registers.
+pub fn run(
+    around: Surroundings<'_>,
+    world: &mut World,
+    seed: u64,
+    observer: &mut impl Observer,
+) -> Result<Ran, Stop> {
+    let linked = around.linked;
+    let mut random = Random::new(seed ^ 0x6e66_6472_6f70);
+    let mut cpu = Cpu {
+        registers: std::array::from_fn(|_| random.bits()),
+        flags: Flags::UNDEFINED,
+        rip: linked.parts[0].0.0,
+    };
+    cpu.set(Reg::Rdi, world.pkt.0);
+    cpu.set(Reg::Rsi, world.base_chain.0);
+    cpu.set(Reg::Rsp, world.stack.0 + 8);
+    let entry = cpu.registers;
+    cpu.push(&mut world.memory, RETURN)?;
+    let mut ran = Ran { returned: 0, freed: 0, calls: Vec::new() };
+    for _ in 0..MAX_STEPS {
+        if cpu.rip == RETURN {
+            for reg in [Reg::Rbx, Reg::Rsp, Reg::Rbp, Reg::R12, Reg::R13, Reg::R14, Reg::R15] {
+                if cpu.get(reg) != entry[reg as usize] {
+                    return Err(Stop::NotRestored(reg));
+                }
+            }
+            ran.returned = cpu.get(Reg::Rax) as u32;
+            return Ok(ran);
+        }
+        let Some(number) = linked.instruction_at(cpu.rip) else {
+            external(around, world, &mut cpu, &mut ran, &mut random)?;
+            continue;
+        };
+        let decoded = &linked.instructions[number];
+        observer.visit(number, &cpu, &world.memory, ran.freed > 0);
+        let at = cpu.rip;
+        let step = cpu.step(&mut world.memory, &decoded.instruction);
+        match step.map_err(|trap| Stop::Trap { at: decoded.place, trap })? {
+            Step::Branch(taken) => observer.edge(number, taken),
+            Step::Undefined if around.warnings.get(&at) != Some(&true) => {
+                return Err(Stop::Killed(Address(at)));
+            }
+            Step::Undefined | Step::Next | Step::Jump | Step::Call | Step::Return => {}
+        }
+    }
+    Err(Stop::Endless)
+}
+
+/// `rip` is outside of the function's code, where a call or jump led.
+fn external(
+    around: Surroundings<'_>,
+    world: &mut World,
+    cpu: &mut Cpu,
+    ran: &mut Ran,
+    random: &mut Random,
+) -> Result<(), Stop> {
+    let target = Address(cpu.rip);
+    let name = around.linked.name_at(target).ok_or(Stop::Nowhere(target))?;
+    if name == "__x86_return_thunk" {
+        cpu.rip = cpu.pop(&world.memory)?;
+        return Ok(());
+    }
+    if let Some(reg) = indirect_thunk(name) {
+        cpu.rip = cpu.get(reg);
+        return Ok(());
+    }
+    if name == "__stack_chk_fail" {
+        return Err(Stop::Killed(target));
+    }
+    // Traced functions start with this; it keeps all registers.
+    if name == "__fentry__" || name == "__mcount" {
+        cpu.rip = cpu.pop(&world.memory)?;
+        return Ok(());
+    }
+    let (rdi, rsi, rdx) = (cpu.get(Reg::Rdi), cpu.get(Reg::Rsi), cpu.get(Reg::Rdx));
+    let evaluation = world.expressions.get(&rdi).filter(|_| rdx == world.pkt.0);
+    if let Some(&evaluation) = evaluation {
+        ran.calls.push(evaluation.of.ok_or(Stop::WrongExpression)?);
+        World::evaluate(&mut world.memory, around.abi, evaluation, Address(rsi))?;
+    } else if !name.starts_with("nft_") && [rdi, rsi, rdx].contains(&world.skb.0) {
+        // Whoever gets the packet may free it; nf_tables' own functions get the pktinfo.
+        ran.freed += 1;
+    }
+    cpu.clobber(|| random.bits());
+    cpu.rip = cpu.pop(&world.memory)?;
+    Ok(())
+}
+
+/// `__x86_indirect_thunk_rax` and its kin (arch/x86/lib/retpoline.S): go where the register says.
+fn indirect_thunk(name: &str) -> Option<Reg> {
+    let register = name
+        .strip_prefix("__x86_indirect_thunk_")
+        .or_else(|| name.strip_prefix("__x86_indirect_call_thunk_"))
+        .or_else(|| name.strip_prefix("__x86_indirect_jump_thunk_"))?;
+    Reg::ALL.into_iter().find(|reg| reg.name() == register)
+}

@@ -1,0 +1,502 @@
+//! A world: one ruleset and packet laid out in memory as the kernel lays them out, at places that
+//! differ from world to world, with junk wherever the kernel promises nothing.
+
+use super::layout::{Abi, RuleStore};
+use super::link::Linked;
+use super::memory::{Address, Fault, Memory};
+use super::random::Random;
+use super::rules::{Action, Expected, Expression, Fast, Packet, RuleId, Ruleset, verdict};
+use super::x86_64::machine::{GS_BASE, GS_SIZE};
+use crate::image::function::Field;
+use nfdrop_db::BitField;
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock};
+
+/// What a world is made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scene {
+    /// The active generation's rules.
+    pub ruleset: Ruleset,
+    /// The packet.
+    pub packet: Packet,
+    /// Which of the two generations is active; the other one holds rules that must not be seen.
+    pub generation: usize,
+    /// Of addresses and junk.
+    pub seed: u64,
+}
+
+/// A scene in memory.
+#[derive(Debug, Clone)]
+pub struct World {
+    /// All there is, without code.
+    pub memory: Memory,
+    /// `struct nft_pktinfo`.
+    pub pkt: Address,
+    /// `struct sk_buff`.
+    pub skb: Address,
+    /// `struct nft_chain` of the base chain.
+    pub base_chain: Address,
+    /// The stack pointer at entry.
+    pub stack: Address,
+    /// By the rule's place in the ruleset.
+    pub rules: HashMap<RuleId, Address>,
+    /// By the expression's address: whose it is and what its `eval` does.
+    pub expressions: HashMap<u64, Evaluation>,
+}
+
+/// What happens when an expression's `eval` is called.
+#[derive(Debug, Clone, Copy)]
+pub struct Evaluation {
+    /// The rule and the expression's index; `None` for one that must never be called.
+    pub of: Option<(RuleId, usize)>,
+    /// The verdict's code, if it writes one.
+    pub code: Option<u32>,
+    /// The chain it jumps or goes to.
+    pub chain: Option<Address>,
+}
+
+/// The `eval` of expressions that no compiler has heard of.
+pub const UNKNOWN_EVAL: &str = "eval of another module";
+
+const STACK_SIZE: usize = 4 << 10;
+/// The heap grows by this.
+const HEAP_STEP: usize = 4 << 10;
+/// Larger than `struct net` up to the generation cursor in every version seen (7.3: 0xd88).
+const NET_SIZE: usize = 8 << 10;
+const SKB_SIZE: usize = 512;
+const PKTINFO_SIZE: usize = 128;
+const STATE_SIZE: usize = 64;
+/// Before and after the start of `struct nft_chain` in its `struct nft_base_chain`.
+const CHAIN_BEFORE: u64 = 64;
+const CHAIN_AFTER: u64 = 192;
+/// Of the network header in the packet's linear part.
+const NETWORK_HEADER: u64 = 64;
+
+struct Heap {
+    base: u64,
+    bytes: Vec<u8>,
+    used: usize,
+}
+
+impl Heap {
+    /// Junk with room for `size` bytes, 8-aligned, at an unforeseeable distance from the last piece.
+    fn allocate(&mut self, size: usize, random: &mut Random) -> Address {
+        let start = self.used + 8 * (1 + random.below(12) as usize);
+        self.used = (start + size).next_multiple_of(8);
+        if self.bytes.len() < self.used {
+            let missing = self.used.next_multiple_of(HEAP_STEP) - self.bytes.len();
+            self.bytes.extend(random.bytes(missing));
+        }
+        Address(self.base + start as u64)
+    }
+
+    fn put(&mut self, address: Address, offset: u32, value: u64, size: usize) {
+        let start = (address.0 - self.base) as usize + offset as usize;
+        self.bytes[start..start + size].copy_from_slice(&value.to_le_bytes()[..size]);
+    }
+
+    fn put_bits(&mut self, address: Address, field: BitField, value: u64) {
+        let start = (address.0 - self.base) as usize + field.offset as usize;
+        let mut word = [0; 8];
+        word.copy_from_slice(&self.bytes[start..start + 8]);
+        let mask = field.mask() << field.shift;
+        let word = u64::from_le_bytes(word) & !mask | value << field.shift & mask;
+        self.bytes[start..start + 8].copy_from_slice(&word.to_le_bytes());
+    }
+
+    fn put_field(&mut self, address: Address, field: Field, value: u64) {
+        self.put(address, field.bit_offset / 8, value, field.bit_size as usize / 8);
+    }
+}
+
+/// A canonical kernel pointer into the direct mapping, page-aligned.
+fn somewhere(random: &mut Random) -> u64 {
+    0xffff_8881_0000_0000 | random.below(1 << 18) << 12
+}
+
+/// Per-CPU memory: the same junk in all worlds.
+fn per_cpu() -> Arc<Vec<u8>> {
+    static JUNK: LazyLock<Arc<Vec<u8>>> =
+        LazyLock::new(|| Arc::new(Random::new(0x70_6572_6370_75).bytes(GS_SIZE)));
+    Arc::clone(&JUNK)
+}
+
+impl Abi {
+    /// Whether all offsets are inside of what a world has room for.
+    pub fn fits(&self) -> bool {
+        let inside = |offset: u32, size: u32, room: usize| {
+            offset.checked_add(size).is_some_and(|end| end as usize <= room)
+        };
+        let inline = [self.cmp, self.cmp16].into_iter().flatten().all(|cmp| {
+            [cmp.data, cmp.mask, cmp.sreg, cmp.inv].into_iter().all(|at| inside(at, 16, FAST_DATA))
+        }) && self.bitwise.is_none_or(|b| {
+            [b.mask, b.xor, b.sreg, b.dreg].into_iter().all(|at| inside(at, 4, FAST_DATA))
+        });
+        let payload = self.payload.is_none_or(|p| {
+            let data = [p.base, p.offset.bit_offset / 8, p.len, p.dreg];
+            let pkt = [p.pkt_l4, p.pkt_thoff.bit_offset / 8];
+            let skb = [p.skb_head, p.skb_data, p.skb_tail, p.skb_network_header];
+            data.into_iter().all(|at| inside(at, 4, FAST_DATA))
+                && pkt.into_iter().all(|at| inside(at, 4, PKTINFO_SIZE))
+                && skb.into_iter().all(|at| inside(at, 8, SKB_SIZE))
+        });
+        let bits = [Some(self.rule_handle), Some(self.rule_dlen), self.rule_is_last];
+        let header = bits.into_iter().flatten().all(|field| {
+            inside(field.offset, 8, self.rule_data as usize) && field.shift + field.bits <= 64
+        });
+        let policy = i64::from(self.policy);
+        let blob = match self.rules {
+            RuleStore::Blob { size, data } => inside(size, 8, data as usize) && data <= 64,
+            RuleStore::Array => true,
+        };
+        let generations = self.chain_generations.into_iter();
+        inline
+            && payload
+            && header
+            && blob
+            && (-(CHAIN_BEFORE as i64)..0).contains(&policy)
+            && generations.into_iter().all(|at| inside(at, 8, CHAIN_AFTER as usize))
+            && inside(self.pkt_skb, 8, PKTINFO_SIZE)
+            && inside(self.pkt_state, 8, PKTINFO_SIZE)
+            && inside(self.state_net, 8, STATE_SIZE)
+            && inside(self.ops_eval, 8, OPS_SIZE)
+            && inside(self.ops_size, 4, OPS_SIZE)
+            && self.expr_data == 8
+            && inside(self.rule_data, 0, 64)
+            && inside(self.verdict_code, 4, 64)
+            && inside(self.verdict_chain, 8, 64)
+    }
+}
+
+impl World {
+    /// Lays a scene out.
+    pub fn new(scene: &Scene, abi: &Abi, linked: &Linked) -> Self {
+        let mut random = Random::new(scene.seed);
+        let mut builder = Builder {
+            abi,
+            linked,
+            heap: Heap { base: somewhere(&mut random), bytes: Vec::new(), used: 0 },
+            rules: HashMap::new(),
+            expressions: HashMap::new(),
+        };
+        let chains: Vec<Address> = scene
+            .ruleset
+            .chains
+            .iter()
+            .map(|_| {
+                let size = CHAIN_BEFORE + CHAIN_AFTER;
+                let start = builder.heap.allocate(size as usize, &mut random);
+                Address(start.0 + CHAIN_BEFORE)
+            })
+            .collect();
+        for (index, &chain) in chains.iter().enumerate() {
+            let policy = index == 0 && scene.ruleset.policy_drop;
+            // Only the base chain has a policy; the others get the opposite.
+            let policy = if index == 0 { policy } else { !scene.ruleset.policy_drop };
+            let at = Address(chain.0.wrapping_add_signed(i64::from(abi.policy)));
+            builder.heap.put(at, 0, u64::from(!policy), 1);
+            let active = builder.chain(scene, index, &chains, true, &mut random);
+            let other = builder.chain(scene, index, &chains, false, &mut random);
+            let mut generations = [other; 2];
+            generations[scene.generation] = active;
+            for (rules, offset) in generations.into_iter().zip(abi.chain_generations) {
+                builder.heap.put(chain, offset, rules.0, 8);
+            }
+        }
+        let mut memory = Memory::default();
+        let (skb, tail) = builder.packet(scene, &mut memory, &mut random);
+        let pkt = builder.heap.allocate(PKTINFO_SIZE, &mut random);
+        let state = builder.heap.allocate(STATE_SIZE, &mut random);
+        let net = somewhere(&mut random) | 1 << 40;
+        builder.heap.put(pkt, abi.pkt_skb, skb.0, 8);
+        builder.heap.put(pkt, abi.pkt_state, state.0, 8);
+        builder.heap.put(state, abi.state_net, net, 8);
+        if let Some(payload) = abi.payload {
+            builder.heap.put(pkt, payload.pkt_l4, u64::from(scene.packet.transport.is_some()), 1);
+            let thoff = scene.packet.transport.unwrap_or(0);
+            builder.heap.put_field(pkt, payload.pkt_thoff, u64::from(thoff));
+            builder.heap.put(skb, payload.skb_tail, tail, 4);
+        }
+        // The generation cursor is somewhere in here: all bytes hold it, so that nobody needs to
+        // know where (`struct net` is in vmlinux's BTF only).
+        memory.map(Address(net), vec![scene.generation as u8; NET_SIZE], false);
+        let Builder { heap, rules, expressions, .. } = builder;
+        memory.map(Address(heap.base), heap.bytes, true);
+        let stack = 0xffff_c900_0000_0000 | random.below(1 << 16) << 16;
+        memory.map(Address(stack), random.bytes(STACK_SIZE), true);
+        memory.map(Address(GS_BASE), per_cpu(), true);
+        // Aligned as at a function's entry: 8 more than a multiple of 16.
+        let stack = Address(stack + STACK_SIZE as u64 - 1032 - 16 * random.below(16));
+        let base_chain = chains[0];
+        World { memory, pkt, skb, base_chain, stack, rules, expressions }
+    }
+
+    /// Applies what an `eval` does to the registers' memory.
+    pub fn evaluate(
+        memory: &mut Memory,
+        abi: &Abi,
+        evaluation: Evaluation,
+        regs: Address,
+    ) -> Result<(), Fault> {
+        if let Some(code) = evaluation.code {
+            let at = Address(regs.0.wrapping_add(u64::from(abi.verdict_code)));
+            memory.write(at, 4, u64::from(code))?;
+        }
+        if let Some(chain) = evaluation.chain {
+            let at = Address(regs.0.wrapping_add(u64::from(abi.verdict_chain)));
+            memory.write(at, 8, chain.0)?;
+        }
+        Ok(())
+    }
+}
+
+struct Builder<'a> {
+    abi: &'a Abi,
+    linked: &'a Linked,
+    heap: Heap,
+    rules: HashMap<RuleId, Address>,
+    expressions: HashMap<u64, Evaluation>,
+}
+
+impl Builder<'_> {
+    /// Lays out the rules of one generation of a chain; returns what the chain points to. The other
+    /// generation has one rule whose expression must never be called.
+    fn chain(
+        &mut self,
+        scene: &Scene,
+        index: usize,
+        chains: &[Address],
+        active: bool,
+        random: &mut Random,
+    ) -> Address {
+        let decoy = [super::rules::Rule {
+            handle: random.below(1 << 42),
+            expressions: vec![Expression::Call {
+                action: Action::Verdict(if random.one_in(2) {
+                    verdict::DROP
+                } else {
+                    verdict::ACCEPT
+                }),
+                eval: None,
+            }],
+        }];
+        let rules = if active { &scene.ruleset.chains[index].rules } else { &decoy[..] };
+        // An expression is its `ops` pointer and its data.
+        let sizes: Vec<Vec<usize>> = rules
+            .iter()
+            .map(|rule| rule.expressions.iter().map(|e| size(e, random)).collect())
+            .collect();
+        let header = self.abi.rule_data as usize;
+        let rule_sizes: Vec<usize> =
+            sizes.iter().map(|sizes| header + sizes.iter().sum::<usize>()).collect();
+        let (pointer, places) = match self.abi.rules {
+            RuleStore::Blob { size, data } => {
+                // Behind the rules `struct nft_rule_dp_last`: header, two pointers, chain.
+                let all: usize = rule_sizes.iter().sum();
+                let blob = self.heap.allocate(data as usize + all + header + 40, random);
+                self.heap.put(blob, size, all as u64, 8);
+                let mut at = blob.0 + u64::from(data);
+                let mut places = Vec::with_capacity(rules.len());
+                for size in &rule_sizes {
+                    places.push(Address(at));
+                    at += *size as u64;
+                }
+                if let Some(is_last) = self.abi.rule_is_last {
+                    self.heap.put_bits(Address(at), is_last, 1);
+                }
+                (blob, places)
+            }
+            RuleStore::Array => {
+                let array = self.heap.allocate(8 * rules.len() + 8, random);
+                let places: Vec<Address> =
+                    rule_sizes.iter().map(|size| self.heap.allocate(*size, random)).collect();
+                for (index, place) in places.iter().enumerate() {
+                    self.heap.put(array, 8 * index as u32, place.0, 8);
+                }
+                self.heap.put(array, 8 * rules.len() as u32, 0, 8);
+                (array, places)
+            }
+        };
+        for (number, (rule, &place)) in rules.iter().zip(&places).enumerate() {
+            let id = RuleId { chain: index, rule: number };
+            let dlen = rule_sizes[number] - header;
+            self.heap.put_bits(place, self.abi.rule_handle, rule.handle);
+            self.heap.put_bits(place, self.abi.rule_dlen, dlen as u64);
+            if let Some(is_last) = self.abi.rule_is_last {
+                self.heap.put_bits(place, is_last, 0);
+            }
+            if active {
+                self.rules.insert(id, place);
+            }
+            let mut at = place.0 + header as u64;
+            for (which, (expression, &size)) in
+                rule.expressions.iter().zip(&sizes[number]).enumerate()
+            {
+                let of = active.then_some((id, which));
+                self.expression(Address(at), expression, size, of, chains, random);
+                at += size as u64;
+            }
+        }
+        pointer
+    }
+
+    fn expression(
+        &mut self,
+        at: Address,
+        expression: &Expression,
+        size: usize,
+        of: Option<(RuleId, usize)>,
+        chains: &[Address],
+        random: &mut Random,
+    ) {
+        let data = Address(at.0 + u64::from(self.abi.expr_data));
+        let mut evaluation = Evaluation { of, code: None, chain: None };
+        let mut eval = UNKNOWN_EVAL;
+        let mut ops_symbol = None;
+        match expression {
+            Expression::Call { action, eval: known } => {
+                let (code, chain) = match *action {
+                    Action::Nothing => (None, None),
+                    Action::Verdict(code) => (Some(code), None),
+                    Action::Jump(chain) => (Some(verdict::JUMP), Some(chains[chain])),
+                    Action::Goto(chain) => (Some(verdict::GOTO), Some(chains[chain])),
+                };
+                evaluation = Evaluation { of, code, chain };
+                eval = known.as_deref().unwrap_or(UNKNOWN_EVAL);
+            }
+            Expression::Fast(fast) => {
+                ops_symbol = Some(ops_symbol_of(*fast));
+                self.operands(data, *fast);
+                if matches!(fast, Fast::Payload { .. }) {
+                    // Where the packet is too short `eval` is called; it breaks.
+                    evaluation.code = Some(verdict::BREAK);
+                    eval = "nft_payload_eval";
+                }
+            }
+        }
+        // The kernel compares the pointer to `nft_cmp_fast_ops` and reads the size through it.
+        let ops = ops_symbol.and_then(|name| self.linked.known_symbol(name));
+        let ops = ops.unwrap_or_else(|| {
+            let ops = self.heap.allocate(OPS_SIZE, random);
+            let eval = self.linked.known_symbol(eval);
+            let eval = eval.or_else(|| self.linked.known_symbol(UNKNOWN_EVAL));
+            self.heap.put(ops, self.abi.ops_eval, eval.map_or(0, |address| address.0), 8);
+            self.heap.put(ops, self.abi.ops_size, size as u64, 4);
+            ops
+        });
+        self.heap.put(at, 0, ops.0, 8);
+        self.expressions.insert(at.0, evaluation);
+    }
+
+    fn operands(&mut self, data: Address, fast: Fast) {
+        match fast {
+            Fast::Bitwise { sreg, dreg, mask, xor } => {
+                let Some(abi) = self.abi.bitwise else { return };
+                self.heap.put(data, abi.mask, u64::from(mask), 4);
+                self.heap.put(data, abi.xor, u64::from(xor), 4);
+                self.heap.put(data, abi.sreg, u64::from(sreg), 1);
+                self.heap.put(data, abi.dreg, u64::from(dreg), 1);
+            }
+            Fast::Cmp { sreg, mask, data: value, inv } => {
+                let Some(abi) = self.abi.cmp else { return };
+                self.heap.put(data, abi.data, u64::from(value), 4);
+                self.heap.put(data, abi.mask, u64::from(mask), 4);
+                self.heap.put(data, abi.sreg, u64::from(sreg), 1);
+                self.heap.put(data, abi.inv, u64::from(inv), 1);
+            }
+            Fast::Cmp16 { sreg, mask, data: value, inv } => {
+                let Some(abi) = self.abi.cmp16 else { return };
+                for word in 0..4 {
+                    let offset = 4 * word as u32;
+                    self.heap.put(data, abi.data + offset, u64::from(value[word]), 4);
+                    self.heap.put(data, abi.mask + offset, u64::from(mask[word]), 4);
+                }
+                self.heap.put(data, abi.sreg, u64::from(sreg), 1);
+                self.heap.put(data, abi.inv, u64::from(inv), 1);
+            }
+            Fast::Payload { transport, offset, len, dreg } => {
+                let Some(abi) = self.abi.payload else { return };
+                // NFT_PAYLOAD_NETWORK_HEADER 1, NFT_PAYLOAD_TRANSPORT_HEADER 2.
+                self.heap.put(data, abi.base, 1 + u64::from(transport), 1);
+                self.heap.put_field(data, abi.offset, u64::from(offset));
+                self.heap.put(data, abi.len, u64::from(len), 1);
+                self.heap.put(data, abi.dreg, u64::from(dreg), 1);
+            }
+        }
+    }
+
+    /// The packet's bytes and `struct sk_buff`, and the operations that the kernel's code compares
+    /// with by address. Returns the skb and its tail, from the head.
+    fn packet(
+        &mut self,
+        scene: &Scene,
+        memory: &mut Memory,
+        random: &mut Random,
+    ) -> (Address, u64) {
+        let skb = self.heap.allocate(SKB_SIZE, random);
+        let tail = NETWORK_HEADER + scene.packet.bytes.len() as u64;
+        if let Some(abi) = self.abi.payload {
+            let head = somewhere(random) | 1 << 41;
+            let mut bytes = random.bytes(4096);
+            bytes[NETWORK_HEADER as usize..tail as usize].copy_from_slice(&scene.packet.bytes);
+            memory.map(Address(head), bytes, false);
+            self.heap.put(skb, abi.skb_head, head, 8);
+            self.heap.put(skb, abi.skb_data, head + NETWORK_HEADER, 8);
+            self.heap.put(skb, abi.skb_network_header, NETWORK_HEADER, 2);
+        }
+        for fast in [
+            Fast::Bitwise { sreg: 0, dreg: 0, mask: 0, xor: 0 },
+            Fast::Cmp { sreg: 0, mask: 0, data: 0, inv: false },
+            Fast::Cmp16 { sreg: 0, mask: [0; 4], data: [0; 4], inv: false },
+            Fast::Payload { transport: false, offset: 0, len: 0, dreg: 0 },
+        ] {
+            let Some(at) = self.linked.known_symbol(ops_symbol_of(fast)) else { continue };
+            let mut ops = random.bytes(OPS_SIZE);
+            let eval = match fast {
+                Fast::Payload { .. } => self.linked.known_symbol("nft_payload_eval"),
+                _ => None,
+            };
+            let eval = eval.or_else(|| self.linked.known_symbol(UNKNOWN_EVAL));
+            let put = |ops: &mut Vec<u8>, offset: u32, value: &[u8]| {
+                ops[offset as usize..][..value.len()].copy_from_slice(value);
+            };
+            put(&mut ops, self.abi.ops_eval, &eval.map_or(0, |a| a.0).to_le_bytes());
+            put(&mut ops, self.abi.ops_size, &(FAST_SIZE as u32).to_le_bytes());
+            memory.map(at, ops, false);
+        }
+        (skb, tail)
+    }
+}
+
+/// Bytes of every inlined expression here; the kernel's are 16 to 48.
+const FAST_SIZE: usize = 8 + FAST_DATA;
+/// Of them their data.
+const FAST_DATA: usize = 56;
+/// Bytes of `struct nft_expr_ops` that are there.
+const OPS_SIZE: usize = 64;
+
+fn size(expression: &Expression, random: &mut Random) -> usize {
+    match expression {
+        Expression::Call { .. } => 8 + 8 * random.below(6) as usize,
+        Expression::Fast(_) => FAST_SIZE,
+    }
+}
+
+/// The operations that the kernel compares with before it takes the inlined way.
+pub fn ops_symbol_of(fast: Fast) -> &'static str {
+    match fast {
+        Fast::Bitwise { .. } => "nft_bitwise_fast_ops",
+        Fast::Cmp { .. } => "nft_cmp_fast_ops",
+        Fast::Cmp16 { .. } => "nft_cmp16_fast_ops",
+        Fast::Payload { .. } => "nft_payload_fast_ops",
+    }
+}
+
+/// A scene with what the reference says of it.
+#[derive(Debug, Clone)]
+pub struct Case {
+    /// The scene.
+    pub scene: Scene,
+    /// How it ends.
+    pub expected: Expected,
+}

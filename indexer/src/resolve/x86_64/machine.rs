@@ -1,0 +1,619 @@
+//! The interpreter: one instruction at a time over registers and memory. What it does not know it
+//! refuses, so that a run is either right or ends.
+//!
+//! Source of all semantics: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2.
+
+use super::flags::{ALL, CF, Flags, OF, PF, SF, ZF, mask};
+use crate::resolve::memory::{Address, Fault, Memory};
+use iced_x86::{Code, ConditionCode, FlowControl, Instruction, Mnemonic, OpKind, Register};
+use nfdrop_db::Reg;
+
+/// `%gs`-relative memory (per-CPU data) lies here.
+pub const GS_BASE: u64 = 0xffff_8880_7fc0_0000;
+/// Bytes of per-CPU memory that are there. Offsets count modulo this: per-CPU symbols have addresses
+/// like all others here, not small offsets as in a kernel.
+pub const GS_SIZE: usize = 64 << 10;
+/// Most iterations of one `rep`.
+const MAX_REP: u64 = 1 << 16;
+
+/// Registers, flags and the next instruction's address.
+#[derive(Debug, Clone)]
+pub struct Cpu {
+    /// By the number of the encoding: rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8 to r15.
+    pub registers: [u64; 16],
+    /// Status flags.
+    pub flags: Flags,
+    /// Of the next instruction.
+    pub rip: u64,
+}
+
+/// Why a step was not made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Trap {
+    /// Not in the interpreter's set.
+    #[error("instruction {0:?} is not supported")]
+    Unsupported(Code),
+    /// Reads a flag that no instruction defined.
+    #[error("instruction {0:?} reads an undefined flag")]
+    UndefinedFlag(Code),
+    /// Touches memory that is not there.
+    #[error(transparent)]
+    Memory(#[from] Fault),
+}
+
+/// What the caller has to do after a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Nothing: `rip` is the next instruction.
+    Next,
+    /// A conditional branch was met; taken?
+    Branch(bool),
+    /// A jump, direct or indirect, to `rip`.
+    Jump,
+    /// A call to `rip`; the return address is pushed.
+    Call,
+    /// A return to `rip`; the return address is popped.
+    Return,
+    /// `ud2` at the address `rip` was; `rip` is the next instruction.
+    Undefined,
+}
+
+impl Cpu {
+    /// A 64-bit register.
+    pub fn get(&self, reg: Reg) -> u64 {
+        self.registers[reg as usize]
+    }
+
+    /// Sets a 64-bit register.
+    pub fn set(&mut self, reg: Reg, value: u64) {
+        self.registers[reg as usize] = value;
+    }
+
+    /// Pushes a u64.
+    pub fn push(&mut self, memory: &mut Memory, value: u64) -> Result<(), Fault> {
+        let rsp = self.get(Reg::Rsp).wrapping_sub(8);
+        memory.write(Address(rsp), 8, value)?;
+        self.set(Reg::Rsp, rsp);
+        Ok(())
+    }
+
+    /// Pops a u64.
+    pub fn pop(&mut self, memory: &Memory) -> Result<u64, Fault> {
+        let rsp = self.get(Reg::Rsp);
+        let value = memory.read(Address(rsp), 8)?;
+        self.set(Reg::Rsp, rsp.wrapping_add(8));
+        Ok(value)
+    }
+
+    /// A register operand of any width; `None` for registers that are not general.
+    fn register(&self, register: Register) -> Option<u64> {
+        if register.is_gpr8() {
+            return Some(match high_byte(register) {
+                Some(index) => self.registers[index] >> 8 & 0xff,
+                None => self.registers[register.full_register().number()] & 0xff,
+            });
+        }
+        register.is_gpr().then(|| {
+            let bits = register.size() as u32 * 8;
+            self.registers[register.full_register().number()] & mask(bits)
+        })
+    }
+
+    fn set_register(&mut self, register: Register, value: u64) -> Option<()> {
+        if !register.is_gpr() {
+            return None;
+        }
+        if let Some(index) = high_byte(register) {
+            self.registers[index] = self.registers[index] & !0xff00 | (value & 0xff) << 8;
+            return Some(());
+        }
+        let slot = &mut self.registers[register.full_register().number()];
+        match register.size() {
+            1 => *slot = *slot & !0xff | value & 0xff,
+            2 => *slot = *slot & !0xffff | value & 0xffff,
+            // Writes of 32 bits clear the upper half.
+            4 => *slot = value & 0xffff_ffff,
+            _ => *slot = value,
+        }
+        Some(())
+    }
+
+    /// The address of an instruction's memory operand; `None` for segments other than `gs` with a
+    /// base other than zero, and for vector indices.
+    pub fn effective_address(&self, instruction: &Instruction) -> Option<Address> {
+        let segment = |offset: u64| match instruction.segment_prefix() {
+            Register::GS => Some(Address(GS_BASE + offset % GS_SIZE as u64)),
+            Register::FS => None,
+            _ => Some(Address(offset)),
+        };
+        if instruction.is_ip_rel_memory_operand() {
+            return segment(instruction.ip_rel_memory_address());
+        }
+        let part = |register| match register {
+            Register::None => Some(0),
+            register => self.register(register),
+        };
+        let base = part(instruction.memory_base())?;
+        let index = part(instruction.memory_index())?;
+        let scale = u64::from(instruction.memory_index_scale());
+        let sum = base
+            .wrapping_add(index.wrapping_mul(scale))
+            .wrapping_add(instruction.memory_displacement64());
+        // With 32-bit base registers the address wraps at 32 bits.
+        let narrow = instruction.memory_base().is_gpr32() || instruction.memory_index().is_gpr32();
+        let sum = if narrow { sum & 0xffff_ffff } else { sum };
+        segment(sum)
+    }
+
+    /// Runs one instruction.
+    pub fn step(&mut self, memory: &mut Memory, i: &Instruction) -> Result<Step, Trap> {
+        let before = self.rip;
+        self.rip = i.next_ip();
+        let result = self.execute(memory, i);
+        if result.is_err() {
+            self.rip = before;
+        }
+        result
+    }
+
+    fn execute(&mut self, memory: &mut Memory, i: &Instruction) -> Result<Step, Trap> {
+        let unsupported = Trap::Unsupported(i.code());
+        if i.has_lock_prefix() && i.op0_kind() != OpKind::Memory {
+            return Err(unsupported);
+        }
+        match i.flow_control() {
+            FlowControl::Next => {}
+            FlowControl::ConditionalBranch => {
+                if i.mnemonic() == Mnemonic::Jrcxz {
+                    let taken = self.get(Reg::Rcx) == 0;
+                    if taken {
+                        self.rip = i.near_branch_target();
+                    }
+                    return Ok(Step::Branch(taken));
+                }
+                if !i.is_jcc_short_or_near() {
+                    return Err(unsupported);
+                }
+                let holds = self.flags.condition(i.condition_code());
+                let taken = holds.ok_or(Trap::UndefinedFlag(i.code()))?;
+                if taken {
+                    self.rip = i.near_branch_target();
+                }
+                return Ok(Step::Branch(taken));
+            }
+            FlowControl::UnconditionalBranch if i.is_jmp_short_or_near() => {
+                self.rip = i.near_branch_target();
+                return Ok(Step::Jump);
+            }
+            FlowControl::IndirectBranch if i.is_jmp_near_indirect() => {
+                self.rip = self.read(memory, i, 0)?;
+                return Ok(Step::Jump);
+            }
+            FlowControl::Call if i.is_call_near() => {
+                self.push(memory, i.next_ip())?;
+                self.rip = i.near_branch_target();
+                return Ok(Step::Call);
+            }
+            FlowControl::IndirectCall if i.is_call_near_indirect() => {
+                let target = self.read(memory, i, 0)?;
+                self.push(memory, i.next_ip())?;
+                self.rip = target;
+                return Ok(Step::Call);
+            }
+            FlowControl::Return if i.code() == Code::Retnq => {
+                self.rip = self.pop(memory)?;
+                return Ok(Step::Return);
+            }
+            FlowControl::Exception if i.mnemonic() == Mnemonic::Ud2 => return Ok(Step::Undefined),
+            _ => return Err(unsupported),
+        }
+        if i.has_rep_prefix() || i.has_repne_prefix() || i.is_string_instruction() {
+            self.string(memory, i)?;
+            return Ok(Step::Next);
+        }
+        let bits = self.operand_bits(i, 0);
+        match i.mnemonic() {
+            Mnemonic::Nop | Mnemonic::Endbr64 | Mnemonic::Lfence | Mnemonic::Mfence => {}
+            Mnemonic::Sfence | Mnemonic::Pause | Mnemonic::Prefetcht0 | Mnemonic::Prefetchw => {}
+            Mnemonic::Mov | Mnemonic::Movzx => {
+                let value = self.read(memory, i, 1)?;
+                self.write(memory, i, 0, value)?;
+            }
+            Mnemonic::Movsx | Mnemonic::Movsxd => {
+                let value = sign_extend(self.read(memory, i, 1)?, self.operand_bits(i, 1));
+                self.write(memory, i, 0, value)?;
+            }
+            Mnemonic::Lea => {
+                let plain = i.segment_prefix() == Register::None;
+                let address = self.effective_address(i).filter(|_| plain).ok_or(unsupported)?;
+                self.write(memory, i, 0, address.0)?;
+            }
+            Mnemonic::Push => {
+                let value = self.read(memory, i, 0)?;
+                if bits != 64 && i.op0_kind() == OpKind::Register {
+                    return Err(unsupported);
+                }
+                self.push(memory, value)?;
+            }
+            Mnemonic::Pop if bits == 64 => {
+                let value = self.pop(memory)?;
+                self.write(memory, i, 0, value)?;
+            }
+            Mnemonic::Leave => {
+                self.set(Reg::Rsp, self.get(Reg::Rbp));
+                let value = self.pop(memory)?;
+                self.set(Reg::Rbp, value);
+            }
+            Mnemonic::Xchg => {
+                let (a, b) = (self.read(memory, i, 0)?, self.read(memory, i, 1)?);
+                self.write(memory, i, 0, b)?;
+                self.write(memory, i, 1, a)?;
+            }
+            Mnemonic::Add | Mnemonic::Adc | Mnemonic::Sub | Mnemonic::Sbb | Mnemonic::Cmp => {
+                let (a, b) = (self.read(memory, i, 0)?, self.read(memory, i, 1)?);
+                let carry = match i.mnemonic() {
+                    Mnemonic::Adc | Mnemonic::Sbb => self.flag(CF, i)?,
+                    _ => false,
+                };
+                let result = match i.mnemonic() {
+                    Mnemonic::Add | Mnemonic::Adc => self.add(a, b, carry, bits),
+                    _ => self.subtract(a, b, carry, bits),
+                };
+                if i.mnemonic() != Mnemonic::Cmp {
+                    self.write(memory, i, 0, result)?;
+                }
+            }
+            Mnemonic::Inc | Mnemonic::Dec => {
+                let a = self.read(memory, i, 0)?;
+                let carry = self.flags.get(CF);
+                let result = match i.mnemonic() {
+                    Mnemonic::Inc => self.add(a, 1, false, bits),
+                    _ => self.subtract(a, 1, false, bits),
+                };
+                // Unlike add and sub these leave the carry alone.
+                match carry {
+                    Some(carry) => self.flags.set(CF, carry),
+                    None => self.flags.undefine(CF),
+                }
+                self.write(memory, i, 0, result)?;
+            }
+            Mnemonic::Neg => {
+                let a = self.read(memory, i, 0)?;
+                let result = self.subtract(0, a, false, bits);
+                self.write(memory, i, 0, result)?;
+            }
+            Mnemonic::Not => {
+                let a = self.read(memory, i, 0)?;
+                self.write(memory, i, 0, !a)?;
+            }
+            Mnemonic::And | Mnemonic::Or | Mnemonic::Xor | Mnemonic::Test => {
+                let (a, b) = (self.read(memory, i, 0)?, self.read(memory, i, 1)?);
+                let result = match i.mnemonic() {
+                    Mnemonic::Or => a | b,
+                    Mnemonic::Xor => a ^ b,
+                    _ => a & b,
+                };
+                self.logic(result, bits);
+                if i.mnemonic() != Mnemonic::Test {
+                    self.write(memory, i, 0, result)?;
+                }
+            }
+            Mnemonic::Shl | Mnemonic::Shr | Mnemonic::Sar => self.shift(memory, i, bits)?,
+            Mnemonic::Rol | Mnemonic::Ror => self.rotate(memory, i, bits)?,
+            Mnemonic::Shlx | Mnemonic::Shrx | Mnemonic::Sarx | Mnemonic::Rorx => {
+                let (a, count) = (self.read(memory, i, 1)?, self.read(memory, i, 2)?);
+                let count = count as u32 & if bits == 64 { 63 } else { 31 };
+                let result = match i.mnemonic() {
+                    Mnemonic::Shlx => a << count,
+                    Mnemonic::Shrx => a >> count,
+                    Mnemonic::Sarx => (sign_extend(a, bits) as i64 >> count) as u64,
+                    _ if count == 0 => a,
+                    _ => a >> count | a << (bits - count),
+                };
+                self.write(memory, i, 0, result)?;
+            }
+            Mnemonic::Andn => {
+                let (a, b) = (self.read(memory, i, 1)?, self.read(memory, i, 2)?);
+                let result = !a & b;
+                self.logic(result, bits);
+                self.flags.undefine(PF);
+                self.write(memory, i, 0, result)?;
+            }
+            Mnemonic::Bextr => {
+                let (a, control) = (self.read(memory, i, 1)?, self.read(memory, i, 2)?);
+                let (start, len) = (control as u32 & 0xff, control as u32 >> 8 & 0xff);
+                let shifted = a.checked_shr(start).unwrap_or(0);
+                let result = if len == 0 { 0 } else { shifted & mask(len.min(64)) };
+                self.flags = Flags::UNDEFINED;
+                self.flags.set(CF | OF, false);
+                self.flags.set(ZF, result & mask(bits) == 0);
+                self.write(memory, i, 0, result)?;
+            }
+            Mnemonic::Imul if i.op_count() >= 2 => {
+                let first = if i.op_count() == 3 { 1 } else { 0 };
+                let a = sign_extend(self.read(memory, i, first)?, bits) as i64;
+                let b = sign_extend(self.read(memory, i, first + 1)?, bits) as i64;
+                let wide = i128::from(a) * i128::from(b);
+                let result = wide as u64;
+                let fits = wide == i128::from(sign_extend(result, bits) as i64);
+                self.flags = Flags::UNDEFINED;
+                self.flags.set(CF | OF, !fits);
+                self.write(memory, i, 0, result)?;
+            }
+            Mnemonic::Bt | Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc => {
+                // With a register index into memory the address is not the operand's: refused.
+                if i.op0_kind() == OpKind::Memory && i.op1_kind() == OpKind::Register {
+                    return Err(unsupported);
+                }
+                let (a, index) = (self.read(memory, i, 0)?, self.read(memory, i, 1)?);
+                let bit = 1_u64 << (index as u32 & (bits - 1));
+                self.flags.undefine(PF | SF | OF);
+                self.flags.set(CF, a & bit != 0);
+                match i.mnemonic() {
+                    Mnemonic::Bts => self.write(memory, i, 0, a | bit)?,
+                    Mnemonic::Btr => self.write(memory, i, 0, a & !bit)?,
+                    Mnemonic::Btc => self.write(memory, i, 0, a ^ bit)?,
+                    _ => {}
+                }
+            }
+            Mnemonic::Bswap if bits >= 32 => {
+                let a = self.read(memory, i, 0)?;
+                self.write(memory, i, 0, a.swap_bytes() >> (64 - bits))?;
+            }
+            Mnemonic::Cbw | Mnemonic::Cwde | Mnemonic::Cdqe => {
+                let (from, to) = match i.mnemonic() {
+                    Mnemonic::Cbw => (8, Register::AX),
+                    Mnemonic::Cwde => (16, Register::EAX),
+                    _ => (32, Register::RAX),
+                };
+                let value = sign_extend(self.get(Reg::Rax), from);
+                self.set_register(to, value).ok_or(unsupported)?;
+            }
+            Mnemonic::Cdq | Mnemonic::Cqo => {
+                let (bits, to) = match i.mnemonic() {
+                    Mnemonic::Cdq => (32, Register::EDX),
+                    _ => (64, Register::RDX),
+                };
+                let sign = self.get(Reg::Rax) >> (bits - 1) & 1;
+                self.set_register(to, 0_u64.wrapping_sub(sign)).ok_or(unsupported)?;
+            }
+            // setcc has one operand, cmovcc two; jcc was handled above.
+            _ if i.condition_code() != ConditionCode::None && i.op_count() <= 2 => {
+                self.conditional(memory, i)?;
+            }
+            _ => return Err(unsupported),
+        }
+        Ok(Step::Next)
+    }
+
+    fn conditional(&mut self, memory: &mut Memory, i: &Instruction) -> Result<(), Trap> {
+        let holds = self.flags.condition(i.condition_code());
+        let holds = holds.ok_or(Trap::UndefinedFlag(i.code()))?;
+        if i.op_count() == 1 {
+            return self.write(memory, i, 0, u64::from(holds));
+        }
+        // The source is read, and a 32-bit destination zero-extended, either way.
+        let source = self.read(memory, i, 1)?;
+        let value = if holds { source } else { self.read(memory, i, 0)? };
+        self.write(memory, i, 0, value)
+    }
+
+    fn flag(&self, flag: u8, i: &Instruction) -> Result<bool, Trap> {
+        self.flags.get(flag).ok_or(Trap::UndefinedFlag(i.code()))
+    }
+
+    fn logic(&mut self, result: u64, bits: u32) {
+        self.flags.set(CF | OF, false);
+        self.flags.set_result(result, bits);
+    }
+
+    fn add(&mut self, a: u64, b: u64, carry: bool, bits: u32) -> u64 {
+        let (a, b) = (a & mask(bits), b & mask(bits));
+        let wide = u128::from(a) + u128::from(b) + u128::from(carry);
+        let result = wide as u64 & mask(bits);
+        self.flags.set(CF, wide > u128::from(mask(bits)));
+        self.flags.set(OF, (a ^ result) & (b ^ result) & sign_bit(bits) != 0);
+        self.flags.set_result(result, bits);
+        result
+    }
+
+    fn subtract(&mut self, a: u64, b: u64, borrow: bool, bits: u32) -> u64 {
+        let (a, b) = (a & mask(bits), b & mask(bits));
+        let result = a.wrapping_sub(b).wrapping_sub(u64::from(borrow)) & mask(bits);
+        self.flags.set(CF, u128::from(a) < u128::from(b) + u128::from(borrow));
+        self.flags.set(OF, (a ^ b) & (a ^ result) & sign_bit(bits) != 0);
+        self.flags.set_result(result, bits);
+        result
+    }
+
+    fn shift(&mut self, memory: &mut Memory, i: &Instruction, bits: u32) -> Result<(), Trap> {
+        let a = self.read(memory, i, 0)? & mask(bits);
+        let count = self.read(memory, i, 1)? as u32 & if bits == 64 { 63 } else { 31 };
+        if count == 0 {
+            // Neither value nor flags change, but a 32-bit register is zero-extended.
+            return self.write(memory, i, 0, a);
+        }
+        let (result, carry) = match i.mnemonic() {
+            Mnemonic::Shl => {
+                let wide = u128::from(a) << count;
+                (wide as u64, wide >> bits & 1 != 0)
+            }
+            Mnemonic::Shr => (a >> count, a >> (count - 1) & 1 != 0),
+            _ => {
+                let signed = i128::from(sign_extend(a, bits) as i64);
+                ((signed >> count) as u64, signed >> (count - 1) & 1 != 0)
+            }
+        };
+        self.flags.set_result(result, bits);
+        if count > bits && i.mnemonic() != Mnemonic::Sar {
+            self.flags.undefine(CF);
+        } else {
+            self.flags.set(CF, carry);
+        }
+        self.flags.undefine(OF);
+        if count == 1 {
+            let overflow = match i.mnemonic() {
+                Mnemonic::Shl => (result & sign_bit(bits) != 0) != carry,
+                Mnemonic::Shr => a & sign_bit(bits) != 0,
+                _ => false,
+            };
+            self.flags.set(OF, overflow);
+        }
+        self.write(memory, i, 0, result)
+    }
+
+    fn rotate(&mut self, memory: &mut Memory, i: &Instruction, bits: u32) -> Result<(), Trap> {
+        let a = self.read(memory, i, 0)? & mask(bits);
+        let masked = self.read(memory, i, 1)? as u32 & if bits == 64 { 63 } else { 31 };
+        let count = masked % bits;
+        let left = if i.mnemonic() == Mnemonic::Rol { count } else { (bits - count) % bits };
+        let result = if left == 0 { a } else { (a << left | a >> (bits - left)) & mask(bits) };
+        if masked != 0 {
+            let top = result & sign_bit(bits) != 0;
+            let second = result >> (bits - 2) & 1 != 0;
+            let (carry, overflow) = match i.mnemonic() {
+                Mnemonic::Rol => (result & 1 != 0, top != (result & 1 != 0)),
+                _ => (top, top != second),
+            };
+            self.flags.set(CF, carry);
+            self.flags.undefine(OF);
+            if masked == 1 {
+                self.flags.set(OF, overflow);
+            }
+        }
+        self.write(memory, i, 0, result)
+    }
+
+    /// `stos` and `movs`, with and without `rep`. The direction flag is clear, as the kernel's ABI
+    /// wants it.
+    fn string(&mut self, memory: &mut Memory, i: &Instruction) -> Result<(), Trap> {
+        let unsupported = Trap::Unsupported(i.code());
+        let (size, moves) = match i.code() {
+            Code::Stosb_m8_AL => (1, false),
+            Code::Stosw_m16_AX => (2, false),
+            Code::Stosd_m32_EAX => (4, false),
+            Code::Stosq_m64_RAX => (8, false),
+            Code::Movsb_m8_m8 => (1, true),
+            Code::Movsw_m16_m16 => (2, true),
+            Code::Movsd_m32_m32 => (4, true),
+            Code::Movsq_m64_m64 => (8, true),
+            _ => return Err(unsupported),
+        };
+        let narrow = i.op0_kind() != OpKind::MemoryESRDI;
+        if narrow || i.has_repne_prefix() || i.segment_prefix() != Register::None {
+            return Err(unsupported);
+        }
+        let count = if i.has_rep_prefix() { self.get(Reg::Rcx) } else { 1 };
+        if count > MAX_REP {
+            return Err(unsupported);
+        }
+        for _ in 0..count {
+            let to = self.get(Reg::Rdi);
+            let value = if moves {
+                let from = self.get(Reg::Rsi);
+                self.set(Reg::Rsi, from.wrapping_add(size as u64));
+                memory.read(Address(from), size)?
+            } else {
+                self.get(Reg::Rax)
+            };
+            memory.write(Address(to), size, value)?;
+            self.set(Reg::Rdi, to.wrapping_add(size as u64));
+        }
+        if i.has_rep_prefix() {
+            self.set(Reg::Rcx, 0);
+        }
+        Ok(())
+    }
+
+    #[expect(clippy::unused_self, reason = "reads like its neighbours")]
+    fn operand_bits(&self, i: &Instruction, operand: u32) -> u32 {
+        match i.op_kind(operand) {
+            OpKind::Register => i.op_register(operand).size() as u32 * 8,
+            OpKind::Memory => i.memory_size().size() as u32 * 8,
+            _ => 64,
+        }
+        .clamp(8, 64)
+    }
+
+    /// An operand, zero-extended; immediates sign-extended as the instruction says.
+    fn read(&self, memory: &Memory, i: &Instruction, operand: u32) -> Result<u64, Trap> {
+        let unsupported = Trap::Unsupported(i.code());
+        match i.op_kind(operand) {
+            OpKind::Register => self.register(i.op_register(operand)).ok_or(unsupported),
+            OpKind::Memory => {
+                let size = i.memory_size().size();
+                if !(1..=8).contains(&size) {
+                    return Err(unsupported);
+                }
+                let address = self.effective_address(i).ok_or(unsupported)?;
+                Ok(memory.read(address, size)?)
+            }
+            kind if is_immediate(kind) => Ok(i.immediate(operand)),
+            _ => Err(unsupported),
+        }
+    }
+
+    fn write(
+        &mut self,
+        memory: &mut Memory,
+        i: &Instruction,
+        operand: u32,
+        value: u64,
+    ) -> Result<(), Trap> {
+        let unsupported = Trap::Unsupported(i.code());
+        match i.op_kind(operand) {
+            OpKind::Register => self.set_register(i.op_register(operand), value).ok_or(unsupported),
+            OpKind::Memory => {
+                let size = i.memory_size().size();
+                if !(1..=8).contains(&size) {
+                    return Err(unsupported);
+                }
+                let address = self.effective_address(i).ok_or(unsupported)?;
+                Ok(memory.write(address, size, value)?)
+            }
+            _ => Err(unsupported),
+        }
+    }
+
+    /// What a call leaves of the caller-saved registers and flags: nothing (System V psABI).
+    pub fn clobber(&mut self, mut junk: impl FnMut() -> u64) {
+        use Reg::{R8, R9, R10, R11, Rax, Rcx, Rdi, Rdx, Rsi};
+        for reg in [Rax, Rcx, Rdx, Rsi, Rdi, R8, R9, R10, R11] {
+            self.set(reg, junk());
+        }
+        self.flags.undefine(ALL);
+    }
+}
+
+/// `ah`, `ch`, `dh`, `bh`: the register they are the second byte of.
+fn high_byte(register: Register) -> Option<usize> {
+    match register {
+        Register::AH => Some(0),
+        Register::CH => Some(1),
+        Register::DH => Some(2),
+        Register::BH => Some(3),
+        _ => None,
+    }
+}
+
+fn is_immediate(kind: OpKind) -> bool {
+    matches!(
+        kind,
+        OpKind::Immediate8
+            | OpKind::Immediate16
+            | OpKind::Immediate32
+            | OpKind::Immediate64
+            | OpKind::Immediate8to16
+            | OpKind::Immediate8to32
+            | OpKind::Immediate8to64
+            | OpKind::Immediate32to64
+    )
+}
+
+fn sign_bit(bits: u32) -> u64 {
+    1 << (bits - 1)
+}
+
+fn sign_extend(value: u64, bits: u32) -> u64 {
+    ((value << (64 - bits)) as i64 >> (64 - bits)) as u64
+}
