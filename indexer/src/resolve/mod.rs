@@ -54,7 +54,7 @@ const MAX_FULL_KEYS: usize = 4;
 /// Most static keys.
 const MAX_KEYS: usize = 16;
 /// A plan needs this share of the branch edges taken: what no run has gone through is not known.
-pub const MIN_EDGES: Share = Share::new(500);
+pub const MIN_EDGES: Share = Share::new(750);
 
 /// Why there is no plan.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -336,7 +336,7 @@ fn resolve_with(function: &Function, images: &[Linked], abi: &Abi) -> Result<Fin
     let (taken, total) = count_edges(function, first, &edges);
     let share = Share::of(taken, total);
     if share < MIN_EDGES {
-        let detail = format!("only {taken} of {total} branch edges were taken, a plan needs 85 %");
+        let detail = format!("only {taken} of {total} branch edges were taken, a plan needs 75 %");
         return Err(Unresolved::new(Reason::NoSite, detail));
     }
     // Both sets of runs count: all of them agreed with the reference.

@@ -205,7 +205,11 @@ impl World {
         }
         let mut memory = Memory::default();
         let (skb, tail) = builder.packet(scene, &mut memory, &mut random);
+        // Members that only newer kernels have (`nhoff`) and those that say "first fragment" are 0.
         let pkt = builder.heap.allocate(PKTINFO_SIZE, &mut random);
+        for offset in (0..PKTINFO_SIZE as u32).step_by(8) {
+            builder.heap.put(pkt, offset, 0, 8);
+        }
         let state = builder.heap.allocate(STATE_SIZE, &mut random);
         let net = somewhere(&mut random) | 1 << 40;
         builder.heap.put(pkt, abi.pkt_skb, skb.0, 8);
