@@ -10,6 +10,8 @@ pub mod plan;
 pub mod provenance;
 pub mod record;
 pub mod render;
+#[cfg(any(test, feature = "test-util"))]
+pub mod sample;
 #[cfg(test)]
 mod samples;
 #[cfg(feature = "sqlite")]
@@ -19,7 +21,7 @@ pub use build_id::{BuildId, BuildIdError};
 pub use hex::HexBytes;
 pub use plan::{
     BitField, Condition, Cost, Event, Evidence, FnOffset, Layout, LayoutSource, Location, Method,
-    Plan, PlanError, Probe, Reg, Share,
+    Plan, PlanError, Probe, Reg, SCHEMA, SYMBOL, Share,
 };
 pub use provenance::Provenance;
 pub use record::{Permanence, Reason, Record, RecordError, Status};

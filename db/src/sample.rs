@@ -1,0 +1,72 @@
+//! Made-up but valid records for tests of the crates that hand plans on. Behind the feature
+//! `test-util`: nothing here comes from a kernel, so nothing here may reach one.
+
+use crate::{
+    BitField, BuildId, Cost, Event, Evidence, FnOffset, HexBytes, Layout, LayoutSource, Location,
+    Method, Plan, Probe, Reason, Record, Reg, SCHEMA, SYMBOL, Share, plan::fields,
+};
+
+/// A valid plan for this build: one drop-only probe per event, in the shape of a 6.12 kernel.
+pub fn plan(build_id: BuildId) -> Plan {
+    let probe = |event, offset, rule| Probe {
+        event,
+        offset: FnOffset(offset),
+        bytes: HexBytes(vec![0x48, 0x8b, 0x75, 0x00]),
+        cost: Cost::Optimized,
+        when: vec![],
+        rule,
+        pkt: Location::reg(Reg::Rbp),
+        base_chain: Location::memory(Reg::Rsp, 0),
+    };
+    Plan {
+        schema: SCHEMA,
+        build_id,
+        object: "nf_tables".to_owned(),
+        arch: "x86_64".to_owned(),
+        symbol: SYMBOL.to_owned(),
+        symbol_size: 1570,
+        body_sha256: HexBytes(vec![0x5a; 32]),
+        probes: vec![
+            probe(Event::RuleDrop, 1023, Some(Location::reg(Reg::R14))),
+            probe(Event::PolicyDrop, 1469, None),
+        ],
+        layout: Layout {
+            source: LayoutSource::Btf,
+            rule_handle: BitField { offset: 0, shift: 13, bits: 42 },
+            offsets: [(fields::PKTINFO_SKB, 0), (fields::PKTINFO_STATE, 8), (fields::SKB_LEN, 112)]
+                .map(|(name, offset)| (name.to_owned(), offset))
+                .into(),
+        },
+        evidence: Evidence {
+            method: Method::Executed,
+            runs: 1200,
+            rule_drops: 488,
+            policy_drops: 288,
+            edges: Share::of(97, 100),
+            analyzer: "0.1.0".to_owned(),
+        },
+    }
+}
+
+/// The record of a build with [`plan()`].
+pub fn resolved(build_id: BuildId) -> Record {
+    Record::resolved(plan(build_id))
+}
+
+/// The record of a build without a plan.
+pub fn unresolved(build_id: BuildId) -> Record {
+    Record::unresolved(build_id, Reason::NoSite, "no set of sites sees every drop exactly once")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn samples_are_valid_records() {
+        let build_id: BuildId = "0484cf00".parse().unwrap();
+        for record in [resolved(build_id.clone()), unresolved(build_id)] {
+            assert_eq!(Record::parse_canonical(&record.to_bytes()), Ok(record));
+        }
+    }
+}
