@@ -58,6 +58,38 @@ pub fn unresolved(build_id: BuildId) -> Record {
     Record::unresolved(build_id, Reason::NoSite, "no set of sites sees every drop exactly once")
 }
 
+/// This record as a crawl would store it: found in the signed package of a kernel of this release.
+#[cfg(feature = "sqlite")]
+pub fn kernel(record: Record, release: &str) -> crate::store::KernelOutcome {
+    use crate::store::{Build, Kernel, KernelOutcome, Outcome, Package};
+    let name = format!("linux-image-{release}");
+    // One package per release: its hash is made of its name.
+    let mut sha256 = crate::hex::encode(name.as_bytes());
+    sha256 = sha256.chars().rev().chain("0".repeat(64).chars()).take(64).collect();
+    let url = format!("https://mirror.example/pool/{name}.deb");
+    KernelOutcome {
+        kernel: Kernel {
+            distro: "debian".to_owned(),
+            suite: "trixie".to_owned(),
+            release: release.to_owned(),
+            version: "6.12.117-1".to_owned(),
+            arch: "amd64".to_owned(),
+            signed_by: Some("B8B80B5B623EAB6AD8775C45B7C5D7D6350947F8".to_owned()),
+            packages: vec![Package { name: name.clone(), url, sha256 }],
+        },
+        outcome: Outcome::Build(Box::new(Build {
+            record,
+            object: "nf_tables".to_owned(),
+            arch: "x86_64".to_owned(),
+            analyzer: "0.1.0".to_owned(),
+            input: None,
+            package: name,
+            vmlinux_build_id: None,
+        })),
+        indexed_at: 1_763_000_000,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
