@@ -1,0 +1,183 @@
+//! `GET /`: what this is, how much it knows and how to ask, for people. Rendered here, without
+//! script or anything from elsewhere.
+
+use crate::{
+    answer::{Answer, MINUTES},
+    database::Database,
+    error::Error,
+};
+use axum::{
+    extract::State,
+    http::{HeaderMap, HeaderValue, header},
+    response::Response,
+};
+use nfdrop_db::{
+    Status,
+    store::{BuildFilter, BuildSummary, Counts, series},
+};
+use std::{cmp::Reverse, collections::BTreeMap, fmt::Write};
+
+/// Most builds listed.
+const MAX_ROWS: usize = 2000;
+const POLICY: HeaderValue = HeaderValue::from_static(
+    "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; \
+     frame-ancestors 'none'",
+);
+
+pub(super) async fn get(
+    State(database): State<Database>,
+    headers: HeaderMap,
+) -> Result<Response, Error> {
+    let read = database.query(|store| {
+        let filter = BuildFilter { limit: Some(MAX_ROWS), ..BuildFilter::default() };
+        Ok((store.counts()?, store.builds(&filter)?))
+    });
+    let (counts, builds) = read.await?;
+    let body = page(&counts, &builds, host(&headers)).into_bytes();
+    let answer = Answer { kind: "text/html; charset=utf-8", cache: MINUTES, body };
+    let mut response = answer.to(&headers);
+    response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, POLICY);
+    Ok(response)
+}
+
+/// The name this server was called by, when it looks like one.
+fn host(headers: &HeaderMap) -> &str {
+    let plain = |host: &&str| {
+        let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-.:[]".contains(&b);
+        !host.is_empty() && host.len() <= 255 && host.bytes().all(allowed)
+    };
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    host.filter(plain).unwrap_or("127.0.0.1:7767")
+}
+
+fn page(counts: &Counts, builds: &[BuildSummary], host: &str) -> String {
+    let unresolved: u64 = counts.unresolved.values().sum();
+    let mut html = format!(
+        "<!doctype html>\n\
+         <html lang=\"en\">\n\
+         <meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width\">\n\
+         <title>nfdrop plans</title>\n\
+         <style>\n\
+         :root {{ color-scheme: light dark }}\n\
+         body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; \
+         padding: 0 1rem }}\n\
+         pre, code {{ font-size: .9em }}\n\
+         pre {{ overflow-x: auto; padding: .7rem; border: 1px solid #8884 }}\n\
+         table {{ border-collapse: collapse; width: 100% }}\n\
+         th, td {{ text-align: left; padding: .15rem .7rem .15rem 0; \
+         border-bottom: 1px solid #8884; vertical-align: top }}\n\
+         </style>\n\
+         <h1>nfdrop plans</h1>\n\
+         <p>nfdrop names the nftables rule that dropped a packet. This server hands out attach \
+         plans: where in <code>nft_do_chain</code> of one kernel build to put kprobes, and where \
+         rule, packet and chain are found there.</p>\n\
+         <p><b>{}</b> builds with a plan, <b>{unresolved}</b> without, from {} packages.</p>\n\
+         <h2>Ask</h2>\n\
+         <pre>nfdrop-client plan --server http://{host}\n\
+         curl http://{host}/buildid/&lt;hex&gt;/plan</pre>\n\
+         <p>&lt;hex&gt; is the build-id of nf_tables.ko, or of vmlinux where nf_tables is built in; \
+         <code>nfdrop-client doctor</code> prints it. Next to <code>plan</code> there are \
+         <code>provenance</code>, <code>nfdrop.bt</code> and <code>kprobe_events</code>.</p>\n\
+         <h2>Kernels</h2>\n",
+        counts.resolved, counts.packages,
+    );
+    if builds.is_empty() {
+        html.push_str("<p>None yet: <code>nfdrop-indexer crawl --db F</code> adds them.</p>\n");
+    }
+    if builds.len() == MAX_ROWS {
+        let _ = writeln!(html, "<p>The first {MAX_ROWS} by build-id.</p>");
+    }
+    // Newest series first, and in it the newest release.
+    let mut by_series: BTreeMap<_, Vec<&BuildSummary>> = BTreeMap::new();
+    for build in builds {
+        let name = build.releases.first().map_or("unknown", |release| series(release));
+        by_series.entry(Reverse(natural(name))).or_default().push(build);
+    }
+    for (Reverse(key), mut builds) in by_series {
+        builds.sort_by_cached_key(|build| Reverse(natural(&build.releases.join(" "))));
+        let name: String = key
+            .into_iter()
+            .map(|(text, number)| match number {
+                Some(number) => format!("{text}{number}"),
+                None => text,
+            })
+            .collect();
+        let _ = write!(
+            html,
+            "<h3>{}</h3>\n<table>\n<tr><th>release<th>status<th>build-id\n",
+            escape(&name)
+        );
+        for build in builds {
+            row(&mut html, build);
+        }
+        html.push_str("</table>\n");
+    }
+    html.push_str("</html>\n");
+    html
+}
+
+fn row(html: &mut String, build: &BuildSummary) {
+    let releases = escape(&build.releases.join(", "));
+    let id = &build.build_id;
+    let status = match (build.status, build.reason) {
+        (Status::Unresolved, Some(reason)) => format!("unresolved: {reason}"),
+        (status, _) => status.to_string(),
+    };
+    let _ = write!(
+        html,
+        "<tr><td>{releases}<td>{status}<td><a href=\"/buildid/{id}/plan\"><code>{id}</code></a> "
+    );
+    if build.status == Status::Resolved {
+        let _ = write!(html, "<a href=\"/buildid/{id}/nfdrop.bt\">bpftrace</a> ");
+    }
+    let _ = writeln!(html, "<a href=\"/buildid/{id}/provenance\">packages</a>");
+}
+
+/// `6.9` before `6.12`: runs of digits count as numbers.
+fn natural(text: &str) -> Vec<(String, Option<u64>)> {
+    let mut parts = vec![];
+    let mut rest = text;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
+        let (before, tail) = rest.split_at(digits);
+        let end = tail.find(|c: char| !c.is_ascii_digit()).unwrap_or(tail.len());
+        let (number, after) = tail.split_at(end);
+        parts.push((before.to_owned(), number.parse().ok()));
+        rest = after;
+    }
+    parts
+}
+
+/// Names come from packages: nothing in them is markup.
+fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&quot;"),
+            '\'' => escaped.push_str("&#39;"),
+            _ => escaped.push(c),
+        }
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_sort_as_people_read_them() {
+        let mut releases = ["6.1.0-9", "6.12.3", "6.1.0-56", "5.10.0", "7.0"];
+        releases.sort_by_key(|release| natural(release));
+        assert_eq!(releases, ["5.10.0", "6.1.0-9", "6.1.0-56", "6.12.3", "7.0"]);
+    }
+
+    #[test]
+    fn names_are_not_markup() {
+        assert_eq!(escape("<a href='x'>&\""), "&lt;a href=&#39;x&#39;&gt;&amp;&quot;");
+    }
+}

@@ -1,0 +1,125 @@
+//! What is answered when there is nothing to hand out: JSON that says what is wrong and what to do.
+
+use crate::{
+    answer::{MINUTES, NOT_AT_ALL},
+    database::QueryError,
+};
+use axum::{
+    Json,
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use nfdrop_db::{BuildId, BuildIdError, Reason, RecordError};
+use serde::Serialize;
+
+/// Why a request gets no data.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The path holds no build-id.
+    #[error(transparent)]
+    BadBuildId(#[from] BuildIdError),
+    /// No package with this build was ever indexed.
+    #[error("build {0} has never been seen here")]
+    NeverSeen(BuildId),
+    /// The build has no plan, so there is nothing to make a script of.
+    #[error(
+        "build {build_id} has no plan: {reason}{}",
+        .detail.as_ref().map(|detail| format!(" ({detail})")).unwrap_or_default()
+    )]
+    Unresolved {
+        /// Which build.
+        build_id: BuildId,
+        /// Why.
+        reason: Reason,
+        /// Particulars.
+        detail: Option<String>,
+    },
+    /// No such path.
+    #[error("there is nothing at this path")]
+    NoSuchPath,
+    /// Not GET or HEAD.
+    #[error("this server only answers GET and HEAD")]
+    Method,
+    /// The answer took too long.
+    #[error("the answer took too long")]
+    Timeout,
+    /// The request has a body that is too large.
+    #[error("requests here have no body")]
+    Body,
+    /// A stored record is broken.
+    #[error("the stored record of build {build_id} is broken")]
+    Broken {
+        /// Which build.
+        build_id: BuildId,
+        /// How.
+        source: RecordError,
+    },
+    /// The database cannot be read.
+    #[error("the database cannot be read")]
+    Database(#[from] QueryError),
+}
+
+#[derive(Serialize)]
+struct Body {
+    error: String,
+    hint: &'static str,
+}
+
+impl Error {
+    fn parts(&self) -> (StatusCode, &'static str, &'static str) {
+        match self {
+            Self::BadBuildId(_) => (
+                StatusCode::BAD_REQUEST,
+                MINUTES,
+                "use the build-id as `nfdrop-client doctor` prints it: 8 to 128 lower-case hex \
+                 digits, not escaped",
+            ),
+            Self::NeverSeen(_) => (
+                StatusCode::NOT_FOUND,
+                MINUTES,
+                "check that it is the build-id of nf_tables.ko, or of vmlinux where nf_tables is \
+                 built in; else index its package with `nfdrop-indexer add`",
+            ),
+            Self::Unresolved { .. } => (
+                StatusCode::NOT_FOUND,
+                MINUTES,
+                "only a newer nfdrop-indexer can change that; /plan has the whole record",
+            ),
+            Self::NoSuchPath => (
+                StatusCode::NOT_FOUND,
+                MINUTES,
+                "try /buildid/<hex>/plan, /provenance, /nfdrop.bt or /kprobe_events, /healthz or /",
+            ),
+            Self::Method => (StatusCode::METHOD_NOT_ALLOWED, NOT_AT_ALL, "use GET"),
+            Self::Timeout => {
+                (StatusCode::SERVICE_UNAVAILABLE, NOT_AT_ALL, "try again in some seconds")
+            }
+            Self::Body => (StatusCode::PAYLOAD_TOO_LARGE, NOT_AT_ALL, "send none"),
+            Self::Broken { .. } | Self::Database(_) => (
+                StatusCode::INTERNAL_SERVER_ERROR,
+                NOT_AT_ALL,
+                "try again later; the server's log says more to whoever runs it",
+            ),
+        }
+    }
+}
+
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        // Particulars of the machine go to the log, not to strangers.
+        match &self {
+            Self::Broken { build_id, source } => {
+                tracing::error!(%build_id, %source, "stored record is broken: index its package again");
+            }
+            Self::Database(cause) => tracing::error!(%cause, "query failed"),
+            _ => {}
+        }
+        let (status, cache, hint) = self.parts();
+        let body = Json(Body { error: self.to_string(), hint });
+        let mut response = (status, [(header::CACHE_CONTROL, cache)], body).into_response();
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}

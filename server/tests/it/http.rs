@@ -1,0 +1,307 @@
+//! What the server answers, asked over the network.
+
+use crate::support::{Data, RESOLVED, Server, UNKNOWN, UNRESOLVED, id};
+use nfdrop_db::{Provenance, Record, render, sample};
+use reqwest::{Client, Method, Response, StatusCode, header};
+
+const DAY: &str = "public, max-age=86400";
+const MINUTES: &str = "public, max-age=300";
+
+fn header<'a>(response: &'a Response, name: &str) -> &'a str {
+    response.headers().get(name).map_or("", |value| value.to_str().unwrap())
+}
+
+async fn get(server: &Server, path: &str) -> Response {
+    Client::new().get(server.url(path)).send().await.unwrap()
+}
+
+/// Status, Cache-Control and the two members of the JSON body.
+async fn error(response: Response) -> (u16, String, String, String) {
+    let cache = header(&response, "cache-control").to_owned();
+    assert_eq!(header(&response, "content-type"), "application/json");
+    let status = response.status().as_u16();
+    let body: serde_json::Value = serde_json::from_slice(&response.bytes().await.unwrap()).unwrap();
+    let text = |name: &str| body[name].as_str().unwrap().to_owned();
+    assert_eq!(body.as_object().unwrap().len(), 2);
+    (status, cache, text("error"), text("hint"))
+}
+
+#[tokio::test]
+async fn a_resolved_build_is_served_in_every_form() {
+    let data = Data::new();
+    let server = Server::start(&data);
+    let record = sample::resolved(id(RESOLVED));
+    let plan = record.plan.clone().unwrap();
+    for (artifact, kind, cache, body) in [
+        ("plan", "application/json", DAY, record.to_bytes()),
+        ("nfdrop.bt", "text/plain; charset=utf-8", DAY, render::bpftrace(&plan).unwrap().into()),
+        (
+            "kprobe_events",
+            "text/plain; charset=utf-8",
+            DAY,
+            render::kprobe_events(&plan).unwrap().into(),
+        ),
+        (
+            "provenance",
+            "application/json",
+            MINUTES,
+            serde_json::to_vec(&data.store.provenance(&id(RESOLVED)).unwrap()).unwrap(),
+        ),
+    ] {
+        let response = get(&server, &format!("/buildid/{RESOLVED}/{artifact}")).await;
+        assert_eq!(response.status(), StatusCode::OK, "{artifact}");
+        assert_eq!(header(&response, "content-type"), kind, "{artifact}");
+        assert_eq!(header(&response, "cache-control"), cache, "{artifact}");
+        assert_eq!(header(&response, "x-content-type-options"), "nosniff");
+        assert_eq!(response.bytes().await.unwrap(), body, "{artifact}");
+    }
+}
+
+#[tokio::test]
+async fn provenance_is_an_array_of_packages() {
+    let data = Data::new();
+    let server = Server::start(&data);
+    let response = get(&server, &format!("/buildid/{RESOLVED}/provenance")).await;
+    let packages: Vec<Provenance> =
+        serde_json::from_slice(&response.bytes().await.unwrap()).unwrap();
+    assert_eq!(packages.len(), 1);
+    assert_eq!(packages[0].release, "6.12.117+deb13-cloud-amd64");
+    let (status, cache, ..) =
+        error(get(&server, &format!("/buildid/{UNKNOWN}/provenance")).await).await;
+    assert_eq!((status, cache.as_str()), (404, MINUTES));
+}
+
+#[tokio::test]
+async fn an_unresolved_build_has_a_record_and_no_scripts() {
+    let data = Data::new();
+    let server = Server::start(&data);
+    let response = get(&server, &format!("/buildid/{UNRESOLVED}/plan")).await;
+    assert_eq!(response.status(), StatusCode::OK);
+    assert_eq!(header(&response, "cache-control"), MINUTES);
+    let record = Record::parse_canonical(&response.bytes().await.unwrap()).unwrap();
+    assert_eq!(record, sample::unresolved(id(UNRESOLVED)));
+    for artifact in ["nfdrop.bt", "kprobe_events"] {
+        let response = get(&server, &format!("/buildid/{UNRESOLVED}/{artifact}")).await;
+        let (status, cache, error, hint) = error(response).await;
+        assert_eq!((status, cache.as_str()), (404, MINUTES));
+        insta::allow_duplicates! {
+            insta::assert_snapshot!(format!("{error}\n{hint}"), @r"
+            build 1111111111111111111111111111111111111111 has no plan: no_site (no set of sites sees every drop exactly once)
+            only a newer nfdrop-indexer can change that; /plan has the whole record
+            ");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_was_never_seen_is_404() {
+    let data = Data::new();
+    let server = Server::start(&data);
+    for artifact in ["plan", "provenance", "nfdrop.bt", "kprobe_events"] {
+        let response = get(&server, &format!("/buildid/{UNKNOWN}/{artifact}")).await;
+        let (status, cache, error, hint) = error(response).await;
+        assert_eq!((status, cache.as_str()), (404, MINUTES), "{artifact}");
+        insta::allow_duplicates! {
+            insta::assert_snapshot!(format!("{error}\n{hint}"), @"
+            build 2222222222222222222222222222222222222222 has never been seen here
+            check that it is the build-id of nf_tables.ko, or of vmlinux where nf_tables is built in; else index its package with `nfdrop-indexer add`
+            ");
+        }
+    }
+    let (status, _, text, hint) = error(get(&server, "/buildid/").await).await;
+    assert_eq!(status, 404);
+    insta::assert_snapshot!(format!("{text}\n{hint}"), @"
+    there is nothing at this path
+    try /buildid/<hex>/plan, /provenance, /nfdrop.bt or /kprobe_events, /healthz or /
+    ");
+    for path in ["/x", "/buildid", "/buildid/0484cf00", "/buildid/0484cf00/plan/", "//plan"] {
+        assert_eq!(error(get(&server, path).await).await.0, 404, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_a_build_id_is_400() {
+    let data = Data::new();
+    let server = Server::start(&data);
+    let long = "00".repeat(65);
+    let escaped = format!("%30{}", &RESOLVED[1..]);
+    let upper = RESOLVED.to_uppercase();
+    for bad in [
+        upper.as_str(),
+        &escaped,
+        &long,
+        "0484cf0",
+        "0484",
+        "xyz!",
+        "0x0484cf00",
+        "%2e%2e",
+        "..%2f..%2fetc%2fpasswd",
+        "0484cf00%00",
+        "0484cf00%20",
+        "+0484cf00",
+        "%F0%9F%92%A9",
+        "0484cf00'--",
+        "..",
+    ] {
+        // Raw: libraries tidy such paths up before they send them.
+        for artifact in ["plan", "provenance", "nfdrop.bt", "kprobe_events"] {
+            let answer = server.raw(&format!(
+                "GET /buildid/{bad}/{artifact} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"
+            ));
+            assert!(answer.starts_with("HTTP/1.1 400 "), "{bad}/{artifact}: {answer}");
+            assert!(answer.contains("{\"error\":\"a build-id "), "{bad}/{artifact}: {answer}");
+        }
+    }
+    let (_, cache, text, hint) = error(get(&server, "/buildid/0484CF00/plan").await).await;
+    assert_eq!(cache, MINUTES);
+    insta::assert_snapshot!(format!("{text}\n{hint}"), @r#"
+    a build-id is lower-case hex with an even number of digits, found "0484CF00"
+    use the build-id as `nfdrop-client doctor` prints it: 8 to 128 lower-case hex digits, not escaped
+    "#);
+}
+
+#[tokio::test]
+async fn a_known_etag_is_304() {
+    let data = Data::new();
+    let server = Server::start(&data);
+    for path in [
+        format!("/buildid/{RESOLVED}/plan"),
+        format!("/buildid/{UNRESOLVED}/plan"),
+        format!("/buildid/{RESOLVED}/provenance"),
+        format!("/buildid/{RESOLVED}/nfdrop.bt"),
+        format!("/buildid/{RESOLVED}/kprobe_events"),
+        "/".to_owned(),
+    ] {
+        let first = get(&server, &path).await;
+        let (etag, cache) =
+            (header(&first, "etag").to_owned(), header(&first, "cache-control").to_owned());
+        let quoted = etag.strip_prefix('"').and_then(|etag| etag.strip_suffix('"')).unwrap();
+        assert!(quoted.len() == 64 && !quoted.contains(|c: char| !c.is_ascii_hexdigit()), "{etag}");
+        let again = |etag: &str| {
+            Client::new().get(server.url(&path)).header(header::IF_NONE_MATCH, etag).send()
+        };
+        let second = again(&format!("\"other\", {etag}")).await.unwrap();
+        assert_eq!(second.status(), StatusCode::NOT_MODIFIED, "{path}");
+        assert_eq!(header(&second, "etag"), etag);
+        assert_eq!(header(&second, "cache-control"), cache);
+        assert!(second.bytes().await.unwrap().is_empty());
+        assert_eq!(again("\"other\"").await.unwrap().status(), StatusCode::OK);
+    }
+}
+
+#[tokio::test]
+async fn head_is_get_without_its_body() {
+    let data = Data::new();
+    let server = Server::start(&data);
+    for path in [
+        format!("/buildid/{RESOLVED}/plan"),
+        format!("/buildid/{RESOLVED}/provenance"),
+        format!("/buildid/{RESOLVED}/nfdrop.bt"),
+        format!("/buildid/{RESOLVED}/kprobe_events"),
+        format!("/buildid/{UNKNOWN}/plan"),
+        "/healthz".to_owned(),
+        "/".to_owned(),
+    ] {
+        let got = get(&server, &path).await;
+        let head = Client::new().head(server.url(&path)).send().await.unwrap();
+        assert_eq!(head.status(), got.status(), "{path}");
+        for name in ["content-type", "content-length", "cache-control", "etag"] {
+            assert_eq!(header(&head, name), header(&got, name), "{path} {name}");
+        }
+        assert!(head.bytes().await.unwrap().is_empty(), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn other_methods_and_bodies_are_refused() {
+    let data = Data::new();
+    let server = Server::start(&data);
+    let url = server.url(&format!("/buildid/{RESOLVED}/plan"));
+    for method in [Method::POST, Method::PUT, Method::DELETE] {
+        let response = Client::new().request(method, &url).send().await.unwrap();
+        assert_eq!(header(&response, "allow"), "GET,HEAD");
+        assert_eq!(error(response).await.0, 405);
+    }
+    let answer = server
+        .raw("GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: 1000000\r\n\r\n");
+    assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+    assert!(answer.contains("{\"error\":\"requests here have no body\""), "{answer}");
+}
+
+#[tokio::test]
+async fn a_head_that_is_too_large_is_refused() {
+    let data = Data::new();
+    let server = Server::start(&data);
+    let answer = server.raw(&format!("GET /{} HTTP/1.1\r\nhost: a\r\n\r\n", "a".repeat(20_000)));
+    assert!(answer.starts_with("HTTP/1.1 4"), "{answer}");
+    let many = "x: y\r\n".repeat(100);
+    let answer = server.raw(&format!("GET / HTTP/1.1\r\nhost: a\r\n{many}\r\n"));
+    assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
+}
+
+#[tokio::test]
+async fn what_another_connection_adds_is_served_at_once() {
+    let data = Data::new();
+    let server = Server::start(&data);
+    let writer = {
+        let store = data.store.clone();
+        std::thread::spawn(move || {
+            for number in 0..50_u32 {
+                let build_id = format!("{:040x}", 0xaa_0000_0000_u64 + u64::from(number));
+                let kernel =
+                    sample::kernel(sample::resolved(id(&build_id)), &format!("6.1.0-{number}"));
+                store.put_kernel(&kernel).unwrap();
+            }
+        })
+    };
+    // While it writes, every answer is whole.
+    let mut asked = 0;
+    while !writer.is_finished() || asked < 20 {
+        let response = get(&server, &format!("/buildid/{RESOLVED}/plan")).await;
+        assert_eq!(response.status(), StatusCode::OK);
+        Record::parse_canonical(&response.bytes().await.unwrap()).unwrap();
+        asked += 1;
+    }
+    writer.join().unwrap();
+    let late = format!("{:040x}", 0xaa_0000_0000_u64 + 49);
+    let response = get(&server, &format!("/buildid/{late}/plan")).await;
+    assert_eq!(response.status(), StatusCode::OK);
+    assert_eq!(response.bytes().await.unwrap(), sample::resolved(id(&late)).to_bytes());
+    let health = get(&server, "/healthz").await;
+    assert_eq!(header(&health, "cache-control"), "no-store");
+    assert_eq!(health.text().await.unwrap(), r#"{"status":"ok","resolved":51,"unresolved":1}"#);
+    // A build that gets a plan is served with it.
+    data.add(sample::resolved(id(UNKNOWN)), "6.12.118-cloud-amd64");
+    let response = get(&server, &format!("/buildid/{UNKNOWN}/plan")).await;
+    assert_eq!(header(&response, "cache-control"), DAY);
+}
+
+#[tokio::test]
+async fn the_page_lists_kernels_by_series() {
+    let data = Data::new();
+    data.add(sample::resolved(id("33333333")), "6.9.1-<script>alert(1)</script>");
+    let server = Server::start(&data);
+    let response = get(&server, "/").await;
+    assert_eq!(header(&response, "content-type"), "text/html; charset=utf-8");
+    assert!(header(&response, "content-security-policy").starts_with("default-src 'none'"));
+    let page = response.text().await.unwrap().replace(&server.address, "ADDRESS");
+    let (_, body) = page.split_once("</style>").unwrap();
+    insta::assert_snapshot!(body);
+}
+
+#[tokio::test]
+async fn a_broken_record_is_an_error_of_the_server() {
+    let data = Data::new();
+    let server = Server::start(&data);
+    let connection = rusqlite::Connection::open(data.path()).unwrap();
+    let broken = [r#"{"build_id":"#.as_bytes(), b"\"", RESOLVED.as_bytes(), b"\"}"].concat();
+    let sql = "UPDATE builds SET record = ?1 WHERE build_id = ?2";
+    assert_eq!(connection.execute(sql, (broken, RESOLVED)).unwrap(), 1);
+    let (status, cache, text, hint) =
+        error(get(&server, &format!("/buildid/{RESOLVED}/plan")).await).await;
+    assert_eq!((status, cache.as_str()), (500, "no-store"));
+    insta::assert_snapshot!(format!("{text}\n{hint}"), @"
+    the stored record of build 0484cf000102030405060708090a0b0c0d0e0f10 is broken
+    try again later; the server's log says more to whoever runs it
+    ");
+}

@@ -1,0 +1,119 @@
+//! What a stranger can use up, with limits small enough to be met at once.
+
+use axum::{Router, routing::get};
+use nfdrop_server::{serve, serve::Limits};
+use std::{future::pending, time::Duration};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::oneshot,
+};
+
+async fn start(
+    limits: Limits,
+    router: Router,
+) -> (String, oneshot::Sender<()>, tokio::task::JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let shutdown = async move { drop(stopped.await) };
+    let served = tokio::spawn(serve(listener, router, limits, shutdown));
+    (address, stop, served)
+}
+
+fn hello() -> Router {
+    Router::new().route("/", get(async || "hello"))
+}
+
+const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+
+/// What comes until the server closes the connection.
+async fn rest(mut stream: TcpStream) -> String {
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    text
+}
+
+#[tokio::test]
+async fn half_a_request_ends_the_connection() {
+    let limits = Limits { head: Duration::from_millis(50), ..Limits::default() };
+    let (address, _stop, _) = start(limits, hello()).await;
+    let mut stream = TcpStream::connect(&address).await.unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nhost").await.unwrap();
+    assert_eq!(rest(stream).await, "");
+}
+
+#[tokio::test]
+async fn an_idle_connection_ends_after_its_answer() {
+    let limits = Limits { head: Duration::from_millis(50), ..Limits::default() };
+    let (address, _stop, _) = start(limits, hello()).await;
+    let mut stream = TcpStream::connect(&address).await.unwrap();
+    stream.write_all(REQUEST).await.unwrap();
+    let text = rest(stream).await;
+    assert!(text.starts_with("HTTP/1.1 200 OK") && text.ends_with("hello"), "{text}");
+}
+
+#[tokio::test]
+async fn an_old_connection_ends() {
+    let limits = Limits { connection: Duration::from_millis(50), ..Limits::default() };
+    let (address, _stop, _) = start(limits, hello()).await;
+    let stream = TcpStream::connect(&address).await.unwrap();
+    assert_eq!(rest(stream).await, "");
+}
+
+#[tokio::test]
+async fn connections_beyond_the_limit_wait_for_a_place() {
+    let limits = Limits { connections: 1, ..Limits::default() };
+    let (address, _stop, _) = start(limits, hello()).await;
+    let mut first = TcpStream::connect(&address).await.unwrap();
+    first.write_all(REQUEST).await.unwrap();
+    let mut begin = [0; 12];
+    first.read_exact(&mut begin).await.unwrap();
+    assert_eq!(&begin, b"HTTP/1.1 200");
+    // The only place is taken by the first, which is kept alive.
+    let mut second = TcpStream::connect(&address).await.unwrap();
+    second.write_all(REQUEST).await.unwrap();
+    let waiting = tokio::time::timeout(Duration::from_millis(100), second.read_exact(&mut begin));
+    assert!(waiting.await.is_err());
+    drop(first);
+    second.read_exact(&mut begin).await.unwrap();
+    assert_eq!(&begin, b"HTTP/1.1 200");
+}
+
+#[tokio::test]
+async fn an_answer_that_takes_too_long_is_503() {
+    let limits = Limits { request: Duration::from_millis(50), ..Limits::default() };
+    let router = Router::new().route("/", get(async || pending::<&'static str>().await));
+    let (address, _stop, _) = start(limits, router).await;
+    let response = reqwest::get(format!("http://{address}/")).await.unwrap();
+    assert_eq!(response.status().as_u16(), 503);
+    assert_eq!(response.headers()["retry-after"], "1");
+    insta::assert_snapshot!(response.text().await.unwrap(), @r#"{"error":"the answer took too long","hint":"try again in some seconds"}"#);
+}
+
+#[tokio::test]
+async fn shutting_down_finishes_what_is_under_way_and_only_that() {
+    let (entered, mut has_entered) = tokio::sync::mpsc::channel::<()>(1);
+    let (release, released) = tokio::sync::watch::channel(false);
+    let slow = async move || {
+        entered.send(()).await.unwrap();
+        released.clone().wait_for(|released| *released).await.unwrap();
+        "finished"
+    };
+    let router = Router::new()
+        .route("/", get(slow))
+        .route("/never", get(async || pending::<&'static str>().await));
+    let limits = Limits { request: Duration::from_millis(200), ..Limits::default() };
+    let (address, stop, served) = start(limits, router).await;
+    let mut under_way = TcpStream::connect(&address).await.unwrap();
+    under_way.write_all(REQUEST).await.unwrap();
+    has_entered.recv().await.unwrap();
+    let mut hopeless = TcpStream::connect(&address).await.unwrap();
+    hopeless.write_all(b"GET /never HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    stop.send(()).unwrap();
+    release.send(true).unwrap();
+    let text = rest(under_way).await;
+    assert!(text.ends_with("finished"), "{text}");
+    served.await.unwrap();
+    assert!(TcpStream::connect(&address).await.is_err());
+}

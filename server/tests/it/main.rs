@@ -1,0 +1,8 @@
+//! The server, from outside: one binary, so that it is linked once.
+
+#![expect(clippy::unwrap_used, reason = "a test ends where something is amiss")]
+
+mod http;
+mod limits;
+mod process;
+mod support;
