@@ -1,1 +1,17 @@
-//! nfdrop.
+//! nfdrop's client: finds out which build of nf_tables runs, fetches its plan, checks it, keeps it
+//! and shows it; `doctor` says what attaching would need.
+//!
+//! The way of a plan: [`running`] (build-id, from [`notes`]) → [`lookup`] ([`cache`], then each
+//! [`server`]) → checks of `nfdrop-db` → [`show`]. Whatever ends it early is a
+//! [`failure::Failure`], which knows its message and exit code.
+
+pub mod cache;
+pub mod cli;
+pub mod doctor;
+pub mod failure;
+pub mod host;
+pub mod lookup;
+pub mod notes;
+pub mod running;
+pub mod server;
+pub mod show;

@@ -1,2 +1,134 @@
-//! nfdrop.
-fn main() {}
+//! `nfdrop-client`.
+
+use clap::{CommandFactory, Parser};
+use nfdrop_client::{
+    cli::{Cli, Command, DoctorArgs, DoctorFormat, PlanArgs},
+    doctor,
+    failure::Failure,
+    host::Host,
+    lookup::{self, Settings},
+    running, show,
+};
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+/// Neither 0 nor one of the codes that say something about the kernel.
+const OTHER: ExitCode = ExitCode::FAILURE;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            // clap's own code for wrong arguments is 2, which means "no plan" here.
+            return if error.use_stderr() { OTHER } else { ExitCode::SUCCESS };
+        }
+    };
+    match cli.command {
+        Some(Command::Plan(args)) => plan(args).await,
+        Some(Command::Doctor(args)) => diagnose(args).await,
+        Some(Command::Completions { shell }) => {
+            let mut script = vec![];
+            let name = env!("CARGO_PKG_NAME");
+            clap_complete::generate(shell, &mut Cli::command(), name, &mut script);
+            print(&script, ExitCode::SUCCESS)
+        }
+        Some(Command::Man { command }) => man(command.as_deref()),
+        None => {
+            say(&Cli::command().render_help().to_string());
+            say("attaching is not in this version yet: use `plan` to get this kernel's plan, or \
+                 `doctor` to see whether it could be attached");
+            OTHER
+        }
+    }
+}
+
+async fn plan(args: PlanArgs) -> ExitCode {
+    let settings = match Settings::from_env(args.target.servers) {
+        Ok(settings) => settings,
+        Err(error) => return fail(&error, OTHER),
+    };
+    let found = async {
+        let build_id = match args.target.build_id {
+            Some(build_id) => build_id,
+            None => running::find(&Host::new(args.target.root))?.build_id,
+        };
+        match args.plan {
+            Some(file) => lookup::from_file(&file, &build_id),
+            None => {
+                lookup::find(&settings, &build_id, |line| say(&format!("warning: {line}"))).await
+            }
+        }
+    };
+    let found = match found.await {
+        Ok(found) => found,
+        Err(failure) => return fail(&failure, failure.exit_code()),
+    };
+    let why_not = found.unresolved();
+    let code = why_not.as_ref().map_or(ExitCode::SUCCESS, Failure::exit_code);
+    if let Some(failure) = why_not {
+        say(&format!("error: {failure}"));
+    }
+    match show::show(&found, args.format) {
+        Ok(output) => print(&output, code),
+        Err(failure) => fail(&failure, failure.exit_code()),
+    }
+}
+
+async fn diagnose(args: DoctorArgs) -> ExitCode {
+    let settings = match Settings::from_env(args.target.servers) {
+        Ok(settings) => settings,
+        Err(error) => return fail(&error, OTHER),
+    };
+    let host = Host::new(args.target.root);
+    match doctor::examine(&host, &settings, args.target.build_id).await {
+        Ok(report) => {
+            let output = match args.format {
+                DoctorFormat::Text => report.to_string(),
+                DoctorFormat::Json => report.to_json(),
+            };
+            print(output.as_bytes(), report.code().into())
+        }
+        Err(failure) => fail(&failure, failure.exit_code()),
+    }
+}
+
+fn man(command: Option<&str>) -> ExitCode {
+    let mut cli = Cli::command();
+    cli.build();
+    let page = match command {
+        None => Some(&cli),
+        Some(name) => cli.find_subcommand(name),
+    };
+    let Some(page) = page else {
+        return fail(&"no such command: `nfdrop-client --help` lists them", OTHER);
+    };
+    let mut text = vec![];
+    match clap_mangen::Man::new(page.clone()).render(&mut text) {
+        Ok(()) => print(&text, ExitCode::SUCCESS),
+        Err(error) => fail(&error, OTHER),
+    }
+}
+
+/// Writes data to stdout; `code` is what the process ends with when that works.
+fn print(data: &[u8], code: ExitCode) -> ExitCode {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(data).and_then(|()| stdout.flush()) {
+        Ok(()) => code,
+        // Whoever read it has read enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => code,
+        Err(error) => fail(&format!("cannot write to stdout: {error}"), OTHER),
+    }
+}
+
+fn fail(why: &dyn std::fmt::Display, code: ExitCode) -> ExitCode {
+    say(&format!("error: {why}"));
+    code
+}
+
+fn say(line: &str) {
+    let _ = writeln!(io::stderr().lock(), "{}", show::plain(line));
+}

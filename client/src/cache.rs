@@ -1,0 +1,151 @@
+//! Answers kept on disk: a plan for good, a "no" for ten minutes.
+//!
+//! Below the directory, for each build `<hex>.json` with a plan's canonical bytes, whoever served
+//! them, and `<hex>.misses.json` with the servers that had none, and when they said so. Misses are
+//! kept per server, so that a new URL is asked at once. Files are written aside and renamed, since
+//! several clients may run; a file that does not pass the checks an answer has to pass is removed
+//! and asked for anew.
+
+use crate::{
+    host::read_limited,
+    server::{self, Answer, Server},
+};
+use nfdrop_db::{BuildId, Record, Status};
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{self, Write},
+    path::{Path, PathBuf},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+/// Seconds a miss is believed.
+pub const MISS_SECONDS: u64 = 600;
+/// Longest file of misses read: some records of unresolved builds.
+const MAX_MISSES: u64 = 4 * Record::MAX_BYTES as u64;
+
+/// The directory, or nothing where there is no place for one.
+#[derive(Debug, Clone)]
+pub struct Cache(Option<PathBuf>);
+
+/// The misses of one build by server.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Misses(BTreeMap<String, Miss>);
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Miss {
+    /// Seconds since 1970.
+    at: u64,
+    /// The canonical bytes of an unresolved record; `None`: never seen.
+    record: Option<String>,
+}
+
+impl Misses {
+    /// What this server said, if that was less than ten minutes before `now`. A miss from the future
+    /// counts as old: the clock was set back and nobody knows by how much.
+    pub fn answer(&self, server: &Server, build_id: &BuildId, now: u64) -> Option<Answer> {
+        let miss = self.0.get(&server.to_string()).filter(|miss| miss.is_fresh(now))?;
+        let Some(text) = &miss.record else { return Some(Answer::NeverSeen) };
+        let record = server::check(text.as_bytes(), build_id).ok()?;
+        (record.status == Status::Unresolved)
+            .then(|| Answer::Record(Box::new(record), text.clone().into_bytes()))
+    }
+
+    /// Notes that this server has no plan.
+    pub fn add(&mut self, server: &Server, answer: &Answer, now: u64) {
+        let record = match answer {
+            Answer::Record(_, bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
+            Answer::NeverSeen => None,
+        };
+        self.0.insert(server.to_string(), Miss { at: now, record });
+    }
+}
+
+impl Miss {
+    fn is_fresh(&self, now: u64) -> bool {
+        now.checked_sub(self.at).is_some_and(|age| age < MISS_SECONDS)
+    }
+}
+
+impl Cache {
+    /// Answers below `directory`; with `None` nothing is kept.
+    pub fn new(directory: Option<PathBuf>) -> Self {
+        Self(directory)
+    }
+
+    /// The plan of this build, with the file it is in.
+    pub fn plan(&self, build_id: &BuildId) -> Option<(Record, Vec<u8>, PathBuf)> {
+        let path = self.path(build_id, "json")?;
+        let bytes = read_limited(&path, Record::MAX_BYTES as u64).or_else(|e| drop_bad(&path, e));
+        let bytes = bytes.ok()?;
+        match server::check(&bytes, build_id) {
+            Ok(record) if record.status == Status::Resolved => Some((record, bytes, path)),
+            _ => {
+                let _ = fs::remove_file(&path);
+                None
+            }
+        }
+    }
+
+    /// Keeps a plan.
+    pub fn keep(&self, build_id: &BuildId, bytes: &[u8]) -> io::Result<()> {
+        if let Some(path) = self.path(build_id, "misses.json") {
+            let _ = fs::remove_file(path);
+        }
+        self.path(build_id, "json").map_or(Ok(()), |path| write(&path, bytes))
+    }
+
+    /// The misses of this build, old ones included.
+    pub fn misses(&self, build_id: &BuildId) -> Misses {
+        let Some(path) = self.path(build_id, "misses.json") else { return Misses::default() };
+        let bytes = read_limited(&path, MAX_MISSES).or_else(|e| drop_bad(&path, e));
+        bytes
+            .ok()
+            .and_then(|bytes| {
+                serde_json::from_slice(&bytes).inspect_err(|_| drop(fs::remove_file(&path))).ok()
+            })
+            .unwrap_or_default()
+    }
+
+    /// Keeps those misses that are not old.
+    pub fn keep_misses(&self, build_id: &BuildId, mut misses: Misses, now: u64) -> io::Result<()> {
+        misses.0.retain(|_, miss| miss.is_fresh(now));
+        let Some(path) = self.path(build_id, "misses.json") else { return Ok(()) };
+        write(&path, &serde_json::to_vec(&misses)?)
+    }
+
+    /// The directory, for messages.
+    pub fn directory(&self) -> Option<&Path> {
+        self.0.as_deref()
+    }
+
+    fn path(&self, build_id: &BuildId, suffix: &str) -> Option<PathBuf> {
+        Some(self.0.as_ref()?.join(format!("{build_id}.{suffix}")))
+    }
+}
+
+/// Seconds since 1970.
+pub fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// Removes a file that is there, but cannot be what was written.
+fn drop_bad<T>(path: &Path, error: io::Error) -> io::Result<T> {
+    if error.kind() == io::ErrorKind::FileTooLarge {
+        fs::remove_file(path)?;
+    }
+    Err(error)
+}
+
+fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let directory = path.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(directory)?;
+    let mut aside = tempfile::NamedTempFile::new_in(directory)?;
+    aside.write_all(bytes)?;
+    aside.as_file().sync_data()?;
+    aside.persist(path)?;
+    Ok(())
+}

@@ -1,0 +1,177 @@
+//! The command line.
+
+use crate::{cache::Cache, lookup::Settings, server::Server};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use nfdrop_db::BuildId;
+use std::{env, path::PathBuf, time::Duration};
+
+const EXAMPLES: &str = "\
+Examples:
+  nfdrop-client plan --server http://127.0.0.1:7767
+  NFDROP_URLS='https://plans.example http://127.0.0.1:7767' nfdrop-client doctor
+
+Environment:
+  NFDROP_URLS        servers to ask, in order, separated by spaces
+  NFDROP_CACHE_PATH  where answers are kept [default: $XDG_CACHE_HOME/nfdrop or ~/.cache/nfdrop]
+  NFDROP_TIMEOUT     seconds for one server's answer [default: 10]
+
+Exit codes:
+  0 done   1 other errors   2 no plan for this kernel   3 plan refused   4 cannot attach";
+
+const PLAN_EXAMPLES: &str = "\
+Examples:
+  nfdrop-client plan --server http://127.0.0.1:7767
+  nfdrop-client plan --build-id 0484cf… --format bpftrace > nfdrop.bt
+  nfdrop-client plan --plan plan.json --format text
+
+A plan is kept for good, a \"no\" for ten minutes; see NFDROP_CACHE_PATH in `nfdrop-client --help`.
+With --format json the record of a build without a plan is printed too; the exit code is 2.";
+
+const DOCTOR_EXAMPLES: &str = "\
+Examples:
+  nfdrop-client doctor --server http://127.0.0.1:7767
+  nfdrop-client doctor --format json | jq '.checks[] | select(.state != \"ok\")'
+
+Nothing is attached or changed. Exit codes: 0 nothing missing, 4 this kernel or user cannot attach,
+3 plan refused, 2 no plan for this kernel, 1 no server answers.";
+
+/// Names the nftables rule behind every dropped packet.
+///
+/// This version fetches and checks the running kernel's attach plan; attaching is not in it yet.
+#[derive(Debug, Parser)]
+#[command(name = "nfdrop-client", version, after_help = EXAMPLES)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show the attach plan of the running kernel
+    #[command(after_help = PLAN_EXAMPLES)]
+    Plan(PlanArgs),
+    /// Check what attaching needs, without attaching
+    #[command(after_help = DOCTOR_EXAMPLES)]
+    Doctor(DoctorArgs),
+    /// Write a completion script for a shell
+    Completions {
+        /// For this shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the man page, of the program or of one of its commands
+    Man {
+        /// Of this command
+        command: Option<String>,
+    },
+}
+
+/// Which build, and whom to ask for its plan.
+#[derive(Debug, Args)]
+pub struct Target {
+    /// Server to ask; several are asked in order.
+    #[arg(
+        long = "server",
+        value_name = "URL",
+        help = "Server to ask; several are asked in order [env: NFDROP_URLS]"
+    )]
+    pub servers: Vec<Server>,
+    /// Build to ask for instead of the running kernel's
+    #[arg(long, value_name = "HEX")]
+    pub build_id: Option<BuildId>,
+    /// Where procfs, sysfs and the rest of the running system are
+    #[arg(long, value_name = "DIR", default_value = "/", hide = true)]
+    pub root: PathBuf,
+}
+
+/// Arguments of `plan`.
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    /// Which build, and whom to ask.
+    #[command(flatten)]
+    pub target: Target,
+    /// What to print
+    #[arg(long, value_enum, default_value_t = PlanFormat::Text)]
+    pub format: PlanFormat,
+    /// Read the plan from a file instead of asking
+    #[arg(long, value_name = "FILE", conflicts_with = "servers")]
+    pub plan: Option<PathBuf>,
+}
+
+/// Arguments of `doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Which build, and whom to ask.
+    #[command(flatten)]
+    pub target: Target,
+    /// What to print
+    #[arg(long, value_enum, default_value_t = DoctorFormat::Text)]
+    pub format: DoctorFormat,
+}
+
+/// How a plan is printed.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum PlanFormat {
+    /// For people
+    Text,
+    /// The record as the server hands it out, and a line feed
+    Json,
+    /// A bpftrace script
+    Bpftrace,
+    /// Lines for tracefs's `kprobe_events`
+    KprobeEvents,
+}
+
+/// How the checks are printed.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum DoctorFormat {
+    /// For people
+    Text,
+    /// One object with all checks
+    Json,
+}
+
+/// A setting that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{variable}: {why}")]
+pub struct SettingsError {
+    variable: &'static str,
+    why: String,
+}
+
+impl Settings {
+    /// From the command line's servers and the environment.
+    pub fn from_env(servers: Vec<Server>) -> Result<Self, SettingsError> {
+        let error = |variable, why| SettingsError { variable, why };
+        let read = |variable| match env::var(variable) {
+            Ok(value) => Ok(Some(value).filter(|value| !value.is_empty())),
+            Err(env::VarError::NotPresent) => Ok(None),
+            Err(env::VarError::NotUnicode(_)) => Err(error(variable, "not UTF-8".to_owned())),
+        };
+        let servers = if servers.is_empty() {
+            let urls = read("NFDROP_URLS")?.unwrap_or_default();
+            let parsed: Result<_, _> = urls.split_whitespace().map(str::parse).collect();
+            parsed
+                .map_err(|why: crate::server::ServerError| error("NFDROP_URLS", why.to_string()))?
+        } else {
+            servers
+        };
+        let seconds = read("NFDROP_TIMEOUT")?.map_or(Ok(10), |text| {
+            let seconds = text.parse().ok().filter(|seconds| (1..=3600).contains(seconds));
+            let why = format!("{text:?} is not a number of seconds: give 1 to 3600, as in 10");
+            seconds.ok_or_else(|| error("NFDROP_TIMEOUT", why))
+        })?;
+        // Relative directories are to be ignored, says the XDG base directory specification.
+        let directory = |variable, below: &str| {
+            let path = PathBuf::from(env::var_os(variable)?);
+            path.is_absolute().then(|| path.join(below))
+        };
+        let cache = env::var_os("NFDROP_CACHE_PATH")
+            .filter(|path| !path.is_empty())
+            .map(PathBuf::from)
+            .or_else(|| directory("XDG_CACHE_HOME", "nfdrop"))
+            .or_else(|| directory("HOME", ".cache/nfdrop"));
+        Ok(Self { servers, timeout: Duration::from_secs(seconds), cache: Cache::new(cache) })
+    }
+}

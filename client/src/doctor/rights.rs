@@ -1,0 +1,73 @@
+//! Checks of what this user may do. Secure Boot itself forbids nothing here; lockdown does, which
+//! it usually switches on.
+
+use super::Check;
+use crate::host::Host;
+
+/// Numbers of capabilities (`include/uapi/linux/capability.h`), which are bits of `CapEff`.
+const CAP_SYS_ADMIN: (u32, &str) = (21, "CAP_SYS_ADMIN");
+const CAP_PERFMON: (u32, &str) = (38, "CAP_PERFMON");
+const CAP_BPF: (u32, &str) = (39, "CAP_BPF");
+
+/// `integrity` lets BPF read kernel memory, `confidentiality` does not.
+pub(super) fn lockdown(host: &Host) -> Check {
+    const NAME: &str = "lockdown";
+    // `none [integrity] confidentiality`
+    match host.text("/sys/kernel/security/lockdown") {
+        Ok(modes) => {
+            let mode = modes.split_once('[').and_then(|(_, rest)| rest.split_once(']'));
+            match mode {
+                Some(("confidentiality", _)) => Check::missing(
+                    NAME,
+                    "confidentiality, which refuses BPF the kernel's memory",
+                    "boot with lockdown=integrity or without lockdown",
+                ),
+                Some((mode @ ("none" | "integrity"), _)) => Check::ok(NAME, mode),
+                _ => Check::unknown(NAME, format!("{modes:?} is not known here")),
+            }
+        }
+        // securityfs is there and has no such file: no lockdown in this kernel.
+        Err(_) if host.exists("/sys/kernel/security/lsm") => Check::ok(NAME, "not in this kernel"),
+        Err(_) => Check::unknown(NAME, "/sys/kernel/security cannot be read")
+            .todo("mount -t securityfs none /sys/kernel/security"),
+    }
+}
+
+/// `CAP_BPF` and `CAP_PERFMON`, or `CAP_SYS_ADMIN`, which stands for both.
+pub(super) fn capabilities(host: &Host) -> Check {
+    const NAME: &str = "capabilities";
+    let effective = host.text("/proc/self/status").ok().and_then(|status| {
+        let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
+        u64::from_str_radix(line.trim(), 16).ok()
+    });
+    let Some(effective) = effective else {
+        return Check::unknown(NAME, "/proc/self/status does not tell").todo("mount proc on /proc");
+    };
+    let has = |(bit, _): (u32, &str)| effective >> bit & 1 == 1;
+    let held: Vec<_> = [CAP_BPF, CAP_PERFMON, CAP_SYS_ADMIN]
+        .into_iter()
+        .filter_map(|capability| has(capability).then_some(capability.1))
+        .collect();
+    let absent: Vec<_> = [CAP_BPF, CAP_PERFMON]
+        .into_iter()
+        .filter_map(|capability| (!has(capability)).then_some(capability.1))
+        .collect();
+    if !has(CAP_SYS_ADMIN) && !absent.is_empty() {
+        return Check::missing(
+            NAME,
+            format!("without {}", absent.join(" and ")),
+            "run as root, or `setcap cap_bpf,cap_perfmon+ep` on the nfdrop-client binary",
+        );
+    }
+    // Only those of the first user namespace count for BPF; it is the one that maps all ids.
+    let map = host.text("/proc/self/uid_map").unwrap_or_default();
+    let map: Vec<_> = map.split_whitespace().collect();
+    if !map.is_empty() && map != ["0", "0", "4294967295"] {
+        return Check::missing(
+            NAME,
+            format!("{} in a user namespace only, where they do not count", held.join(", ")),
+            "run outside of the user namespace (rootless container)",
+        );
+    }
+    Check::ok(NAME, held.join(", "))
+}

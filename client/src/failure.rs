@@ -1,0 +1,142 @@
+//! Why a command ends without what was asked for, and the exit code that says so.
+//!
+//! | code | meaning |
+//! |---|---|
+//! | 0 | done |
+//! | 1 | anything not below: no server reachable, wrong arguments |
+//! | 2 | no plan for this kernel |
+//! | 3 | a plan was refused |
+//! | 4 | this kernel or user cannot attach |
+
+use crate::running::RunningError;
+use nfdrop_db::{BuildId, Reason, RecordError};
+use std::{io, path::PathBuf, process::ExitCode};
+
+/// Why there is no plan to show.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// Nobody to ask.
+    #[error(
+        "no server to ask\ngive --server URL, or set NFDROP_URLS to one or more URLs, as in \
+         NFDROP_URLS=http://127.0.0.1:7767"
+    )]
+    NoServer,
+    /// Nobody answered.
+    #[error(
+        "no server answered for build {build_id}{}\ncheck the URLs and the network, or give a \
+         downloaded plan with --plan FILE",
+        list(.reasons)
+    )]
+    Unreachable {
+        /// What was asked for.
+        build_id: BuildId,
+        /// A line per server.
+        reasons: Vec<String>,
+    },
+    /// The servers that answered do not know the build.
+    #[error(
+        "build {build_id} has never been seen by {}\nindex its package where the server's database \
+         is: `nfdrop-indexer add FILE… --db F`, or ask another server with --server URL",
+        .servers.join(" and ")
+    )]
+    NeverSeen {
+        /// What was asked for.
+        build_id: BuildId,
+        /// Those that answered.
+        servers: Vec<String>,
+    },
+    /// The build is known, but has no plan.
+    #[error(
+        "build {build_id} is known, but has no plan: {reason}{}\nonly a newer nfdrop-indexer can \
+         change that",
+        .detail.as_ref().map(|detail| format!(" ({detail})")).unwrap_or_default()
+    )]
+    Unresolved {
+        /// What was asked for.
+        build_id: BuildId,
+        /// Why.
+        reason: Reason,
+        /// The reason's particulars.
+        detail: Option<String>,
+    },
+    /// What was handed out must not be used.
+    #[error("plan of {origin} refused: {why}\n{}", .why.advice())]
+    Refused {
+        /// A URL or a file.
+        origin: String,
+        /// Why.
+        why: Refusal,
+    },
+    /// The file of `--plan` cannot be read.
+    #[error("{}: {source}: give --plan a file with a plan as the server hands it out", .path.display())]
+    PlanFile {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The running build is not known.
+    #[error(transparent)]
+    Running(#[from] RunningError),
+    /// The HTTP client cannot be set up.
+    #[error("cannot set up HTTP: {0}: check the system's certificates and proxy settings")]
+    Http(String),
+}
+
+/// Why a plan must not be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Not a valid record.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// A record of another build.
+    #[error("it is of build {found}, asked for was {expected}")]
+    OtherBuild {
+        /// What was asked for.
+        expected: BuildId,
+        /// What came.
+        found: BuildId,
+    },
+}
+
+impl Refusal {
+    fn advice(&self) -> &'static str {
+        match self {
+            Self::Record(RecordError::Plan(nfdrop_db::PlanError::NewerSchema(_))) => {
+                "update nfdrop-client, or ask a server of its own age"
+            }
+            Self::Record(_) => {
+                "check that the URL is a nfdrop server's or mirror's; tell whoever runs it"
+            }
+            Self::OtherBuild { .. } => {
+                "a plan fits one build only and would probe the wrong instruction of another"
+            }
+        }
+    }
+}
+
+impl Failure {
+    /// What the process exits with.
+    pub fn code(&self) -> u8 {
+        match self {
+            // Unreadable notes: without a build-id there may still be a kernel to attach to.
+            Self::NoServer
+            | Self::Unreachable { .. }
+            | Self::PlanFile { .. }
+            | Self::Http(_)
+            | Self::Running(RunningError::Unreadable { .. }) => 1,
+            Self::NeverSeen { .. } | Self::Unresolved { .. } => 2,
+            Self::Refused { .. } => 3,
+            Self::Running(_) => 4,
+        }
+    }
+
+    /// As an exit code.
+    pub fn exit_code(&self) -> ExitCode {
+        self.code().into()
+    }
+}
+
+fn list(lines: &[String]) -> String {
+    lines.iter().flat_map(|line| ["\n  ", line]).collect()
+}

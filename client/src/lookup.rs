@@ -1,0 +1,150 @@
+//! From a build-id to its record: cache, then the servers in order.
+//!
+//! The first plan wins. A server that fails, or whose answer is refused, is reported and the next
+//! one asked; what no server could give becomes the one [`Failure`] that says most.
+
+use crate::{
+    cache::{self, Cache},
+    failure::Failure,
+    host::read_limited,
+    server::{self, Answer, AskError, Http, Server},
+};
+use nfdrop_db::{BuildId, Record, Status};
+use std::{path::Path, time::Duration};
+
+/// Whom to ask, how long, and where answers are kept.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// In order.
+    pub servers: Vec<Server>,
+    /// For the whole answer of one server.
+    pub timeout: Duration,
+    /// Answers kept.
+    pub cache: Cache,
+}
+
+/// A record that passed all checks.
+#[derive(Debug)]
+pub struct Found {
+    /// Resolved or not.
+    pub record: Record,
+    /// Its canonical bytes.
+    pub bytes: Vec<u8>,
+    /// Where it comes from: a URL or a file.
+    pub origin: String,
+}
+
+impl Found {
+    /// Why there is no plan in it, where there is none.
+    pub fn unresolved(&self) -> Option<Failure> {
+        let reason = self.record.reason?;
+        let (build_id, detail) = (self.record.build_id.clone(), self.record.detail.clone());
+        Some(Failure::Unresolved { build_id, reason, detail })
+    }
+}
+
+/// What one server said.
+pub type Said = (Server, Result<Answer, AskError>);
+
+/// The record of `build_id`. `warn` is told what went wrong on the way.
+pub async fn find(
+    settings: &Settings,
+    build_id: &BuildId,
+    mut warn: impl FnMut(&str),
+) -> Result<Found, Failure> {
+    let cache = &settings.cache;
+    if let Some((record, bytes, path)) = cache.plan(build_id) {
+        return Ok(Found { record, bytes, origin: path.display().to_string() });
+    }
+    if settings.servers.is_empty() {
+        return Err(Failure::NoServer);
+    }
+    let http = Http::new(settings.timeout)?;
+    let now = cache::now();
+    let mut misses = cache.misses(build_id);
+    let mut has_new_miss = false;
+    let mut said: Vec<Said> = vec![];
+    for server in &settings.servers {
+        let answer = if let Some(answer) = misses.answer(server, build_id, now) {
+            Ok(answer)
+        } else {
+            let answer = http.ask(server, build_id).await;
+            if let Ok(answer) = &answer
+                && !answer.is_plan()
+            {
+                misses.add(server, answer, now);
+                has_new_miss = true;
+            }
+            answer
+        };
+        let done = answer.as_ref().is_ok_and(Answer::is_plan);
+        said.push((server.clone(), answer));
+        if done {
+            break;
+        }
+    }
+    let outcome = conclude(build_id, said, &mut warn);
+    let kept = match &outcome {
+        Ok(found) if found.record.status == Status::Resolved => cache.keep(build_id, &found.bytes),
+        _ if has_new_miss => cache.keep_misses(build_id, misses, now),
+        _ => Ok(()),
+    };
+    if let Err(error) = kept {
+        let directory = cache.directory().unwrap_or(Path::new("")).display();
+        warn(&format!(
+            "the answer is not kept in {directory}: {error}; set NFDROP_CACHE_PATH to a directory \
+             that can be written"
+        ));
+    }
+    outcome
+}
+
+/// What the servers' answers come to: a plan before a refusal before a record without a plan before
+/// "never seen" before silence. `warn` is told what this hides.
+pub fn conclude(
+    build_id: &BuildId,
+    said: Vec<Said>,
+    mut warn: impl FnMut(&str),
+) -> Result<Found, Failure> {
+    let (mut plan, mut unresolved, mut refused) = (None, None, vec![]);
+    let (mut never_seen, mut silent) = (vec![], vec![]);
+    for (server, answer) in said {
+        let origin = server.to_string();
+        match answer {
+            Ok(Answer::Record(record, bytes)) => {
+                let resolved = record.status == Status::Resolved;
+                let place = if resolved { &mut plan } else { &mut unresolved };
+                place.get_or_insert(Found { record: *record, bytes, origin });
+            }
+            Ok(Answer::NeverSeen) => never_seen.push(origin),
+            Err(AskError::Refused(why)) => refused.push(Failure::Refused { origin, why }),
+            Err(AskError::NoAnswer(why)) => silent.push(format!("{origin}: {why}")),
+        }
+    }
+    let outcome = match (plan, refused.is_empty(), unresolved) {
+        (Some(found), ..) | (None, true, Some(found)) => Ok(found),
+        (None, false, _) => Err(refused.remove(0)),
+        (None, true, None) if never_seen.is_empty() => {
+            let build_id = build_id.clone();
+            return Err(Failure::Unreachable { build_id, reasons: silent });
+        }
+        (None, true, None) => {
+            Err(Failure::NeverSeen { build_id: build_id.clone(), servers: never_seen })
+        }
+    };
+    refused.iter().map(Failure::to_string).chain(silent).for_each(|line| warn(&line));
+    outcome
+}
+
+/// The record in `file`, when it is of `build_id`. A line feed at its end, as `--format json` prints
+/// one, is let pass.
+pub fn from_file(file: &Path, build_id: &BuildId) -> Result<Found, Failure> {
+    let mut bytes = read_limited(file, Record::MAX_BYTES as u64 + 1)
+        .map_err(|source| Failure::PlanFile { path: file.to_owned(), source })?;
+    bytes.pop_if(|last| *last == b'\n');
+    let origin = file.display().to_string();
+    match server::check(&bytes, build_id) {
+        Ok(record) => Ok(Found { record, bytes, origin }),
+        Err(why) => Err(Failure::Refused { origin, why }),
+    }
+}

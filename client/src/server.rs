@@ -1,0 +1,186 @@
+//! Asking one server for one plan.
+//!
+//! Servers are not trusted: answers have a size and a time, redirects a number and a direction, and
+//! what comes is a plan only after it has passed every check that needs no kernel.
+
+use crate::failure::{Failure, Refusal};
+use nfdrop_db::{BuildId, Record, Status};
+use reqwest::{Client, StatusCode, Url, header, redirect};
+use std::{error::Error, fmt, str::FromStr, time::Duration};
+
+/// Most redirects followed.
+const MAX_REDIRECTS: usize = 3;
+/// Longest time to reach a server.
+const CONNECT: Duration = Duration::from_secs(3);
+
+/// The URL below which a server, or a static copy of one, answers `buildid/<hex>/plan`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Server(Url);
+
+/// Why something is not a server's URL.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{given:?} is not a server's URL ({why}): give http:// or https:// with a host and no query, \
+     as in http://127.0.0.1:7767"
+)]
+pub struct ServerError {
+    given: String,
+    why: String,
+}
+
+impl FromStr for Server {
+    type Err = ServerError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let refuse = |why: String| ServerError { given: text.to_owned(), why };
+        let url: Url = text.parse().map_err(|error| refuse(format!("{error}")))?;
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err(refuse(format!("scheme {}", url.scheme())));
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err(refuse("it has a query or fragment".to_owned()));
+        }
+        Ok(Self(url))
+    }
+}
+
+impl fmt::Display for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.as_str().trim_end_matches('/'))
+    }
+}
+
+/// What a server says.
+#[derive(Debug)]
+pub enum Answer {
+    /// This record, with its canonical bytes.
+    Record(Box<Record>, Vec<u8>),
+    /// It has never seen the build.
+    NeverSeen,
+}
+
+impl Answer {
+    /// Whether there is a plan in it.
+    pub fn is_plan(&self) -> bool {
+        matches!(self, Self::Record(record, _) if record.status == Status::Resolved)
+    }
+}
+
+/// Why a server gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// What it sent must not be used.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// It does not answer as it should.
+    #[error("{0}")]
+    NoAnswer(String),
+}
+
+/// The HTTP side, for all servers.
+#[derive(Debug, Clone)]
+pub struct Http {
+    client: Client,
+    timeout: Duration,
+}
+
+impl Http {
+    /// `timeout` is for the whole of one answer, its body included.
+    pub fn new(timeout: Duration) -> Result<Self, Failure> {
+        let client = Client::builder()
+            .user_agent(concat!("nfdrop-client/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(CONNECT.min(timeout))
+            .timeout(timeout)
+            .redirect(redirect::Policy::custom(redirects))
+            .build()
+            .map_err(|error| Failure::Http(innermost(&error)))?;
+        Ok(Self { client, timeout })
+    }
+
+    /// Asks `server` for the plan of `build_id`.
+    pub async fn ask(&self, server: &Server, build_id: &BuildId) -> Result<Answer, AskError> {
+        let url = format!("{server}/buildid/{build_id}/plan");
+        let request = self.client.get(url).header(header::ACCEPT, "application/json");
+        let mut response = request.send().await.map_err(|error| self.no_answer(&error))?;
+        match response.status() {
+            StatusCode::OK => {}
+            StatusCode::NOT_FOUND => return Ok(Answer::NeverSeen),
+            status => return Err(AskError::NoAnswer(format!("HTTP status {status}"))),
+        }
+        let mut bytes = vec![];
+        while let Some(chunk) = response.chunk().await.map_err(|error| self.no_answer(&error))? {
+            bytes.extend_from_slice(&chunk);
+            if bytes.len() > Record::MAX_BYTES {
+                break; // the check below says so
+            }
+        }
+        let record = check(&bytes, build_id)?;
+        Ok(Answer::Record(Box::new(record), bytes))
+    }
+
+    /// Whether `server` speaks HTTP at all; the status it answers with.
+    pub async fn reach(&self, server: &Server) -> Result<StatusCode, AskError> {
+        let answer = self.client.get(format!("{server}/healthz")).send().await;
+        answer.map(|response| response.status()).map_err(|error| self.no_answer(&error))
+    }
+
+    fn no_answer(&self, error: &reqwest::Error) -> AskError {
+        AskError::NoAnswer(if error.is_timeout() {
+            format!("no answer within {} s", self.timeout.as_secs())
+        } else if error.is_connect() {
+            format!("cannot connect: {}", innermost(error))
+        } else {
+            innermost(error)
+        })
+    }
+}
+
+/// The record in these bytes, when they are canonical, valid and of this build.
+pub fn check(bytes: &[u8], build_id: &BuildId) -> Result<Record, Refusal> {
+    let record = Record::parse_canonical(bytes)?;
+    if record.build_id == *build_id {
+        Ok(record)
+    } else {
+        Err(Refusal::OtherBuild { expected: build_id.clone(), found: record.build_id })
+    }
+}
+
+fn redirects(attempt: redirect::Attempt<'_>) -> redirect::Action {
+    let from_https = attempt.previous().last().is_some_and(|url| url.scheme() == "https");
+    let scheme = attempt.url().scheme();
+    if attempt.previous().len() > MAX_REDIRECTS {
+        attempt.error(format!("more than {MAX_REDIRECTS} redirects"))
+    } else if !matches!(scheme, "http" | "https") || (from_https && scheme != "https") {
+        let message = format!("redirect to a URL with scheme {scheme} not followed");
+        attempt.error(message)
+    } else {
+        attempt.follow()
+    }
+}
+
+/// The last cause, which is the one a person can do something about.
+fn innermost(error: &dyn Error) -> String {
+    let mut last = error;
+    while let Some(source) = last.source() {
+        last = source;
+    }
+    last.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_plain_http_urls_are_servers() {
+        for (given, shown) in [
+            ("http://127.0.0.1:7767", "http://127.0.0.1:7767"),
+            ("https://plans.example/nfdrop/", "https://plans.example/nfdrop"),
+        ] {
+            assert_eq!(given.parse::<Server>().unwrap().to_string(), shown);
+        }
+        for given in ["127.0.0.1:7767", "ftp://a", "file:///etc/passwd", "http://a/?b", "http://"] {
+            assert!(given.parse::<Server>().is_err(), "{given}");
+        }
+    }
+}

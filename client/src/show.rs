@@ -1,0 +1,31 @@
+//! A checked record in the format asked for.
+
+use crate::{
+    cli::PlanFormat,
+    failure::{Failure, Refusal},
+    lookup::Found,
+};
+use nfdrop_db::{PlanError, render};
+
+/// `text` without what a terminal would act on: messages quote servers, packages and file names.
+pub fn plain(text: &str) -> String {
+    let harmless =
+        |c: char| if c.is_control() && c != '\n' { char::REPLACEMENT_CHARACTER } else { c };
+    text.chars().map(harmless).collect()
+}
+
+/// What is printed; nothing where a script is asked for and there is no plan to make one of.
+pub fn show(found: &Found, format: PlanFormat) -> Result<Vec<u8>, Failure> {
+    let refused = |why: PlanError| Failure::Refused {
+        origin: found.origin.clone(),
+        why: Refusal::Record(why.into()),
+    };
+    let text = match (format, &found.record.plan) {
+        (PlanFormat::Text, _) => render::text(&found.record),
+        (PlanFormat::Json, _) => return Ok([&found.bytes[..], b"\n"].concat()),
+        (PlanFormat::Bpftrace, Some(plan)) => render::bpftrace(plan).map_err(refused)?,
+        (PlanFormat::KprobeEvents, Some(plan)) => render::kprobe_events(plan).map_err(refused)?,
+        (PlanFormat::Bpftrace | PlanFormat::KprobeEvents, None) => return Ok(vec![]),
+    };
+    Ok(text.into_bytes())
+}

@@ -1,0 +1,11 @@
+//! The client's binary against servers on the loopback interface, on machines made of a directory.
+
+#![expect(clippy::unwrap_used, reason = "a test ends where something is amiss")]
+
+mod answers;
+mod cache;
+mod doctor;
+mod hostile;
+mod machine;
+mod program;
+mod servers;
