@@ -6,7 +6,8 @@ use crate::{
     Method, Plan, Probe, Reason, Record, Reg, SCHEMA, SYMBOL, Share, plan::fields,
 };
 
-/// A valid plan for this build: one drop-only probe per event, in the shape of a 6.12 kernel.
+/// A valid plan for this build: one drop-only probe per event, where Debian's
+/// 6.12.117+deb13-cloud-amd64 has them.
 pub fn plan(build_id: BuildId) -> Plan {
     let probe = |event, offset, rule| Probe {
         event,
@@ -18,24 +19,28 @@ pub fn plan(build_id: BuildId) -> Plan {
         pkt: Location::reg(Reg::Rbp),
         base_chain: Location::memory(Reg::Rsp, 0),
     };
+    let offsets = [
+        (fields::PKTINFO_SKB, 0),
+        (fields::PKTINFO_STATE, 8),
+        (fields::CHAIN_NAME, 88),
+        (fields::SKB_LEN, 112),
+    ];
     Plan {
         schema: SCHEMA,
         build_id,
         object: "nf_tables".to_owned(),
         arch: "x86_64".to_owned(),
         symbol: SYMBOL.to_owned(),
-        symbol_size: 1570,
-        body_sha256: HexBytes(vec![0x5a; 32]),
+        symbol_size: 1569,
+        body_sha256: HexBytes((0..32).collect()),
         probes: vec![
-            probe(Event::RuleDrop, 1023, Some(Location::reg(Reg::R14))),
-            probe(Event::PolicyDrop, 1469, None),
+            probe(Event::RuleDrop, 0x3fe, Some(Location::reg(Reg::R14))),
+            probe(Event::PolicyDrop, 0x5bc, None),
         ],
         layout: Layout {
             source: LayoutSource::Btf,
             rule_handle: BitField { offset: 0, shift: 13, bits: 42 },
-            offsets: [(fields::PKTINFO_SKB, 0), (fields::PKTINFO_STATE, 8), (fields::SKB_LEN, 112)]
-                .map(|(name, offset)| (name.to_owned(), offset))
-                .into(),
+            offsets: offsets.map(|(name, offset)| (name.to_owned(), offset)).into(),
         },
         evidence: Evidence {
             method: Method::Executed,

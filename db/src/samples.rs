@@ -1,55 +1,14 @@
 //! Plans for this crate's tests.
 
 use crate::{
-    BitField, BuildId, Condition, Cost, Event, Evidence, FnOffset, HexBytes, Layout, LayoutSource,
-    Location, Method, Plan, Probe, Reg, Share, plan::fields,
+    BitField, BuildId, Condition, FnOffset, HexBytes, LayoutSource, Location, Plan, Probe, Reg,
+    plan::fields, sample,
 };
 
 /// Debian's 6.12.117+deb13-cloud-amd64, but for the body's hash and the evidence: what its scripts
 /// print was seen on that kernel.
 pub(crate) fn plan() -> Plan {
-    let probe = |event, offset, bytes: &[u8], rule| Probe {
-        event,
-        offset: FnOffset(offset),
-        bytes: HexBytes(bytes.to_vec()),
-        cost: Cost::Optimized,
-        when: vec![],
-        rule,
-        pkt: Location::reg(Reg::Rbp),
-        base_chain: Location::memory(Reg::Rsp, 0),
-    };
-    let offsets = [
-        (fields::PKTINFO_SKB, 0),
-        (fields::PKTINFO_STATE, 8),
-        (fields::CHAIN_NAME, 88),
-        (fields::SKB_LEN, 112),
-    ];
-    Plan {
-        schema: 1,
-        build_id: "d1dc1d6d4a4b24407eebf424adbeefc47f1d5501".parse().unwrap(),
-        object: "nf_tables".into(),
-        arch: "x86_64".into(),
-        symbol: "nft_do_chain".into(),
-        symbol_size: 1569,
-        body_sha256: HexBytes((0..32).collect()),
-        probes: vec![
-            probe(Event::RuleDrop, 0x3fe, b"\x48\x8b\x75\x00", Some(Location::reg(Reg::R14))),
-            probe(Event::PolicyDrop, 0x5bc, b"\x48\x8b\x75\x00", None),
-        ],
-        layout: Layout {
-            source: LayoutSource::Btf,
-            rule_handle: BitField { offset: 0, shift: 13, bits: 42 },
-            offsets: offsets.map(|(name, offset)| (name.to_owned(), offset)).into(),
-        },
-        evidence: Evidence {
-            method: Method::Executed,
-            runs: 1200,
-            rule_drops: 488,
-            policy_drops: 288,
-            edges: Share::of(97, 100),
-            analyzer: "0.1.0".into(),
-        },
-    }
+    sample::plan("d1dc1d6d4a4b24407eebf424adbeefc47f1d5501".parse().unwrap())
 }
 
 /// As in 5.10: two sites for rule drops with a condition, an older rule, no BTF.

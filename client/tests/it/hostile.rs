@@ -76,9 +76,9 @@ async fn what_is_not_canonical_is_refused() {
 async fn an_invalid_plan_is_refused() {
     for (from, to) in [
         ("nft_do_chain", "commit_creds"),
-        (r#""offset":1023"#, r#""offset":9999"#),
+        (r#""offset":1022"#, r#""offset":9999"#),
         (r#""reg":"r14""#, r#""reg":"cr3""#),
-        (r#""symbol_size":1570"#, r#""symbol_size":-1"#),
+        (r#""symbol_size":1569"#, r#""symbol_size":-1"#),
     ] {
         let changed = good().replacen(from, to, 1);
         assert_ne!(changed, good());
