@@ -21,7 +21,20 @@ const MAX_ADD: i64 = 512;
 
 /// A set of [`CONDITIONS`].
 type ConditionSet = u128;
+/// The one that always holds.
+const NO_CONDITION: ConditionSet = 1;
 const ALL_CONDITIONS: ConditionSet = u128::MAX >> (128 - CONDITIONS);
+/// None and those on registers.
+const CHEAP_CONDITIONS: ConditionSet = u128::MAX >> (128 - 17);
+
+/// Which sites are looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Those that only drops come by.
+    DropOnly,
+    /// Those, and those where a value tells drops apart.
+    Conditional,
+}
 
 /// A set of runs.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default, PartialOrd, Ord)]
@@ -84,11 +97,14 @@ fn condition(number: usize, abi: &Abi) -> Option<Condition> {
 
 /// The conditions `(value & 0xff) == 0` that hold now.
 fn holding(cpu: &Cpu, memory: &Memory, abi: &Abi, wanted: ConditionSet) -> ConditionSet {
-    let mut set = 1;
-    for (number, value) in cpu.registers.iter().enumerate() {
-        set |= u128::from(value & 0xff == 0) << (1 + number);
+    if wanted == NO_CONDITION {
+        return NO_CONDITION;
     }
-    let mut rest = wanted & !0x1_ffff;
+    let mut set = NO_CONDITION;
+    for (number, value) in cpu.registers.iter().enumerate() {
+        set |= u128::from(value.trailing_zeros() >= 8) << (1 + number);
+    }
+    let mut rest = wanted & !CHEAP_CONDITIONS;
     let rsp = cpu.get(Reg::Rsp);
     while rest != 0 {
         let number = rest.trailing_zeros() as usize;
@@ -100,7 +116,7 @@ fn holding(cpu: &Cpu, memory: &Memory, abi: &Abi, wanted: ConditionSet) -> Condi
             base.wrapping_add_signed(i64::from(abi.policy))
         };
         // All of the u64 has to be there, since that is what a client reads.
-        if memory.read(Address(address), 8).is_ok_and(|value| value & 0xff == 0) {
+        if memory.read(Address(address), 8).is_ok_and(|value| value.trailing_zeros() >= 8) {
             set |= 1 << number;
         }
     }
@@ -146,9 +162,13 @@ pub struct Candidate {
 
 impl<'a> Coverage<'a> {
     /// For instructions of which some may hold probes.
-    pub fn new(abi: &'a Abi, eligible: &[bool]) -> Self {
+    pub fn new(abi: &'a Abi, eligible: &[bool], kind: Kind) -> Self {
+        let conditions = match kind {
+            Kind::DropOnly => NO_CONDITION,
+            Kind::Conditional => ALL_CONDITIONS,
+        };
         let site = |&eligible: &bool| Site {
-            left: [if eligible { ALL_CONDITIONS } else { 0 }; 2],
+            left: [if eligible { conditions } else { 0 }; 2],
             seen: [Vec::new(), Vec::new()],
             once: 0,
             twice: 0,

@@ -80,7 +80,8 @@ pub struct Decoded {
 pub struct Linked {
     /// All instructions that can be reached statically, by number.
     pub instructions: Vec<Decoded>,
-    by_address: HashMap<u64, u32>,
+    /// By part and offset, the number of the instruction plus one.
+    by_offset: Vec<Vec<u32>>,
     /// Code and data, as they lie in memory.
     pub parts: Vec<(Address, PartKind, Vec<u8>)>,
     symbols: HashMap<String, Address>,
@@ -112,7 +113,7 @@ impl Linked {
         }
         let mut linked = Self {
             instructions: Vec::new(),
-            by_address: HashMap::new(),
+            by_offset: parts.iter().map(|part| vec![0; part.bytes.len()]).collect(),
             parts: Vec::with_capacity(parts.len()),
             symbols: HashMap::new(),
             names: HashMap::new(),
@@ -167,7 +168,10 @@ impl Linked {
 
     /// The number of the instruction at an address.
     pub fn instruction_at(&self, address: u64) -> Option<usize> {
-        self.by_address.get(&address).map(|&index| index as usize)
+        let distance = address.wrapping_sub(PARTS_BASE);
+        let part = self.by_offset.get((distance / PARTS_STEP) as usize)?;
+        let number = *part.get((distance % PARTS_STEP) as usize)?;
+        (number as usize).checked_sub(1)
     }
 
     /// The place of an address inside a code part.
@@ -239,9 +243,10 @@ impl Linked {
         let code = bytes.get_mut(start..).ok_or_else(|| outside(label.code))?;
         let size = match code {
             [0xeb, _, ..] | [0x66, 0x90, ..] => 2,
-            [0xe9, _, _, _, _, ..] | [0x0f, 0x1f, 0x44, 0, 0, ..] => 5,
-            // The padded nop that 5.x kernels put in at build time.
-            [0x3e, 0x8d, 0x74, 0x26, 0, ..] => 5,
+            // The last one is the padded nop that 5.x kernels put in at build time.
+            [0xe9, _, _, _, _, ..]
+            | [0x0f, 0x1f, 0x44, 0, 0, ..]
+            | [0x3e, 0x8d, 0x74, 0x26, 0, ..] => 5,
             _ => return Err(wrong()),
         };
         let next = base.0 + u64::from(label.code.offset) + size;
@@ -284,7 +289,7 @@ impl Linked {
         while let Some(place) = todo.pop() {
             let (base, _, bytes) = &self.parts[usize::from(place.part)];
             let address = base.0 + u64::from(place.offset);
-            if self.by_address.contains_key(&address) {
+            if self.instruction_at(address).is_some() {
                 continue;
             }
             let name = || function.parts[usize::from(place.part)].name.clone();
@@ -307,14 +312,18 @@ impl Linked {
                     }
                 }
             }
-            self.by_address.insert(address, 0);
             self.instructions.push(Decoded { place, instruction });
+            self.number(place, self.instructions.len());
         }
         // By place, so that an instruction has the same number whatever the static keys' state.
         self.instructions.sort_by_key(|decoded| decoded.place);
-        for (number, decoded) in self.instructions.iter().enumerate() {
-            self.by_address.insert(decoded.instruction.ip(), number as u32);
+        for number in 0..self.instructions.len() {
+            self.number(self.instructions[number].place, number + 1);
         }
         Ok(())
+    }
+
+    fn number(&mut self, place: Place, number: usize) {
+        self.by_offset[usize::from(place.part)][place.offset as usize] = number as u32;
     }
 }

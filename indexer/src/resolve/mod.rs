@@ -27,7 +27,7 @@ pub mod x86_64;
 
 use crate::image::function::{Function, ObjectKind};
 use choose::Ranked;
-use infer::{Candidate, Coverage, Places, Truth, Visits};
+use infer::{Coverage, Kind, Places, Truth, Visits};
 use layout::Abi;
 use link::{KeyState, LinkError, Linked};
 use nfdrop_db::plan::{self, SCHEMA};
@@ -67,7 +67,7 @@ pub struct Unresolved {
 }
 
 impl Unresolved {
-    fn new(reason: Reason, detail: impl ToString) -> Self {
+    fn new(reason: Reason, detail: impl std::fmt::Display) -> Self {
         Self { reason, detail: detail.to_string() }
     }
 }
@@ -234,16 +234,14 @@ impl Runs<'_> {
         &self,
         image: &Linked,
         case: &Case,
+        world: &World,
         styles: &mut Styles,
-        prepare: impl FnOnce(&World, &mut O),
         observer: &mut O,
         edges: &mut Edges,
     ) -> Result<(), Unresolved> {
-        let mut world = World::new(&case.scene, self.abi, image);
-        prepare(&world, observer);
         let around = Surroundings { linked: image, abi: self.abi, warnings: &self.warnings };
         let mut watching = Watching { inner: observer, edges };
-        let ran = run::run(around, &mut world, case.scene.seed, &mut watching);
+        let ran = run::run(around, world, case.scene.seed, &mut watching);
         let ran = ran.map_err(|stop| {
             let reason = match &stop {
                 Stop::Trap { trap: Trap::Unsupported(_), .. } => Reason::UnsupportedInstruction,
@@ -268,8 +266,10 @@ impl Runs<'_> {
         Ok(())
     }
 
-    fn iter(&self) -> impl Iterator<Item = (&Linked, &Case)> {
-        self.images.iter().flat_map(|image| self.cases.iter().map(move |case| (image, case)))
+    /// All cases with their worlds: the same for all images, which have the same symbols.
+    fn worlds(&self) -> impl Iterator<Item = (&Case, World)> {
+        let world = |case: &Case| World::new(&case.scene, self.abi, &self.images[0]);
+        self.cases.iter().map(move |case| (case, world(case)))
     }
 }
 
@@ -305,33 +305,42 @@ fn resolve_with(function: &Function, images: &[Linked], abi: &Abi) -> Result<Fin
 
     let cases = worlds::generate(&vocabulary, SEEDS[0], RANDOM_CASES[0]);
     let runs = Runs { images, abi, cases: &cases, warnings };
-    let mut coverage = Coverage::new(abi, &eligible);
-    for (image, case) in runs.iter() {
-        runs.one(image, case, &mut styles, |_, _| {}, &mut coverage, &mut edges)?;
-        coverage.end_run(case.expected.end.outcome());
-    }
-    let drops = coverage.drops.clone();
-    let candidates = coverage.candidates();
     let walk = worlds::walk(&vocabulary, SEEDS[0]);
     let mut visits = Visits(vec![0; first.instructions.len()]);
     for case in &walk {
-        runs.one(first, case, &mut styles, |_, _| {}, &mut visits, &mut edges)?;
+        let world = World::new(&case.scene, abi, first);
+        runs.one(first, case, &world, &mut styles, &mut visits, &mut edges)?;
     }
-    let probes = probes(&runs, function, &rules, &candidates, &visits, &drops)?;
+    // Looking at values is slow, and most builds have sites that only drops come by.
+    let mut probes = Err(Unresolved::new(Reason::NoSite, "not looked for"));
+    for kind in [Kind::DropOnly, Kind::Conditional] {
+        let mut coverage = Coverage::new(abi, &eligible, kind);
+        for (case, world) in runs.worlds() {
+            for image in images {
+                runs.one(image, case, &world, &mut styles, &mut coverage, &mut edges)?;
+                coverage.end_run(case.expected.end.outcome());
+            }
+        }
+        probes = choose_probes(&runs, function, &rules, coverage, &visits);
+        if probes.is_ok() {
+            break;
+        }
+    }
+    let probes = probes?;
 
     let confirming = worlds::generate(&vocabulary, SEEDS[1], RANDOM_CASES[1]);
     let runs_again = Runs { cases: &confirming, warnings: runs.warnings.clone(), ..runs };
     let layout = abi.plan_layout(&function.fields);
     let mut proof = proof::Proof::new(&probes, first);
     let mut counts = [0_u32; 3];
-    for (image, case) in runs_again.iter() {
+    for (case, world) in runs_again.worlds() {
         let outcome = case.expected.end.outcome();
-        let begin = |world: &World, proof: &mut proof::Proof<'_>| {
-            proof.begin_run(event(outcome), truth(case, world));
-        };
-        runs_again.one(image, case, &mut styles, begin, &mut proof, &mut edges)?;
-        proof.end_run().map_err(|error| Unresolved::new(Reason::AmbiguousSite, error))?;
-        counts[outcome as usize] += 1;
+        for image in images {
+            proof.begin_run(event(outcome), truth(case, &world));
+            runs_again.one(image, case, &world, &mut styles, &mut proof, &mut edges)?;
+            proof.end_run().map_err(|error| Unresolved::new(Reason::AmbiguousSite, error))?;
+            counts[outcome as usize] += 1;
+        }
     }
     let (taken, total) = count_edges(function, first, &edges);
     let share = Share::of(taken, total);
@@ -362,25 +371,27 @@ fn resolve_with(function: &Function, images: &[Linked], abi: &Abi) -> Result<Fin
     })
 }
 
-/// Chooses the probes among the candidates of the first pass.
-fn probes(
+/// Chooses the probes after a first pass.
+fn choose_probes(
     runs: &Runs<'_>,
     function: &Function,
     rules: &Rules<'_>,
-    candidates: &[Candidate],
+    coverage: Coverage<'_>,
     visits: &Visits,
-    drops: &[infer::RunSet; 2],
 ) -> Result<Vec<Probe>, Unresolved> {
     let first = &runs.images[0];
-    let mut places = Places::new(candidates, first.instructions.len());
+    let drops = coverage.drops.clone();
+    let candidates = coverage.candidates();
+    let mut places = Places::new(&candidates, first.instructions.len());
     let mut styles = Styles::ANY;
     let mut edges = Edges(vec![[false; 2]; first.instructions.len()]);
-    for (number, (image, case)) in runs.iter().enumerate() {
+    for (number, (case, world)) in runs.worlds().enumerate() {
         let Some(event) = event(case.expected.end.outcome()) else { continue };
-        let begin = |world: &World, places: &mut Places<'_>| {
-            places.begin_run(number, event, truth(case, world));
-        };
-        runs.one(image, case, &mut styles, begin, &mut places, &mut edges)?;
+        for (which, image) in runs.images.iter().enumerate() {
+            let run = number * runs.images.len() + which;
+            places.begin_run(run, event, truth(case, &world));
+            runs.one(image, case, &world, &mut styles, &mut places, &mut edges)?;
+        }
     }
     let found = places.found();
     let mut probes = Vec::new();

@@ -83,6 +83,7 @@ impl Styles {
     pub const ANY: Self = Self { code: true, reason: true };
 
     /// Whether a run may have ended as the reference says, and in which style.
+    #[must_use]
     pub fn agree(self, expected: &Expected, ran: &Ran) -> Self {
         if ran.calls != expected.calls {
             return Self { code: false, reason: false };
@@ -146,14 +147,15 @@ pub fn warnings(linked: &Linked, function: &Function) -> HashMap<u64, bool> {
         .collect()
 }
 
-/// Runs the function on a world; `seed` is of the junk in registers.
+/// Runs the function on a world; `seed` is of the junk in registers. The world stays as it is.
 pub fn run(
     around: Surroundings<'_>,
-    world: &mut World,
+    world: &World,
     seed: u64,
     observer: &mut impl Observer,
 ) -> Result<Ran, Stop> {
     let linked = around.linked;
+    let memory = &mut world.memory.clone();
     let mut random = Random::new(seed ^ 0x6e66_6472_6f70);
     let mut cpu = Cpu {
         registers: std::array::from_fn(|_| random.bits()),
@@ -164,7 +166,7 @@ pub fn run(
     cpu.set(Reg::Rsi, world.base_chain.0);
     cpu.set(Reg::Rsp, world.stack.0 + 8);
     let entry = cpu.registers;
-    cpu.push(&mut world.memory, RETURN)?;
+    cpu.push(memory, RETURN)?;
     let mut ran = Ran { returned: 0, freed: 0, calls: Vec::new() };
     for _ in 0..MAX_STEPS {
         if cpu.rip == RETURN {
@@ -177,13 +179,13 @@ pub fn run(
             return Ok(ran);
         }
         let Some(number) = linked.instruction_at(cpu.rip) else {
-            external(around, world, &mut cpu, &mut ran, &mut random)?;
+            external(around, world, memory, &mut cpu, &mut ran, &mut random)?;
             continue;
         };
         let decoded = &linked.instructions[number];
-        observer.visit(number, &cpu, &world.memory, ran.freed > 0);
+        observer.visit(number, &cpu, memory, ran.freed > 0);
         let at = cpu.rip;
-        let step = cpu.step(&mut world.memory, &decoded.instruction);
+        let step = cpu.step(memory, &decoded.instruction);
         match step.map_err(|trap| Stop::Trap { at: decoded.place, trap })? {
             Step::Branch(taken) => observer.edge(number, taken),
             Step::Undefined if around.warnings.get(&at) != Some(&true) => {
@@ -198,7 +200,8 @@ pub fn run(
 /// `rip` is outside of the function's code, where a call or jump led.
 fn external(
     around: Surroundings<'_>,
-    world: &mut World,
+    world: &World,
+    memory: &mut Memory,
     cpu: &mut Cpu,
     ran: &mut Ran,
     random: &mut Random,
@@ -206,7 +209,7 @@ fn external(
     let target = Address(cpu.rip);
     let name = around.linked.name_at(target).ok_or(Stop::Nowhere(target))?;
     if name == "__x86_return_thunk" {
-        cpu.rip = cpu.pop(&world.memory)?;
+        cpu.rip = cpu.pop(memory)?;
         return Ok(());
     }
     if let Some(reg) = indirect_thunk(name) {
@@ -218,20 +221,20 @@ fn external(
     }
     // Traced functions start with this; it keeps all registers.
     if name == "__fentry__" || name == "__mcount" {
-        cpu.rip = cpu.pop(&world.memory)?;
+        cpu.rip = cpu.pop(memory)?;
         return Ok(());
     }
     let (rdi, rsi, rdx) = (cpu.get(Reg::Rdi), cpu.get(Reg::Rsi), cpu.get(Reg::Rdx));
     let evaluation = world.expressions.get(&rdi).filter(|_| rdx == world.pkt.0);
     if let Some(&evaluation) = evaluation {
         ran.calls.push(evaluation.of.ok_or(Stop::WrongExpression)?);
-        World::evaluate(&mut world.memory, around.abi, evaluation, Address(rsi))?;
+        World::evaluate(memory, around.abi, evaluation, Address(rsi))?;
     } else if !name.starts_with("nft_") && [rdi, rsi, rdx].contains(&world.skb.0) {
         // Whoever gets the packet may free it; nf_tables' own functions get the pktinfo.
         ran.freed += 1;
     }
     cpu.clobber(|| random.bits());
-    cpu.rip = cpu.pop(&world.memory)?;
+    cpu.rip = cpu.pop(memory)?;
     Ok(())
 }
 

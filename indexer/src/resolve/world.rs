@@ -117,7 +117,7 @@ fn somewhere(random: &mut Random) -> u64 {
 /// Per-CPU memory: the same junk in all worlds.
 fn per_cpu() -> Arc<Vec<u8>> {
     static JUNK: LazyLock<Arc<Vec<u8>>> =
-        LazyLock::new(|| Arc::new(Random::new(0x70_6572_6370_75).bytes(GS_SIZE)));
+        LazyLock::new(|| Arc::new(Random::new(0x0070_6572_6370_7521).bytes(GS_SIZE)));
     Arc::clone(&JUNK)
 }
 

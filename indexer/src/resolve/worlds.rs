@@ -156,7 +156,7 @@ impl Maker<'_> {
     /// Adds a case, with policy, generation and packet varied along the way.
     fn add(&mut self, chains: Vec<Chain>, packet: Packet) {
         let number = self.cases.len();
-        let ruleset = Ruleset { chains, policy_drop: number % 2 == 0 };
+        let ruleset = Ruleset { chains, policy_drop: number.is_multiple_of(2) };
         let Some(expected) = reference(&ruleset, &packet) else { return };
         let scene = Scene { ruleset, packet, generation: number / 2 % 2, seed: self.random.bits() };
         self.cases.push(Case { scene, expected });

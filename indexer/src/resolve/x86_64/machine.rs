@@ -330,7 +330,7 @@ impl Cpu {
                 self.write(memory, i, 0, result)?;
             }
             Mnemonic::Imul if i.op_count() >= 2 => {
-                let first = if i.op_count() == 3 { 1 } else { 0 };
+                let first = u32::from(i.op_count() == 3);
                 let a = sign_extend(self.read(memory, i, first)?, bits) as i64;
                 let b = sign_extend(self.read(memory, i, first + 1)?, bits) as i64;
                 let wide = i128::from(a) * i128::from(b);
