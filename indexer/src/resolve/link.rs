@@ -4,7 +4,7 @@
 use super::memory::Address;
 use super::x86_64;
 use crate::image::function::{Function, JumpLabel, PartKind, Place, RelocationKind};
-use iced_x86::Instruction;
+use iced_x86::{Instruction, Mnemonic};
 use std::collections::HashMap;
 
 /// Where parts are put: in the range modules are loaded to.
@@ -172,6 +172,33 @@ impl Linked {
         let part = self.by_offset.get((distance / PARTS_STEP) as usize)?;
         let number = *part.get((distance % PARTS_STEP) as usize)?;
         (number as usize).checked_sub(1)
+    }
+
+    /// The first byte of the code that neither belongs to an instruction that can be reached nor is
+    /// padding. Compilers leave none: where there is one, jumps were changed or are not known.
+    pub fn unreached(&self) -> Option<Place> {
+        let mut reached: Vec<Vec<bool>> =
+            self.parts.iter().map(|(.., bytes)| vec![false; bytes.len()]).collect();
+        for Decoded { place, instruction } in &self.instructions {
+            let start = place.offset as usize;
+            reached[usize::from(place.part)][start..start + instruction.len()].fill(true);
+        }
+        for (part, (base, kind, bytes)) in self.parts.iter().enumerate() {
+            let mut offset = 0;
+            while *kind == PartKind::Code && offset < bytes.len() {
+                if reached[part][offset] {
+                    offset += 1;
+                    continue;
+                }
+                let padding = x86_64::decode(bytes, base.0, offset)
+                    .filter(|i| matches!(i.mnemonic(), Mnemonic::Nop | Mnemonic::Int3));
+                let Some(padding) = padding else {
+                    return Some(Place { part: part as u16, offset: offset as u32 });
+                };
+                offset += padding.len();
+            }
+        }
+        None
     }
 
     /// The place of an address inside a code part.

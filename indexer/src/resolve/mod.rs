@@ -188,6 +188,13 @@ fn images(function: &Function) -> Result<Vec<Linked>, Unresolved> {
         Vocabulary::introduce(&mut linked);
         images.push(linked);
     }
+    // Numbers of instructions stand for places: they have to be the same in all states.
+    let places = |image: &Linked| image.instructions.iter().map(|d| d.place).collect::<Vec<_>>();
+    let expected = places(&images[0]);
+    if images.iter().any(|image| places(image) != expected) {
+        let detail = "what code can be reached depends on the static keys' state".to_owned();
+        return Err(Unresolved::new(Reason::MalformedImage, detail));
+    }
     if let Some(odd) = images[0].instructions.iter().find(|d| !x86_64::plausible(&d.instruction)) {
         let name = &function.parts[usize::from(odd.place.part)].name;
         let detail = format!(
@@ -196,6 +203,14 @@ fn images(function: &Function) -> Result<Vec<Linked>, Unresolved> {
             odd.place.offset
         );
         return Err(Unresolved::new(Reason::UnsupportedInstruction, detail));
+    }
+    // A bare listing does not say where its jump labels lead.
+    if function.jump_labels.is_some()
+        && let Some(place) = images[0].unreached()
+    {
+        let name = &function.parts[usize::from(place.part)].name;
+        let detail = format!("nothing leads to the code at {:#x} of {name}", place.offset);
+        return Err(Unresolved::new(Reason::MalformedImage, detail));
     }
     Ok(images)
 }
