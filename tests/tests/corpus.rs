@@ -1,6 +1,8 @@
 //! The resolver on real functions: every plan is kept as a snapshot, and functions that were changed
 //! get a reason or the same plan, never another one.
 
+#![expect(clippy::unwrap_used, reason = "a test ends where something is missing")]
+
 use nfdrop_db::{BuildId, Cost, Event, Location, Plan, Reason, Reg};
 use nfdrop_indexer::image::Function;
 use nfdrop_indexer::resolve::{self, Findings};
@@ -137,7 +139,7 @@ fn a_flipped_byte_never_gives_another_plan() {
     let mut random = resolve::random::Random::new(1);
     for Extract { name, function } in corpus().unwrap() {
         let original = resolve::resolve(&function).map(|findings| sites(&findings)).unwrap();
-        for _ in 0..40 {
+        for _ in 0..16 {
             let mut flipped = function.clone();
             let bytes = &mut flipped.parts[0].bytes;
             let offset = random.below(bytes.len() as u64) as usize;

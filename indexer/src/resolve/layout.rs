@@ -326,7 +326,7 @@ impl Abi {
         Ok(abi)
     }
 
-    /// As include/net/netfilter/nf_tables.h has it in the named versions, on a 64-bit kernel.
+    /// As `include/net/netfilter/nf_tables.h` has it in the named versions, on a 64-bit kernel.
     fn shape(name: &'static str, rules: RuleStore, pkt_state: u32, fields: &Fields) -> Self {
         let field = |byte: u32, bytes: u32| Field { bit_offset: byte * 8, bit_size: bytes * 8 };
         let mut fields = fields.clone();

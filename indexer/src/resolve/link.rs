@@ -247,7 +247,7 @@ impl Linked {
         Ok(())
     }
 
-    /// Makes a jump label a jump or a nop, as arch/x86/kernel/jump_label.c does.
+    /// Makes a jump label a jump or a nop, as `arch/x86/kernel/jump_label.c` does.
     fn set_jump_label(
         &mut self,
         function: &Function,

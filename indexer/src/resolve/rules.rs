@@ -16,7 +16,7 @@ pub mod verdict {
     pub const QUEUE: u32 = 3;
     /// The bits that are the verdict.
     pub const MASK: u32 = 0xff;
-    /// `NFT_CONTINUE` and the others of include/uapi/linux/netfilter/nf_tables.h.
+    /// `NFT_CONTINUE` and the others of `include/uapi/linux/netfilter/nf_tables.h`.
     pub const CONTINUE: u32 = -1_i32 as u32;
     /// The rule does not match.
     pub const BREAK: u32 = -2_i32 as u32;
@@ -33,7 +33,7 @@ pub mod verdict {
     pub const LOOP_WITH_REASON: u32 = 40 << 16 | STOLEN;
 }
 
-/// `NFT_JUMP_STACK_SIZE` of include/net/netfilter/nf_tables.h.
+/// `NFT_JUMP_STACK_SIZE` of `include/net/netfilter/nf_tables.h`.
 pub const JUMP_STACK: usize = 16;
 
 /// Chains; the first one is the base chain.

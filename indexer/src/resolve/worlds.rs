@@ -11,6 +11,7 @@ use super::world::{Case, Scene, UNKNOWN_EVAL, ops_symbol_of};
 
 /// What of a function's surroundings rulesets can use.
 #[derive(Debug, Clone, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "independent capabilities, named by expression")]
 pub struct Vocabulary {
     /// Symbols of `eval` functions that the function refers to, in order.
     pub evals: Vec<String>,

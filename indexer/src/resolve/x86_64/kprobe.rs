@@ -159,15 +159,26 @@ fn can_boost(bytes: &[u8], groups: bool) -> bool {
             second => TWO_BYTE_BOOSTABLE[usize::from(second >> 4)] >> (second & 15) & 1 != 0,
         },
         [opcode, ..] => match opcode {
-            0x62 | 0x70..=0x7f | 0x9a | 0xcc..=0xce | 0xd6 => false,
-            0xd8..=0xdf | 0xe0..=0xe3 | 0xe8 | 0xe9 | 0xeb | 0xf0..=0xf4 => false,
             // Groups 2 to 5: since 6.9 all but the reserved ones and those that use rip.
             0xc0 | 0xc1 | 0xd0..=0xd3 => groups && modrm_reg != 6,
             0xf6 | 0xf7 => groups && modrm_reg != 1,
             0xfe => groups && modrm_reg < 2,
             0xff => modrm_reg == 4 || groups && modrm_reg < 2,
-            // VEX: more than one opcode byte as the kernel counts them.
-            0xc4 | 0xc5 => false,
+            // bound, jcc, far call, breakpoints, x87, loops, near call and jumps, hlt; and VEX, which
+            // has more than one opcode byte as the kernel counts them.
+            0x62
+            | 0x70..=0x7f
+            | 0x9a
+            | 0xcc..=0xce
+            | 0xd6
+            | 0xd8..=0xdf
+            | 0xe0..=0xe3
+            | 0xe8
+            | 0xe9
+            | 0xeb
+            | 0xf0..=0xf4
+            | 0xc4
+            | 0xc5 => false,
             _ => true,
         },
         [] => false,

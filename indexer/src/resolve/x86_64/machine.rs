@@ -213,8 +213,14 @@ impl Cpu {
         }
         let bits = self.operand_bits(i, 0);
         match i.mnemonic() {
-            Mnemonic::Nop | Mnemonic::Endbr64 | Mnemonic::Lfence | Mnemonic::Mfence => {}
-            Mnemonic::Sfence | Mnemonic::Pause | Mnemonic::Prefetcht0 | Mnemonic::Prefetchw => {}
+            Mnemonic::Nop
+            | Mnemonic::Endbr64
+            | Mnemonic::Lfence
+            | Mnemonic::Mfence
+            | Mnemonic::Sfence
+            | Mnemonic::Pause
+            | Mnemonic::Prefetcht0
+            | Mnemonic::Prefetchw => {}
             Mnemonic::Mov | Mnemonic::Movzx => {
                 let value = self.read(memory, i, 1)?;
                 self.write(memory, i, 0, value)?;
