@@ -116,8 +116,31 @@ impl Findings {
     }
 }
 
+/// What the resolver is busy with, for those who measure it. All but the first come again where the
+/// first try, or the first layout, does not do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Laying the function out in every state of its static keys.
+    Link,
+    /// Running it on all rulesets: what comes by where.
+    Runs,
+    /// Running it again where it drops: where the pointers are, and the choice.
+    Choice,
+    /// Running it on rulesets that had no part in the choice.
+    Proof,
+}
+
 /// Finds the attach plan of a function.
 pub fn resolve(function: &Function) -> Result<Findings, Unresolved> {
+    resolve_watched(function, &mut |_| {})
+}
+
+/// As [`resolve`], telling `enters` whenever a stage begins.
+pub fn resolve_watched(
+    function: &Function,
+    enters: &mut dyn FnMut(Stage),
+) -> Result<Findings, Unresolved> {
+    enters(Stage::Link);
     let candidates = Abi::candidates(&function.fields)
         .map_err(|error| Unresolved::new(Reason::UnknownLayout, error))?;
     if let Some(odd) = candidates.iter().find(|abi| !abi.fits()) {
@@ -132,7 +155,7 @@ pub fn resolve(function: &Function) -> Result<Findings, Unresolved> {
         if found.as_ref().is_some_and(|(other, _)| other.name == abi.name) {
             continue;
         }
-        match resolve_with(function, &images, &abi) {
+        match resolve_with(function, &images, &abi, enters) {
             Ok(findings) => {
                 if let Some((other, _)) = &found {
                     let detail = format!(
@@ -305,7 +328,13 @@ fn event(outcome: Outcome) -> Option<Event> {
     }
 }
 
-fn resolve_with(function: &Function, images: &[Linked], abi: &Abi) -> Result<Findings, Unresolved> {
+fn resolve_with(
+    function: &Function,
+    images: &[Linked],
+    abi: &Abi,
+    enters: &mut dyn FnMut(Stage),
+) -> Result<Findings, Unresolved> {
+    enters(Stage::Runs);
     let first = &images[0];
     let rules = Rules::new(function, first);
     let eligible: Vec<bool> = first
@@ -329,6 +358,7 @@ fn resolve_with(function: &Function, images: &[Linked], abi: &Abi) -> Result<Fin
     // Looking at values is slow, and most builds have sites that only drops come by.
     let mut probes = Err(Unresolved::new(Reason::NoSite, "not looked for"));
     for kind in [Kind::DropOnly, Kind::Conditional] {
+        enters(Stage::Runs);
         let mut coverage = Coverage::new(abi, &eligible, kind);
         for (case, world) in runs.worlds() {
             for image in images {
@@ -336,6 +366,7 @@ fn resolve_with(function: &Function, images: &[Linked], abi: &Abi) -> Result<Fin
                 coverage.end_run(case.expected.end.outcome());
             }
         }
+        enters(Stage::Choice);
         probes = choose_probes(&runs, function, &rules, coverage, &visits);
         if probes.is_ok() {
             break;
@@ -343,6 +374,7 @@ fn resolve_with(function: &Function, images: &[Linked], abi: &Abi) -> Result<Fin
     }
     let probes = probes?;
 
+    enters(Stage::Proof);
     let confirming = worlds::generate(&vocabulary, SEEDS[1], RANDOM_CASES[1]);
     let runs_again = Runs { cases: &confirming, warnings: runs.warnings.clone(), ..runs };
     let layout = abi.plan_layout(&function.fields);
