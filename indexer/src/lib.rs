@@ -2,6 +2,7 @@
 
 pub mod fetch;
 pub mod image;
+pub mod listing;
 pub mod package;
 pub mod resolve;
 pub mod source;
