@@ -111,6 +111,16 @@ pub fn vmlinux_btf(file: &[u8]) -> Result<VmlinuxInfo, ImageError> {
     })
 }
 
+/// The build-id of an object, also of one that has no function: plain or compressed, a vmlinuz too.
+/// `None` where it has none or cannot be read.
+pub fn build_id(file: &[u8]) -> Option<BuildId> {
+    if extract::is_json(file) {
+        return extract::from_json(file).ok()?.build_id;
+    }
+    let object = vmlinuz::vmlinux(file, compress::MAX_BYTES).ok()?;
+    identity::build_id(&Elf::parse(&object).ok()?)
+}
+
 /// SHA-256 of the function's bytes with relocated fields zeroed: the same for builds that differ
 /// in nothing but where things are.
 pub fn body_sha256(function: &Function) -> [u8; 32] {

@@ -1,0 +1,53 @@
+//! `nfdrop-indexer extract`.
+
+use super::{
+    UNRESOLVED,
+    inputs::{self, Inputs},
+    put, say,
+};
+use nfdrop_indexer::{image::extract::to_json, kernel};
+use std::path::PathBuf;
+
+/// Write the function as text, for bug reports and tests
+///
+/// An extract holds nothing but the bytes of nft_do_chain, what they refer to, and offsets of kernel
+/// structures. `resolve` reads it back.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  nfdrop-indexer extract nf_tables.ko.xz --vmlinux /boot/vmlinuz-$(uname -r) > kernel.json
+  nfdrop-indexer extract linux-binary-*.deb linux-modules-*.deb | nfdrop-indexer resolve /dev/stdin
+
+Exit code: 0 done, 2 there is no such function in it, 1 error.")]
+pub(super) struct Args {
+    /// nf_tables.ko (plain, .xz, .zst, .gz), vmlinux, a Debian package, or the two that make a kernel
+    #[arg(required = true, num_args = 1..=2, value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// The kernel image that goes with a module
+    #[arg(long, value_name = "FILE")]
+    vmlinux: Option<PathBuf>,
+}
+
+pub(super) fn run(args: &Args) -> anyhow::Result<u8> {
+    let vmlinux = inputs::vmlinux(args.vmlinux.as_ref())?;
+    let mut inputs = Inputs::default();
+    let mut found = Vec::new();
+    for path in &args.files {
+        found.extend(inputs.read(path)?);
+    }
+    found.extend(inputs.rest());
+    let [input] = &found[..] else {
+        anyhow::bail!("an extract is of one kernel, these files are of {}", found.len());
+    };
+    let function = match &input.content {
+        Ok(content) => kernel::load(content.files(vmlinux.as_deref())).0,
+        Err(error) => Err(error.clone()),
+    };
+    match function {
+        Ok(function) => put(to_json(&function).as_bytes()).map(|()| 0),
+        Err(error) => {
+            say(format_args!("{}: {error}", input.name));
+            Ok(UNRESOLVED)
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! FILE arguments: whatever a person has that nft_do_chain is in.
+
+use anyhow::Context as _;
+use nfdrop_db::Reason;
+use nfdrop_indexer::{
+    image::compress,
+    kernel::{Files, NoFunction},
+    package::{KernelFiles, Limits, Wanted, kernel_files},
+};
+use std::{
+    fs::File,
+    io::{Read as _, Seek as _},
+    path::{Path, PathBuf},
+};
+
+/// How an ar archive, and so a .deb, begins.
+const AR: &[u8] = b"!<arch>\n";
+
+/// A kernel, or a part of one, that was given.
+pub(super) struct Input {
+    /// The file, or the two packages, for messages.
+    pub(super) name: String,
+    pub(super) content: Result<Content, NoFunction>,
+}
+
+pub(super) enum Content {
+    /// A module, kernel image or extract: which one is seen when it is loaded.
+    File(Vec<u8>),
+    /// From a package, or two.
+    Packages(KernelFiles),
+}
+
+impl Content {
+    /// With the kernel image of `--vmlinux` where there is no other.
+    pub(super) fn files<'a>(&'a self, vmlinux: Option<&'a [u8]>) -> Files<'a> {
+        match self {
+            // With a module as its only file the loader takes any kind of object.
+            Self::File(file) => Files { vmlinuz: vmlinux, nf_tables: Some(file) },
+            Self::Packages(files) => Files {
+                vmlinuz: files.vmlinuz.as_deref().or(vmlinux),
+                nf_tables: files.nf_tables.as_ref().map(|file| file.bytes.as_slice()),
+            },
+        }
+    }
+}
+
+/// Reads files one after the other and joins packages that hold one kernel together.
+#[derive(Default)]
+pub(super) struct Inputs {
+    /// Packages that hold a part of a kernel.
+    parts: Vec<(String, KernelFiles)>,
+}
+
+impl Inputs {
+    /// The kernel in a file; `None`: a part of one, which is kept until the other part is there.
+    pub(super) fn read(&mut self, path: &Path) -> anyhow::Result<Option<Input>> {
+        let name = path.display().to_string();
+        let content = match read(path)? {
+            Read::File(bytes) => Ok(Content::File(bytes)),
+            Read::Package(Err(error)) => Err(error),
+            Read::Package(Ok(files)) => match (&files.vmlinuz, &files.nf_tables) {
+                (Some(_), Some(_)) => Ok(Content::Packages(files)),
+                (None, None) => Err(NoFunction {
+                    reason: Reason::NoNfTables,
+                    detail: "the package holds neither a kernel image nor an nf_tables module; \
+                             from 6.19 on Debian's linux-image-* is empty: give linux-binary-* and \
+                             linux-modules-* together"
+                        .to_owned(),
+                }),
+                _ => return Ok(self.join(name, files)),
+            },
+        };
+        Ok(Some(Input { name, content }))
+    }
+
+    fn join(&mut self, name: String, files: KernelFiles) -> Option<Input> {
+        let fits = |(_, other): &(String, KernelFiles)| {
+            other.release == files.release && other.vmlinuz.is_some() != files.vmlinuz.is_some()
+        };
+        let Some(place) = self.parts.iter().position(fits) else {
+            self.parts.push((name, files));
+            return None;
+        };
+        let (other_name, other) = self.parts.remove(place);
+        let joined = KernelFiles {
+            release: files.release,
+            vmlinuz: files.vmlinuz.or(other.vmlinuz),
+            nf_tables: files.nf_tables.or(other.nf_tables),
+        };
+        let name = format!("{other_name} and {name}");
+        Some(Input { name, content: Ok(Content::Packages(joined)) })
+    }
+
+    /// The parts that stayed alone.
+    pub(super) fn rest(self) -> impl Iterator<Item = Input> {
+        let input = |(name, files)| Input { name, content: Ok(Content::Packages(files)) };
+        self.parts.into_iter().map(input)
+    }
+}
+
+/// The kernel image in a file: vmlinux, vmlinuz, or a package that holds it.
+pub(super) fn vmlinux(path: Option<&PathBuf>) -> anyhow::Result<Option<Vec<u8>>> {
+    let Some(path) = path else { return Ok(None) };
+    match read(path)? {
+        Read::File(bytes) => Ok(Some(bytes)),
+        Read::Package(files) => {
+            let vmlinuz = files.with_context(|| path.display().to_string())?.vmlinuz;
+            let missing = || format!("{} holds no kernel image", path.display());
+            vmlinuz.with_context(missing).map(Some)
+        }
+    }
+}
+
+enum Read {
+    File(Vec<u8>),
+    Package(Result<KernelFiles, NoFunction>),
+}
+
+fn read(path: &Path) -> anyhow::Result<Read> {
+    let cannot = || format!("cannot read {}", path.display());
+    let mut file = File::open(path).with_context(cannot)?;
+    let mut bytes = Vec::new();
+    (&file).take(AR.len() as u64).read_to_end(&mut bytes).with_context(cannot)?;
+    if bytes == AR {
+        file.rewind().with_context(cannot)?;
+        let files = kernel_files(file, Wanted::Both, &Limits::default());
+        let refused = |error: nfdrop_indexer::package::DebError| NoFunction {
+            reason: error.reason(),
+            detail: error.to_string(),
+        };
+        return Ok(Read::Package(files.map_err(refused)));
+    }
+    // vmlinux of a debug package may be larger than what it is unpacked to elsewhere.
+    let max = 4 * compress::MAX_BYTES as u64;
+    file.take(max).read_to_end(&mut bytes).with_context(cannot)?;
+    if bytes.len() as u64 >= max {
+        anyhow::bail!("{} has more than {max} bytes, too many for a kernel", path.display());
+    }
+    Ok(Read::File(bytes))
+}

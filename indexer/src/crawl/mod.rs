@@ -1,0 +1,316 @@
+//! The crawl: surveys the suites, picks kernels, and takes each from its packages to the database.
+//!
+//! ```text
+//! survey → select → known? → fetch (tokio) → unpack, analyse (rayon) → store (one writer)
+//! ```
+//!
+//! Each kernel is stored as soon as it is done, on its own, and what is stored needs no work again.
+//! So a crawl may be killed anywhere: the next one goes on, and ends with the same content. In
+//! memory are at most as many kernels as there are jobs; all else that is under way lies in the
+//! cache.
+
+mod select;
+mod summary;
+mod work;
+
+pub use select::{Selection, Survey, survey};
+pub use summary::Summary;
+pub use work::{Unpacked, unpack};
+
+use crate::{
+    fetch::{Download, DownloadReporter, DownloadStatus, Ending, Fetcher},
+    kernel::Bodies,
+    resolve::ANALYZER,
+    source::debian::{KernelSet, PackageRef, PackageSet},
+};
+use nfdrop_db::{
+    Plan, Reason, Record, Store, StoreError, hex,
+    store::{Kernel, KernelOutcome, Known, Outcome, Package, Source},
+};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{SystemTime, UNIX_EPOCH},
+};
+use tokio::task::JoinSet;
+use work::Worked;
+
+/// Kernels whose packages are fetched while others are being analysed.
+const AHEAD: usize = 4;
+
+/// Is told how a crawl goes.
+pub trait CrawlReporter: DownloadReporter {
+    /// So many kernels were selected.
+    fn selected(&self, kernels: usize);
+    /// One of them is done.
+    fn done(&self, kernel: &KernelSet, end: &End);
+}
+
+/// What became of a kernel in this crawl.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    /// There was nothing to do.
+    Known(Known),
+    /// There is a plan now.
+    Resolved(Box<Plan>),
+    /// There is no plan, now or until the packages or the analyzer change.
+    Unresolved(Reason, String),
+    /// It could not be fetched or verified; the next crawl tries again.
+    Failed(Reason, String),
+    /// A defect of this program; nothing is stored, the next crawl tries again.
+    Internal(String),
+}
+
+/// Why a crawl cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum CrawlError {
+    /// The database cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The threads cannot be started.
+    #[error("the worker threads cannot be started: {0}; try fewer with --jobs")]
+    Threads(#[from] rayon::ThreadPoolBuildError),
+}
+
+/// What a crawl works with.
+#[derive(Clone)]
+pub struct Crawl {
+    /// Where packages come from.
+    pub fetcher: Fetcher,
+    /// Where results go.
+    pub store: Store,
+    /// Kernels that are analysed at a time.
+    pub jobs: usize,
+    /// Is told how it goes.
+    pub reporter: Arc<dyn CrawlReporter>,
+}
+
+impl Crawl {
+    /// Takes the selected kernels of the survey to the database. Once `stop` is ready nothing new is
+    /// begun, what is under way is dropped, and what is done has been stored.
+    pub async fn run(
+        &self,
+        survey: &Survey,
+        selection: &Selection,
+        stop: impl Future<Output = ()>,
+    ) -> Result<Summary, CrawlError> {
+        let mut summary = Summary::new(survey);
+        for source in sources(survey) {
+            self.store.put_source(&source)?;
+        }
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(self.jobs)
+            .thread_name(|index| format!("analyse-{index}"))
+            // The kernel in question ends as `End::Internal`.
+            .panic_handler(|_| {})
+            .build()?;
+        let counter = Arc::new(Counter {
+            inner: Arc::clone(&self.reporter) as Arc<dyn DownloadReporter>,
+            bytes: Arc::default(),
+        });
+        let shared = Arc::new(work::Worker {
+            fetcher: self.fetcher.clone(),
+            store: self.store.clone(),
+            bodies: Bodies::default(),
+            pool,
+            reporter: Arc::clone(&counter) as Arc<dyn DownloadReporter>,
+        });
+        let selected = selection.apply(&survey.kernels);
+        self.reporter.selected(selected.len());
+        summary.selected(&selected);
+        let mut waiting = selected.into_iter();
+        let mut tasks = JoinSet::new();
+        tokio::pin!(stop);
+        loop {
+            while tasks.len() < self.jobs + AHEAD
+                && let Some(kernel) = waiting.next()
+            {
+                // Writes are short, and nothing else runs on this thread.
+                if let Some(end) = self.without_work(kernel)? {
+                    self.end(kernel, end, &mut summary);
+                    continue;
+                }
+                let (shared, kernel) = (Arc::clone(&shared), kernel.clone());
+                tasks.spawn(async move {
+                    let worked = shared.work(&kernel).await;
+                    (kernel, worked)
+                });
+            }
+            tokio::select! {
+                biased;
+                task = tasks.join_next() => match task {
+                    None => break,
+                    Some(Ok((kernel, worked))) => {
+                        let end = self.put(&kernel, worked)?;
+                        self.end(&kernel, end, &mut summary);
+                    }
+                    // A panic outside the analysis: the message is on stderr already.
+                    Some(Err(error)) => summary.internal.push(error.to_string()),
+                },
+                () = &mut stop => {
+                    summary.interrupted = true;
+                    break;
+                }
+            }
+        }
+        summary.bytes += counter.bytes.load(Ordering::Relaxed);
+        Ok(summary)
+    }
+
+    fn end(&self, kernel: &KernelSet, end: End, summary: &mut Summary) {
+        self.reporter.done(kernel, &end);
+        summary.end(kernel, end);
+    }
+
+    /// Settles a kernel that nothing has to be fetched for.
+    fn without_work(&self, kernel: &KernelSet) -> Result<Option<End>, StoreError> {
+        if let PackageSet::Incomplete { missing, .. } = &kernel.packages {
+            let detail = format!(
+                "the indices list no {} in version {}",
+                missing.join(", no "),
+                kernel.version.as_str()
+            );
+            let reason = Reason::IncompletePackageSet;
+            return self.put(kernel, Worked::Failed(reason, detail)).map(Some);
+        }
+        let mut known = None;
+        for stored in kernels_of(kernel) {
+            known = self.store.put_known(&stored, ANALYZER, now())?;
+            if known.is_none() {
+                return Ok(None);
+            }
+        }
+        Ok(known.map(End::Known))
+    }
+
+    /// Stores what became of a kernel.
+    fn put(&self, kernel: &KernelSet, worked: Worked) -> Result<End, StoreError> {
+        let outcome = match &worked {
+            Worked::Internal(detail) => return Ok(End::Internal(detail.clone())),
+            Worked::Built(build) => Outcome::Build(build.clone()),
+            Worked::Failed(reason, detail) => {
+                let (reason, detail) = (*reason, detail.clone());
+                Outcome::Failed { reason, detail, analyzer: ANALYZER.to_owned() }
+            }
+        };
+        for stored in kernels_of(kernel) {
+            let (outcome, indexed_at) = (outcome.clone(), now());
+            self.store.put_kernel(&KernelOutcome { kernel: stored, outcome, indexed_at })?;
+        }
+        Ok(match worked {
+            Worked::Internal(detail) => End::Internal(detail),
+            Worked::Failed(reason @ (Reason::FetchFailed | Reason::VerificationFailed), detail) => {
+                End::Failed(reason, detail)
+            }
+            Worked::Failed(reason, detail) => End::Unresolved(reason, detail),
+            Worked::Built(build) => match build.record {
+                Record { plan: Some(plan), .. } => End::Resolved(Box::new(plan)),
+                Record { reason, detail, .. } => {
+                    // A record without a plan has a reason.
+                    let reason = reason.unwrap_or(Reason::MalformedImage);
+                    End::Unresolved(reason, detail.unwrap_or_default())
+                }
+            },
+        })
+    }
+
+    /// Whether the kernel's outcome is known, without writing anything.
+    pub fn is_known(store: &Store, kernel: &KernelSet) -> Result<bool, StoreError> {
+        for stored in kernels_of(kernel) {
+            if store.known(&stored, ANALYZER)?.is_none() {
+                return Ok(false);
+            }
+        }
+        Ok(kernel.packages.is_complete())
+    }
+}
+
+/// The kernel as the database has it: once in every suite that lists it.
+fn kernels_of(kernel: &KernelSet) -> impl Iterator<Item = Kernel> {
+    let packages = kernel.packages.found();
+    kernel.suites.iter().map(move |suite| {
+        let listing = |package: &PackageRef| {
+            let here = package.listings.iter().find(|listing| listing.suite == *suite);
+            // A part of it may be listed in another suite only.
+            here.or(package.listings.first()).cloned()
+        };
+        let listed = packages.iter().filter_map(|package| Some((package, listing(package)?)));
+        let package =
+            |(package, listing): (&&PackageRef, crate::source::debian::Listing)| Package {
+                name: package.name.clone(),
+                url: listing.url,
+                sha256: hex::encode(&package.sha256),
+            };
+        let first = packages.first().and_then(|package| listing(package));
+        Kernel {
+            distro: kernel.distro.to_owned(),
+            suite: suite.clone(),
+            release: kernel.release.clone(),
+            version: kernel.version.as_str().to_owned(),
+            arch: packages.first().map_or_else(String::new, |package| package.arch.clone()),
+            signed_by: first.map(|listing| listing.signed_by),
+            packages: listed.map(package).collect(),
+        }
+    })
+}
+
+/// What the suites looked like.
+fn sources(survey: &Survey) -> impl Iterator<Item = Source> {
+    survey.suites.iter().filter_map(|outcome| {
+        let (signed_by, failure) = match &outcome.result {
+            Ok(None) => return None,
+            Ok(Some(suite)) => (Some(suite.index.signed_by.clone()), None),
+            Err(error) => (None, Some((error.reason(), error.to_string()))),
+        };
+        let lists = |kernel: &&KernelSet| kernel.suites.contains(&outcome.suite);
+        Some(Source {
+            distro: "debian".to_owned(),
+            suite: outcome.suite.clone(),
+            arch: crate::source::debian::ARCH.to_owned(),
+            index_sha256: None,
+            kernels: survey.kernels.iter().filter(lists).count() as u64,
+            signed_by,
+            failure,
+            stale_since: None,
+            crawled_at: now(),
+        })
+    })
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
+}
+
+/// Counts what comes over the network.
+struct Counter {
+    inner: Arc<dyn DownloadReporter>,
+    bytes: Arc<AtomicU64>,
+}
+
+struct Counted {
+    inner: Box<dyn DownloadStatus>,
+    bytes: Arc<AtomicU64>,
+    size: u64,
+}
+
+impl DownloadReporter for Counter {
+    fn start(&self, download: &Download) -> Box<dyn DownloadStatus> {
+        let (inner, bytes) = (self.inner.start(download), Arc::clone(&self.bytes));
+        Box::new(Counted { inner, bytes, size: download.size })
+    }
+}
+
+impl DownloadStatus for Counted {
+    fn progress(&mut self, bytes: u64) {
+        self.inner.progress(bytes);
+    }
+
+    fn end(self: Box<Self>, ending: Ending) {
+        if ending == Ending::Fetched {
+            self.bytes.fetch_add(self.size, Ordering::Relaxed);
+        }
+        self.inner.end(ending);
+    }
+}

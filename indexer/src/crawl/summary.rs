@@ -1,0 +1,178 @@
+//! What a crawl did, as a table for people.
+
+use super::{End, Survey};
+use crate::source::{date, debian::KernelSet};
+use nfdrop_db::{Reason, store::Known};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    time::SystemTime,
+};
+
+/// What a crawl did.
+#[derive(Debug, Clone, Default)]
+pub struct Summary {
+    /// Of every suite that exists, in the order they were read.
+    pub suites: Vec<(String, Row)>,
+    /// Over all; a kernel that several suites list counts once.
+    pub total: Row,
+    /// Suites whose index should have been replaced, and since when.
+    pub stale: Vec<(String, SystemTime)>,
+    /// Suites that could not be read, and why.
+    pub failed_suites: Vec<(String, Reason, String)>,
+    /// Kernels that could not be fetched or verified, and why.
+    pub failed: Vec<(String, Reason, String)>,
+    /// Kernels whose packages are not all listed, and what is missing.
+    pub incomplete: Vec<(String, String)>,
+    /// Defects of this program.
+    pub internal: Vec<String>,
+    /// Bytes that came over the network.
+    pub bytes: u64,
+    /// It was stopped before the end.
+    pub interrupted: bool,
+}
+
+/// Numbers of kernels.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Row {
+    /// Listed.
+    pub seen: usize,
+    /// Wanted.
+    pub selected: usize,
+    /// Of those, known before.
+    pub known: usize,
+    /// New, with a plan.
+    pub resolved: usize,
+    /// New, without one.
+    pub unresolved: BTreeMap<Reason, usize>,
+    /// Not fetched or verified.
+    pub failed: usize,
+}
+
+impl Row {
+    fn end(&mut self, end: &End) {
+        match end {
+            End::Known(Known::Build(_) | Known::Failed(_)) => self.known += 1,
+            End::Resolved(_) => self.resolved += 1,
+            End::Unresolved(reason, _) => *self.unresolved.entry(*reason).or_default() += 1,
+            End::Failed(..) | End::Internal(_) => self.failed += 1,
+        }
+    }
+}
+
+impl Summary {
+    pub(super) fn new(survey: &Survey) -> Self {
+        let mut summary = Self::default();
+        summary.total.seen = survey.kernels.len();
+        for outcome in &survey.suites {
+            let name = outcome.suite.clone();
+            match &outcome.result {
+                Ok(None) => continue,
+                Ok(Some(suite)) => {
+                    summary.stale.extend(suite.stale_since.map(|since| (name.clone(), since)));
+                }
+                Err(error) => {
+                    summary.failed_suites.push((name.clone(), error.reason(), error.to_string()));
+                }
+            }
+            let lists = |kernel: &&KernelSet| kernel.suites.contains(&name);
+            let seen = survey.kernels.iter().filter(lists).count();
+            summary.suites.push((name, Row { seen, ..Row::default() }));
+        }
+        summary
+    }
+
+    fn rows(&mut self, kernel: &KernelSet, mut change: impl FnMut(&mut Row)) {
+        let listing = |(suite, _): &&mut (String, Row)| kernel.suites.contains(suite);
+        self.suites.iter_mut().filter(listing).for_each(|(_, row)| change(row));
+        change(&mut self.total);
+    }
+
+    pub(super) fn selected(&mut self, kernels: &[&KernelSet]) {
+        for kernel in kernels {
+            self.rows(kernel, |row| row.selected += 1);
+        }
+    }
+
+    pub(super) fn end(&mut self, kernel: &KernelSet, end: End) {
+        self.rows(kernel, |row| row.end(&end));
+        let name = format!("{} {}", kernel.release, kernel.version.as_str());
+        match end {
+            End::Failed(reason, detail) => self.failed.push((name, reason, detail)),
+            End::Unresolved(Reason::IncompletePackageSet, detail) => {
+                self.incomplete.push((name, detail));
+            }
+            End::Internal(detail) => self.internal.push(format!("{name}: {detail}")),
+            _ => {}
+        }
+    }
+
+    /// Whether everything that should have been read and fetched was.
+    pub fn is_complete(&self) -> bool {
+        self.failed_suites.is_empty()
+            && self.failed.is_empty()
+            && self.internal.is_empty()
+            && !self.interrupted
+    }
+
+    /// The table, and everything that wants attention in words.
+    pub fn text(&self, seconds: u64) -> String {
+        let mut out = String::new();
+        let mut reasons: BTreeSet<Reason> = self.total.unresolved.keys().copied().collect();
+        reasons.extend(self.suites.iter().flat_map(|(_, row)| row.unresolved.keys().copied()));
+        let first = ["suite", "seen", "selected", "new", "known", "resolved"].map(str::to_owned);
+        let mut table = vec![first.to_vec()];
+        table[0].extend(reasons.iter().map(ToString::to_string));
+        table[0].push("failed".to_owned());
+        let total = ("all".to_owned(), self.total.clone());
+        for (name, row) in self.suites.iter().chain([&total]) {
+            let new = row.selected - row.known.min(row.selected);
+            let mut cells = vec![name.clone()];
+            let numbers = [row.seen, row.selected, new, row.known, row.resolved];
+            cells.extend(numbers.map(|number| number.to_string()));
+            let of = |reason| row.unresolved.get(reason).copied().unwrap_or(0).to_string();
+            cells.extend(reasons.iter().map(of));
+            cells.push(row.failed.to_string());
+            table.push(cells);
+        }
+        let width = |column: usize| table.iter().map(|row| row[column].len()).max().unwrap_or(0);
+        let widths: Vec<_> = (0..table[0].len()).map(width).collect();
+        for row in &table {
+            let _ = write!(out, "{:<1$}", row[0], widths[0]);
+            for (cell, width) in row.iter().zip(&widths).skip(1) {
+                let _ = write!(out, "  {cell:>width$}");
+            }
+            out.push('\n');
+        }
+        let _ = writeln!(out, "{} fetched in {seconds} s", megabytes(self.bytes));
+        for (suite, since) in &self.stale {
+            let day = date::day(*since);
+            let _ = writeln!(
+                out,
+                "stale: the index of {suite} expired on {day}; it was used, but newer kernels may be \
+                 missing"
+            );
+        }
+        for (kernel, detail) in &self.incomplete {
+            let _ = writeln!(out, "incomplete: {kernel}: {detail}");
+        }
+        for (suite, reason, detail) in &self.failed_suites {
+            let _ = writeln!(out, "failed: suite {suite}: {reason}: {detail}");
+        }
+        for (kernel, reason, detail) in &self.failed {
+            let _ = writeln!(out, "failed: {kernel}: {reason}: {detail}");
+        }
+        for detail in &self.internal {
+            let _ = writeln!(out, "internal error: {detail}; please report this");
+        }
+        if self.interrupted {
+            out.push_str("interrupted: what was done is stored, start it again to go on\n");
+        }
+        out
+    }
+}
+
+/// Bytes for people.
+pub(super) fn megabytes(bytes: u64) -> String {
+    format!("{}.{} MB", bytes / 1_000_000, bytes / 100_000 % 10)
+}

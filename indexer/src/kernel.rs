@@ -1,0 +1,308 @@
+//! One kernel: from the files of its packages to what is known of it afterwards. Pure: bytes in,
+//! outcome out; who fetches, decompresses and stores is elsewhere.
+//!
+//! ```text
+//! vmlinuz   → image::vmlinux_btf → fields ↘
+//! nf_tables → image::load        → Function → input_key → Bodies → resolve → Analysis
+//! ```
+//!
+//! Many builds have the same body of `nft_do_chain` with the same layout, and running it is most of
+//! what a kernel costs once it is unpacked. So the resolver runs once per [`InputKey`], which covers
+//! everything it reads.
+
+use crate::{
+    image::{
+        self, Function, ImageError,
+        extract::to_json,
+        function::{ObjectKind, SYMBOL},
+    },
+    resolve::{self, ANALYZER},
+};
+use nfdrop_db::{
+    BuildId, Plan, Reason, Record,
+    store::{Body, BodyOutcome, InputKey},
+};
+use sha2::{Digest as _, Sha256};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+};
+
+/// The files of a kernel as they are in its packages, compressed or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Files<'a> {
+    /// The kernel image; BTF of another origin will do as well, see [`image::load`].
+    pub vmlinuz: Option<&'a [u8]>,
+    /// The module.
+    pub nf_tables: Option<&'a [u8]>,
+}
+
+/// What is known of a kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Analysis {
+    /// Of the object that holds, or should hold, the function. `None`: it cannot be read.
+    pub build_id: Option<BuildId>,
+    /// Of the kernel image.
+    pub vmlinux_build_id: Option<BuildId>,
+    /// What holds, or should hold, the function.
+    pub object: ObjectKind,
+    /// What the resolver read; `None` where it never ran.
+    pub input: Option<InputKey>,
+    /// Plan or reason, and the analyzer that says so.
+    pub body: Body,
+}
+
+/// Why there is no function to resolve.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}: {detail}")]
+pub struct NoFunction {
+    /// The kind.
+    pub reason: Reason,
+    /// The particulars, for people.
+    pub detail: String,
+}
+
+impl From<ImageError> for NoFunction {
+    fn from(error: ImageError) -> Self {
+        Self { reason: error.reason(), detail: error.to_string() }
+    }
+}
+
+/// The object's name in plans.
+pub fn object_name(object: ObjectKind) -> &'static str {
+    match object {
+        ObjectKind::Module => "nf_tables",
+        ObjectKind::Vmlinux => "vmlinux",
+    }
+}
+
+/// The function of a kernel and the build-id of its image.
+pub fn load(files: Files<'_>) -> (Result<Function, NoFunction>, Option<BuildId>) {
+    match files {
+        Files { vmlinuz: None, nf_tables: Some(module) } => {
+            (image::load(module, None).map_err(NoFunction::from), None)
+        }
+        Files { vmlinuz: Some(vmlinuz), nf_tables: Some(module) } => load_both(vmlinuz, module),
+        Files { vmlinuz: Some(vmlinuz), nf_tables: None } => {
+            let id = image::build_id(vmlinuz);
+            let function = image::load(vmlinuz, None).map_err(|error| match error {
+                ImageError::NoSymbol(_) => NoFunction {
+                    reason: Reason::NoNfTables,
+                    detail: format!(
+                        "no nf_tables module, and a kernel image without {SYMBOL}: {error}; where \
+                         nf_tables is a module, give nf_tables.ko or the package it is in"
+                    ),
+                },
+                error => error.into(),
+            });
+            (function, id)
+        }
+        Files { vmlinuz: None, nf_tables: None } => {
+            let detail = "neither a kernel image nor an nf_tables module is there".to_owned();
+            (Err(NoFunction { reason: Reason::NoNfTables, detail }), None)
+        }
+    }
+}
+
+fn load_both(vmlinuz: &[u8], module: &[u8]) -> (Result<Function, NoFunction>, Option<BuildId>) {
+    let base = match image::vmlinux_btf(vmlinuz) {
+        Ok(base) => base,
+        Err(error) => {
+            let (reason, detail) = (error.reason(), format!("the kernel image: {error}"));
+            return (Err(NoFunction { reason, detail }), None);
+        }
+    };
+    let btf = Some(base.btf.as_slice()).filter(|btf| !btf.is_empty());
+    let function = image::load(module, btf).map_err(NoFunction::from).and_then(|function| {
+        match (&function.release, &base.release) {
+            // Offsets of another kernel would be wrong ones.
+            (Some(own), Some(other)) if function.object == ObjectKind::Module && own != other => {
+                let (module, vmlinux) = (own.clone(), other.clone());
+                Err(ImageError::OtherRelease { module, vmlinux }.into())
+            }
+            _ => Ok(function),
+        }
+    });
+    (function, base.build_id)
+}
+
+/// SHA-256 over all that [`resolve::resolve`] reads: the function as an extract, without the
+/// identity of its build, and of its release only the series, which rules of kprobes depend on.
+pub fn input_key(function: &Function) -> InputKey {
+    let series = |release: &str| {
+        let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+        Some(format!("{}.{}", numbers.next()?, numbers.next()?))
+    };
+    let release = function.release.as_deref().and_then(series);
+    let read = Function { release, build_id: None, ..function.clone() };
+    InputKey(Sha256::digest(to_json(&read)).into())
+}
+
+/// Results of the resolver, each computed once.
+#[derive(Debug, Default)]
+pub struct Bodies(Mutex<HashMap<InputKey, Arc<OnceLock<Body>>>>);
+
+impl Bodies {
+    /// The result for a function: one from here, else what `stored` says, else a new one. Who asks
+    /// for one that another thread is computing waits for it.
+    pub fn get(
+        &self,
+        key: InputKey,
+        function: &Function,
+        stored: impl FnOnce(&InputKey) -> Option<Body>,
+    ) -> Body {
+        let cell = {
+            let mut cells = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(cells.entry(key).or_default())
+        };
+        cell.get_or_init(|| stored(&key).unwrap_or_else(|| resolve(function))).clone()
+    }
+}
+
+/// Runs the resolver.
+pub fn resolve(function: &Function) -> Body {
+    let outcome = match resolve::resolve(function) {
+        Ok(findings) => {
+            // Any identity will do: a body has none.
+            let record = |build_id| Record::resolved(findings.plan(build_id));
+            let outcome = BuildId::from_bytes(&NO_BUILD_ID).ok();
+            outcome.and_then(|build_id| BodyOutcome::of(&record(build_id)))
+        }
+        Err(unresolved) => Some(BodyOutcome::Unresolved {
+            reason: unresolved.reason,
+            detail: Some(Record::clean_detail(&unresolved.detail)),
+        }),
+    };
+    let outcome = outcome.unwrap_or(BodyOutcome::Unresolved {
+        reason: Reason::MalformedImage,
+        detail: Some("the plan has no identity".to_owned()),
+    });
+    Body { outcome, analyzer: ANALYZER.to_owned() }
+}
+
+/// Stands for a build-id where there is none and the type wants one; never shown.
+const NO_BUILD_ID: [u8; 4] = [0; 4];
+
+/// All there is to know of a kernel. `stored`: as for [`Bodies::get`].
+pub fn analyse(
+    files: Files<'_>,
+    bodies: &Bodies,
+    stored: impl FnOnce(&InputKey) -> Option<Body>,
+) -> Analysis {
+    let (function, vmlinux_build_id) = load(files);
+    let function = match function {
+        Ok(function) => function,
+        Err(NoFunction { reason, detail }) => {
+            let object = match files.nf_tables {
+                Some(_) => ObjectKind::Module,
+                None => ObjectKind::Vmlinux,
+            };
+            let build_id = match files.nf_tables {
+                Some(module) => image::build_id(module),
+                None => vmlinux_build_id.clone(),
+            };
+            let detail = Some(Record::clean_detail(&detail));
+            let outcome = BodyOutcome::Unresolved { reason, detail };
+            let body = Body { outcome, analyzer: ANALYZER.to_owned() };
+            return Analysis { build_id, vmlinux_build_id, object, input: None, body };
+        }
+    };
+    let key = input_key(&function);
+    let body = bodies.get(key, &function, stored);
+    let Function { build_id, object, .. } = function;
+    let vmlinux_build_id = match object {
+        ObjectKind::Module => vmlinux_build_id,
+        ObjectKind::Vmlinux => build_id.clone(),
+    };
+    Analysis { build_id, vmlinux_build_id, object, input: Some(key), body }
+}
+
+impl Analysis {
+    /// The record; `None` where the build-id cannot be read.
+    pub fn record(&self) -> Option<Record> {
+        Some(self.body.outcome.record(self.build_id.as_ref()?, object_name(self.object)))
+    }
+
+    /// The plan with a build-id that is none, for who shows the rest of it.
+    pub fn anonymous_plan(&self) -> Option<Plan> {
+        let build_id = BuildId::from_bytes(&NO_BUILD_ID).ok()?;
+        self.body.outcome.record(&build_id, object_name(self.object)).plan
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    const LISTING: &[u8] = include_bytes!("../../tests/corpus/arch-6.2.10-arch1-1.json");
+
+    fn listing() -> Function {
+        image::load(LISTING, None).unwrap()
+    }
+
+    #[test]
+    fn the_key_covers_what_is_read_and_nothing_else() {
+        let function = listing();
+        let key = input_key(&function);
+        let same = [
+            Function { release: Some("6.2.99-other".into()), ..function.clone() },
+            Function { build_id: BuildId::from_bytes(&[7; 20]).ok(), ..function.clone() },
+        ];
+        assert!(same.iter().all(|other| input_key(other) == key));
+        let mut body = function.clone();
+        body.parts[0].bytes[100] ^= 1;
+        let others = [
+            Function { release: Some("6.5.0-arch1-1".into()), ..function.clone() },
+            Function { release: None, ..function.clone() },
+            Function { object: ObjectKind::Vmlinux, ..function.clone() },
+            Function { jump_labels: Some(Vec::new()), ..function.clone() },
+            Function { has_exception_entries: true, ..function },
+            body,
+        ];
+        assert!(others.iter().all(|other| input_key(other) != key));
+    }
+
+    #[test]
+    fn a_series_stands_for_its_release() {
+        let function = listing();
+        let release = Some("6.2".into());
+        let series = Function { release, ..function.clone() };
+        assert_eq!(resolve(&series), resolve(&function));
+    }
+
+    #[test]
+    fn a_body_is_resolved_once() {
+        let (bodies, function) = (Bodies::default(), listing());
+        let key = input_key(&function);
+        let asked = AtomicU32::new(0);
+        let stored = |_: &InputKey| {
+            asked.fetch_add(1, Ordering::Relaxed);
+            None
+        };
+        let get = || bodies.get(key, &function, stored);
+        let (first, second) = rayon::join(get, get);
+        assert_eq!((&first, asked.load(Ordering::Relaxed)), (&second, 1));
+        assert!(matches!(first.outcome, BodyOutcome::Plan(_)));
+        // What the store knows is taken.
+        let other = Body { analyzer: "9".into(), ..first };
+        assert_eq!(Bodies::default().get(key, &function, |_| Some(other.clone())), other);
+    }
+
+    #[test]
+    fn what_is_no_kernel_has_a_reason() {
+        let reason = |vmlinuz: Option<&[u8]>, nf_tables: Option<&[u8]>| {
+            let files = Files { vmlinuz, nf_tables };
+            let analysis = analyse(files, &Bodies::default(), |_| None);
+            assert_eq!((analysis.record(), analysis.anonymous_plan()), (None, None));
+            let BodyOutcome::Unresolved { reason, .. } = analysis.body.outcome else {
+                panic!("no plan is possible");
+            };
+            reason
+        };
+        assert_eq!(reason(None, None), Reason::NoNfTables);
+        assert_eq!(reason(None, Some(b"\x89PNG\r\n\x1a\n")), Reason::MalformedImage);
+        assert_eq!(reason(Some(b""), None), Reason::MalformedImage);
+        assert_eq!(reason(Some(b"x"), Some(b"")), Reason::MalformedImage);
+    }
+}
