@@ -117,8 +117,8 @@ fn load_both(vmlinuz: &[u8], module: &[u8]) -> (Result<Function, NoFunction>, Op
         match (&function.release, &base.release) {
             // Offsets of another kernel would be wrong ones.
             (Some(own), Some(other)) if function.object == ObjectKind::Module && own != other => {
-                let (module, vmlinux) = (own.clone(), other.clone());
-                Err(ImageError::OtherRelease { module, vmlinux }.into())
+                let (own, other) = (own.clone(), other.clone());
+                Err(ImageError::OtherRelease { module: own, vmlinux: other }.into())
             }
             _ => Ok(function),
         }

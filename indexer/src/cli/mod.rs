@@ -1,5 +1,7 @@
 //! The command line. Data goes to stdout; messages, progress and tables to stderr.
 
+#![expect(clippy::doc_markdown, reason = "doc comments are help texts here")]
+
 mod crawl;
 mod extract;
 mod generate;
