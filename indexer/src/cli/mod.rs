@@ -6,6 +6,7 @@ mod crawl;
 mod extract;
 mod generate;
 mod inputs;
+mod list;
 mod progress;
 mod resolve;
 
@@ -30,6 +31,7 @@ enum Command {
     Resolve(resolve::Args),
     Extract(extract::Args),
     Crawl(crawl::Args),
+    List(list::Args),
     Completions(generate::CompletionsArgs),
     Man(generate::ManArgs),
 }
@@ -44,6 +46,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Resolve(args) => resolve::run(&args),
         Command::Extract(args) => extract::run(&args),
         Command::Crawl(args) => crawl::run(args),
+        Command::List(args) => list::run(&args),
         Command::Completions(args) => generate::completions(&args),
         Command::Man(args) => generate::man(&args),
     };
