@@ -64,7 +64,7 @@ impl<'a> Rules<'a> {
         // An unknown version is taken for an old one: a promise of speed must hold.
         let version = version(function.release.as_deref()).unwrap_or((0, 0));
         let old = version < (6, 5);
-        let optimizable = !function.has_exception_entries && !(old && thunks);
+        let optimizable = !(function.has_exception_entries || old && thunks);
         Self { function, instructions, targets, optimizable, groups: version >= (6, 9) }
     }
 
