@@ -6,19 +6,32 @@
 #![expect(clippy::print_stdout, reason = "the figures are this program's data")]
 
 use anyhow::Context as _;
-use nfdrop_indexer::{
-    image,
-    resolve::{self, Stage},
+use nfdrop_db::{
+    BuildId, Record, Store,
+    store::{Build, InputKey, Kernel, KernelOutcome, Outcome, Package},
 };
+use nfdrop_indexer::{
+    crawl,
+    fetch::default_cache,
+    image, kernel,
+    package::{Limits, Wanted, kernel_files},
+    resolve::{self, Stage},
+    source::version::Version,
+};
+use sha2::{Digest as _, Sha256};
 use std::{
-    fs,
+    collections::BTreeMap,
+    fs::{self, File},
+    io,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 /// The resolver, per module.
 const RESOLVE_GOAL: Duration = Duration::from_millis(500);
-/// Every figure is the least of so many: whatever else the machine does only adds.
+/// A whole kernel, from downloaded packages to stored plan.
+const KERNEL_GOAL: Duration = Duration::from_millis(2500);
+/// Every figure of the resolver is the least of so many: whatever else the machine does only adds.
 const ROUNDS: usize = 3;
 
 fn main() -> anyhow::Result<()> {
@@ -26,7 +39,9 @@ fn main() -> anyhow::Result<()> {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
     let of_interest =
         |name: &str| wanted.is_empty() || wanted.iter().any(|part| name.contains(part.as_str()));
-    resolver(&of_interest)
+    resolver(&of_interest)?;
+    println!();
+    kernels(&of_interest)
 }
 
 /// CPU time of this process so far.
@@ -113,6 +128,176 @@ fn extracts(corpus: &Path) -> anyhow::Result<Vec<PathBuf>> {
     paths.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
     paths.sort();
     Ok(paths)
+}
+
+/// The work on one kernel once its packages are on disk, in the order it is done.
+const WORK: [&str; 7] = ["hash", "unpack", "vmlinuz", "BTF", "ELF", "resolve", "store"];
+
+/// A kernel whose packages are in the cache.
+struct Cached {
+    release: String,
+    image: PathBuf,
+    /// Where it is not the same package.
+    modules: Option<PathBuf>,
+}
+
+/// Whole kernels, from `.deb` to stored plan.
+fn kernels(of_interest: &dyn Fn(&str) -> bool) -> anyhow::Result<()> {
+    let kernels = default_cache().map_or_else(Vec::new, |cache| cached(&cache.join("packages")));
+    if kernels.is_empty() {
+        println!("whole kernels: no packages in the cache; `make run` fetches some");
+        return Ok(());
+    }
+    println!("whole kernels, .deb to stored plan: CPU seconds, and the share of each stage\n");
+    print!("{:<36} {:>7} {:>7}", "release", "CPU s", "of goal");
+    for name in WORK {
+        print!(" {name:>7}");
+    }
+    println!("  outcome");
+    let directory = tempfile::tempdir()?;
+    let store = Store::create_or_open(directory.path().join("bench.sqlite"))?;
+    let mut most = Duration::ZERO;
+    for kernel in kernels.iter().filter(|kernel| of_interest(&kernel.release)) {
+        let (stages, outcome) = work(kernel, &store).with_context(|| kernel.release.clone())?;
+        let total = stages.iter().sum();
+        most = most.max(total);
+        let seconds = total.as_secs_f64();
+        print!("{:<36} {seconds:>7.3} {:>7}", kernel.release, percent(total, KERNEL_GOAL));
+        for stage in stages {
+            print!(" {:>7}", percent(stage, total));
+        }
+        println!("  {outcome}");
+    }
+    println!(
+        "\ngoal: at most {:.1} s; the slowest takes {:.3} s, {} of it",
+        KERNEL_GOAL.as_secs_f64(),
+        most.as_secs_f64(),
+        percent(most, KERNEL_GOAL)
+    );
+    Ok(())
+}
+
+/// What a crawl does with one kernel, a stage at a time, on one thread.
+fn work(kernel: &Cached, store: &Store) -> anyhow::Result<([Duration; WORK.len()], String)> {
+    let mut laps = Laps::new();
+    for path in [Some(&kernel.image), kernel.modules.as_ref()].into_iter().flatten() {
+        io::copy(&mut File::open(path)?, &mut Hasher(Sha256::new()))?;
+    }
+    let hash = laps.lap();
+    let files = crawl::unpack(&kernel.image, kernel.modules.as_deref())?;
+    let unpack = laps.lap();
+    let (Some(vmlinuz), Some(module)) = (&files.vmlinuz, &files.nf_tables) else {
+        anyhow::bail!("the packages have no kernel image or no nf_tables module");
+    };
+    let kernel_image = image::vmlinux_btf(vmlinuz)?;
+    let image = laps.lap();
+    // Without BTF first: what reading the fields adds is the share of BTF.
+    image::load(module, None)?;
+    let elf = laps.lap();
+    let btf = Some(kernel_image.btf.as_slice()).filter(|btf| !btf.is_empty());
+    let function = image::load(module, btf)?;
+    let fields = laps.lap().saturating_sub(elf);
+    let build_id = function.build_id.clone().context("the module has no build-id")?;
+    let input = kernel::input_key(&function);
+    let body = kernel::resolve(&function);
+    let resolve = laps.lap();
+    let record = body.outcome.record(&build_id, kernel::object_name(function.object));
+    let outcome = match &record.reason {
+        Some(reason) => reason.to_string(),
+        None => "plan".to_owned(),
+    };
+    store.put_kernel(&stored(kernel, record, input, kernel_image.build_id))?;
+    let put = laps.lap();
+    Ok(([hash, unpack, image, fields, elf, resolve, put], outcome))
+}
+
+/// The record in what the database keeps of a kernel; names do not matter for the time it takes.
+fn stored(
+    kernel: &Cached,
+    record: Record,
+    input: InputKey,
+    vmlinux_build_id: Option<BuildId>,
+) -> KernelOutcome {
+    let name = format!("linux-image-{}", kernel.release);
+    let package = Package {
+        name: name.clone(),
+        url: format!("https://mirror.example/{name}.deb"),
+        sha256: "0".repeat(64),
+    };
+    KernelOutcome {
+        kernel: Kernel {
+            distro: "debian".to_owned(),
+            suite: "bench".to_owned(),
+            release: kernel.release.clone(),
+            version: "1".to_owned(),
+            arch: "amd64".to_owned(),
+            signed_by: None,
+            packages: vec![package],
+        },
+        outcome: Outcome::Build(Box::new(Build {
+            record,
+            object: "nf_tables".to_owned(),
+            arch: "x86_64".to_owned(),
+            analyzer: resolve::ANALYZER.to_owned(),
+            input: Some(input),
+            package: name,
+            vmlinux_build_id,
+        })),
+        indexed_at: 0,
+    }
+}
+
+/// The kernels of a package cache. Packages are named by their hash there, so what they hold is
+/// looked up: an image package with its module, or two that are of the same release.
+fn cached(packages: &Path) -> Vec<Cached> {
+    let mut images: BTreeMap<String, PathBuf> = BTreeMap::new();
+    let mut modules: BTreeMap<String, PathBuf> = BTreeMap::new();
+    for entry in fs::read_dir(packages).into_iter().flatten().flatten() {
+        let Ok(file) = File::open(entry.path()) else { continue };
+        // Not everything in the cache is a kernel's package.
+        let Ok(found) = kernel_files(file, Wanted::Both, &Limits::default()) else { continue };
+        let Some(release) = found.release else { continue };
+        if found.vmlinuz.is_some() {
+            images.insert(release.clone(), entry.path());
+        }
+        if found.nf_tables.is_some() {
+            modules.insert(release, entry.path());
+        }
+    }
+    let kernel = |(release, image): (String, PathBuf)| {
+        let modules = modules.remove(&release)?;
+        Some(Cached { release, modules: Some(modules).filter(|modules| *modules != image), image })
+    };
+    let mut kernels: Vec<_> = images.into_iter().filter_map(kernel).collect();
+    kernels.sort_by_cached_key(|kernel| Version::new(kernel.release.as_str()));
+    kernels
+}
+
+/// CPU time between one call and the next.
+struct Laps(Duration);
+
+impl Laps {
+    fn new() -> Self {
+        Self(cpu())
+    }
+
+    fn lap(&mut self) -> Duration {
+        let now = cpu();
+        now.saturating_sub(std::mem::replace(&mut self.0, now))
+    }
+}
+
+struct Hasher(Sha256);
+
+impl io::Write for Hasher {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 fn percent(part: Duration, whole: Duration) -> String {
