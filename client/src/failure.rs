@@ -35,8 +35,8 @@ pub enum Failure {
     },
     /// The servers that answered do not know the build.
     #[error(
-        "build {build_id} has never been seen by {}\nindex its package where the server's database \
-         is: `nfdrop-indexer add FILE… --db F`, or ask another server with --server URL",
+        "build {build_id} has never been seen by {}\ncrawl the distribution where the server's database \
+         is: `nfdrop-indexer crawl --db F`, or ask another server with --server URL",
         .servers.join(" and ")
     )]
     NeverSeen {

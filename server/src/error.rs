@@ -78,7 +78,7 @@ impl Error {
                 StatusCode::NOT_FOUND,
                 MINUTES,
                 "check that it is the build-id of nf_tables.ko, or of vmlinux where nf_tables is \
-                 built in; else index its package with `nfdrop-indexer add`",
+                 built in; else crawl the suite that has it: `nfdrop-indexer crawl --db F`",
             ),
             Self::Unresolved { .. } => (
                 StatusCode::NOT_FOUND,

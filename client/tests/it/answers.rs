@@ -106,7 +106,7 @@ async fn no_plan_is_2_with_the_reason() {
     assert_eq!((ended.code, ended.stdout.as_str()), (2, ""));
     insta::assert_snapshot!(ended.stderr.replace(&server.url, "SERVER"), @"
     error: build 0484cf000102030405060708090a0b0c0d0e0f10 has never been seen by SERVER
-    index its package where the server's database is: `nfdrop-indexer add FILE… --db F`, or ask another server with --server URL
+    crawl the distribution where the server's database is: `nfdrop-indexer crawl --db F`, or ask another server with --server URL
     ");
 
     let ask = ["plan", "--server", &server.url, "--build-id", UNRESOLVED, "--format"];

@@ -220,7 +220,7 @@ async fn no_plan_is_2_refused_3_and_silence_1() {
                             -> check URL and network
     ok       server         EMPTY has never seen this build
     missing  plan           build 0484cf000102030405060708090a0b0c0d0e0f10 has never been seen by EMPTY
-                            -> index its package where the server's database is: `nfdrop-indexer add FILE… --db F`, or ask another server with --server URL
+                            -> crawl the distribution where the server's database is: `nfdrop-indexer crawl --db F`, or ask another server with --server URL
     ok       kprobes        in the kernel, with perf events
     ok       bpf            system call in the kernel
     ok       lockdown       integrity

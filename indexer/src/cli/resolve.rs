@@ -124,8 +124,9 @@ impl Resolver {
     fn hint(&mut self, name: &str, analysis: &Analysis) {
         if analysis.build_id.is_none() {
             say(format_args!(
-                "{name}: it has no build-id, so this plan is of no build: a client takes only one \
-                 made from the module or kernel image itself"
+                "{name}: a listing without build-id and tables, so this plan is of no build, and \
+                 drops while a static key is flipped (meta nftrace) may go by it: resolve the \
+                 module or kernel image itself for one that clients take"
             ));
         }
         let shape = |plan: &Plan| plan.layout.source == LayoutSource::Shape;

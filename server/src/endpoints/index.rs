@@ -13,9 +13,9 @@ use axum::{
 };
 use nfdrop_db::{
     Status,
-    store::{BuildFilter, BuildSummary, Counts, series},
+    store::{BuildFilter, BuildSummary, Counts, Failure, series},
 };
-use std::{cmp::Reverse, collections::BTreeMap, fmt::Write};
+use std::{cmp::Reverse, fmt::Write};
 
 /// Most builds listed.
 const MAX_ROWS: usize = 2000;
@@ -30,10 +30,10 @@ pub(super) async fn get(
 ) -> Result<Response, Error> {
     let read = database.query(|store| {
         let filter = BuildFilter { limit: Some(MAX_ROWS), ..BuildFilter::default() };
-        Ok((store.counts()?, store.builds(&filter)?))
+        Ok((store.counts()?, store.builds(&filter)?, store.failures()?))
     });
-    let (counts, builds) = read.await?;
-    let body = page(&counts, &builds, host(&headers)).into_bytes();
+    let (counts, builds, failures) = read.await?;
+    let body = page(&counts, &builds, &failures, host(&headers)).into_bytes();
     let answer = Answer { kind: "text/html; charset=utf-8", cache: MINUTES, body };
     let mut response = answer.to(&headers);
     response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, POLICY);
@@ -50,7 +50,7 @@ fn host(headers: &HeaderMap) -> &str {
     host.filter(plain).unwrap_or("127.0.0.1:7767")
 }
 
-fn page(counts: &Counts, builds: &[BuildSummary], host: &str) -> String {
+fn page(counts: &Counts, builds: &[BuildSummary], failures: &[Failure], host: &str) -> String {
     let unresolved: u64 = counts.unresolved.values().sum();
     let mut html = format!(
         "<!doctype html>\n\
@@ -88,28 +88,32 @@ fn page(counts: &Counts, builds: &[BuildSummary], host: &str) -> String {
     if builds.len() == MAX_ROWS {
         let _ = writeln!(html, "<p>The first {MAX_ROWS} by build-id.</p>");
     }
-    // Newest series first, and in it the newest release.
-    let mut by_series: BTreeMap<_, Vec<&BuildSummary>> = BTreeMap::new();
-    for build in builds {
-        let name = build.releases.first().map_or("unknown", |release| series(release));
-        by_series.entry(Reverse(natural(name))).or_default().push(build);
-    }
-    for (Reverse(key), mut builds) in by_series {
-        builds.sort_by_cached_key(|build| Reverse(natural(&build.releases.join(" "))));
-        let name: String = key
-            .into_iter()
-            .map(|(text, number)| match number {
-                Some(number) => format!("{text}{number}"),
-                None => text,
-            })
-            .collect();
-        let _ = write!(
-            html,
-            "<h3>{}</h3>\n<table>\n<tr><th>release<th>status<th>build-id\n",
-            escape(&name)
-        );
-        for build in builds {
+    let mut newest: Vec<&BuildSummary> = builds.iter().collect();
+    newest.sort_by_cached_key(|build| Reverse(natural(&build.releases.join(" "))));
+    if !newest.is_empty() {
+        html.push_str("<table>\n<tr><th>series<th>release<th>status<th>build-id\n");
+        for build in newest {
             row(&mut html, build);
+        }
+        html.push_str("</table>\n");
+    }
+    if !failures.is_empty() {
+        html.push_str(
+            "<h2>Kernels without a build-id</h2>\n\
+             <table>\n<tr><th>release<th>version<th>suite<th>why\n",
+        );
+        let mut newest: Vec<&Failure> = failures.iter().take(MAX_ROWS).collect();
+        newest.sort_by_cached_key(|failure| Reverse(natural(&failure.release)));
+        for failure in newest {
+            let _ = writeln!(
+                html,
+                "<tr><td>{}<td>{}<td>{}<td>{}: {}",
+                escape(&failure.release),
+                escape(&failure.version),
+                escape(&failure.suite),
+                failure.reason,
+                escape(&failure.detail)
+            );
         }
         html.push_str("</table>\n");
     }
@@ -119,6 +123,7 @@ fn page(counts: &Counts, builds: &[BuildSummary], host: &str) -> String {
 
 fn row(html: &mut String, build: &BuildSummary) {
     let releases = escape(&build.releases.join(", "));
+    let series = escape(build.releases.first().map_or("unknown", |release| series(release)));
     let id = &build.build_id;
     let status = match (build.status, build.reason) {
         (Status::Unresolved, Some(reason)) => format!("unresolved: {reason}"),
@@ -126,7 +131,7 @@ fn row(html: &mut String, build: &BuildSummary) {
     };
     let _ = write!(
         html,
-        "<tr><td>{releases}<td>{status}<td><a href=\"/buildid/{id}/plan\"><code>{id}</code></a> "
+        "<tr><td>{series}<td>{releases}<td>{status}<td><a href=\"/buildid/{id}/plan\"><code>{id}</code></a> "
     );
     if build.status == Status::Resolved {
         let _ = write!(html, "<a href=\"/buildid/{id}/nfdrop.bt\">bpftrace</a> ");

@@ -104,7 +104,7 @@ async fn what_was_never_seen_is_404() {
         insta::allow_duplicates! {
             insta::assert_snapshot!(format!("{error}\n{hint}"), @"
             build 2222222222222222222222222222222222222222 has never been seen here
-            check that it is the build-id of nf_tables.ko, or of vmlinux where nf_tables is built in; else index its package with `nfdrop-indexer add`
+            check that it is the build-id of nf_tables.ko, or of vmlinux where nf_tables is built in; else crawl the suite that has it: `nfdrop-indexer crawl --db F`
             ");
         }
     }
