@@ -2,7 +2,7 @@
 
 use super::infer::{Candidate, Found, RunSet};
 use nfdrop_db::Cost;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 /// Most probes per event.
 const MAX_PROBES: usize = 6;
@@ -51,7 +51,8 @@ pub fn choose<'a>(ranked: &'a [Ranked<'a>], drops: &RunSet) -> Option<Vec<&'a Ra
 
 /// Of all candidates that see the same drops the best.
 fn classes<'a>(ranked: impl Iterator<Item = &'a Ranked<'a>>) -> Vec<&'a Ranked<'a>> {
-    let mut best: HashMap<&RunSet, &Ranked<'_>> = HashMap::new();
+    // Ordered, since ranks may be equal and the same file has to give the same plan.
+    let mut best: BTreeMap<&RunSet, &Ranked<'_>> = BTreeMap::new();
     for entry in ranked {
         let slot = best.entry(&entry.candidate.seen).or_insert(entry);
         if entry.rank() < slot.rank() {
@@ -104,7 +105,10 @@ impl Search<'_, '_> {
             if self.steps > MAX_STEPS {
                 return;
             }
-            if seen.contains(run) && seen.is_disjoint(covered) {
+            // Two probes of an event at one place are no plan, whatever tells them apart.
+            let offset = self.classes[index].offset;
+            let taken = self.chosen.iter().any(|&other| self.classes[other].offset == offset);
+            if seen.contains(run) && seen.is_disjoint(covered) && !taken {
                 let mut more = covered.clone();
                 more.extend(seen);
                 self.chosen.push(index);

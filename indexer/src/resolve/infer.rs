@@ -17,7 +17,7 @@ const SLOTS: usize = 80;
 /// Conditions per instruction: none, per register, per slot, and the policy behind a register.
 const CONDITIONS: usize = 1 + 16 + SLOTS + 16;
 /// Largest distance between a register's value and a wanted pointer.
-const MAX_ADD: i64 = 512;
+const MAX_ADD: u64 = 512;
 
 /// A set of [`CONDITIONS`].
 type ConditionSet = u128;
@@ -294,7 +294,7 @@ impl Search {
     fn narrow(&mut self, values: &[Option<u64>], wanted: Address) {
         for (add, value) in self.adds.iter_mut().zip(values) {
             let distance = value.map(|value| wanted.0.wrapping_sub(value) as i64);
-            let distance = distance.filter(|d| d.abs() <= MAX_ADD);
+            let distance = distance.filter(|d| d.unsigned_abs() <= MAX_ADD);
             if !self.started {
                 *add = distance;
             } else if *add != distance {

@@ -20,6 +20,24 @@ impl Random {
         z ^ (z >> 31)
     }
 
+    /// 64 bits of junk. Half of the time its low byte is zero, as that of real leftovers often is
+    /// (flags, small numbers, aligned pointers): what only works since junk is unlike a verdict must
+    /// not pass for a site.
+    pub fn junk(&mut self) -> u64 {
+        let bits = self.bits();
+        if bits >> 63 == 0 { bits & !0xff } else { bits }
+    }
+
+    /// `len` bytes of [`Random::junk`].
+    pub fn junk_bytes(&mut self, len: usize) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(len + 8);
+        while bytes.len() < len {
+            bytes.extend_from_slice(&self.junk().to_le_bytes());
+        }
+        bytes.truncate(len);
+        bytes
+    }
+
     /// A number below `limit`, which is at least 1.
     pub fn below(&mut self, limit: u64) -> u64 {
         self.bits() % limit.max(1)

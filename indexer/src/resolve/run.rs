@@ -158,7 +158,7 @@ pub fn run(
     let memory = &mut world.memory.clone();
     let mut random = Random::new(seed ^ 0x6e66_6472_6f70);
     let mut cpu = Cpu {
-        registers: std::array::from_fn(|_| random.bits()),
+        registers: std::array::from_fn(|_| random.junk()),
         flags: Flags::UNDEFINED,
         rip: linked.parts[0].0.0,
     };
@@ -233,7 +233,7 @@ fn external(
         // Whoever gets the packet may free it; nf_tables' own functions get the pktinfo.
         ran.freed += 1;
     }
-    cpu.clobber(|| random.bits());
+    cpu.clobber(|| random.junk());
     cpu.rip = cpu.pop(memory)?;
     Ok(())
 }

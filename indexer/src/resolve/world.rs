@@ -85,7 +85,7 @@ impl Heap {
         self.used = (start + size).next_multiple_of(8);
         if self.bytes.len() < self.used {
             let missing = self.used.next_multiple_of(HEAP_STEP) - self.bytes.len();
-            self.bytes.extend(random.bytes(missing));
+            self.bytes.extend(random.junk_bytes(missing));
         }
         Address(self.base + start as u64)
     }
@@ -109,15 +109,15 @@ impl Heap {
     }
 }
 
-/// A canonical kernel pointer into the direct mapping, page-aligned.
+/// A canonical kernel pointer into the direct mapping, aligned as slab objects are: to cache lines.
 fn somewhere(random: &mut Random) -> u64 {
-    0xffff_8881_0000_0000 | random.below(1 << 18) << 12
+    0xffff_8881_0000_0000 | random.below(1 << 24) << 6
 }
 
 /// Per-CPU memory: the same junk in all worlds.
 fn per_cpu() -> Arc<Vec<u8>> {
     static JUNK: LazyLock<Arc<Vec<u8>>> =
-        LazyLock::new(|| Arc::new(Random::new(0x0070_6572_6370_7521).bytes(GS_SIZE)));
+        LazyLock::new(|| Arc::new(Random::new(0x0070_6572_6370_7521).junk_bytes(GS_SIZE)));
     Arc::clone(&JUNK)
 }
 
@@ -227,7 +227,7 @@ impl World {
         let Builder { heap, rules, expressions, .. } = builder;
         memory.map(Address(heap.base), heap.bytes, true);
         let stack = 0xffff_c900_0000_0000 | random.below(1 << 16) << 16;
-        memory.map(Address(stack), random.bytes(STACK_SIZE), true);
+        memory.map(Address(stack), random.junk_bytes(STACK_SIZE), true);
         memory.map(Address(GS_BASE), per_cpu(), true);
         // Aligned as at a function's entry: 8 more than a multiple of 16.
         let stack = Address(stack + STACK_SIZE as u64 - 1032 - 16 * random.below(16));

@@ -115,7 +115,9 @@ impl<'a> Rules<'a> {
         }
         let whole = end - offset >= JUMP_SIZE && end <= code.len() as u32;
         let region = offset..end;
-        let entered = self.targets.iter().any(|&target| offset < target && target < end);
+        // `insn_jump_into_range` counts the byte behind the jump too, whether or not it is replaced.
+        let last = end.max(offset + JUMP_SIZE + 1);
+        let entered = self.targets.iter().any(|&target| offset < target && target < last);
         let patched = self
             .function
             .keep_off

@@ -235,17 +235,18 @@ impl Cpu {
                 self.write(memory, i, 0, address.0)?;
             }
             Mnemonic::Push => {
-                let value = self.read(memory, i, 0)?;
-                if bits != 64 && i.op0_kind() == OpKind::Register {
+                // With an operand-size prefix two bytes are pushed, whatever the operand is.
+                if i.stack_pointer_increment() != -8 {
                     return Err(unsupported);
                 }
+                let value = self.read(memory, i, 0)?;
                 self.push(memory, value)?;
             }
             Mnemonic::Pop if bits == 64 => {
                 let value = self.pop(memory)?;
                 self.write(memory, i, 0, value)?;
             }
-            Mnemonic::Leave => {
+            Mnemonic::Leave if i.code() == Code::Leaveq => {
                 self.set(Reg::Rsp, self.get(Reg::Rbp));
                 let value = self.pop(memory)?;
                 self.set(Reg::Rbp, value);
@@ -451,7 +452,7 @@ impl Cpu {
             }
         };
         self.flags.set_result(result, bits);
-        if count > bits && i.mnemonic() != Mnemonic::Sar {
+        if count >= bits && i.mnemonic() != Mnemonic::Sar {
             self.flags.undefine(CF);
         } else {
             self.flags.set(CF, carry);
