@@ -118,3 +118,63 @@ impl Search<'_, '_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nfdrop_db::{Condition, Event, Location, Reg};
+
+    fn set(runs: &[usize]) -> RunSet {
+        let mut set = RunSet::default();
+        for &run in runs {
+            set.insert(run);
+        }
+        set
+    }
+
+    fn candidate(offset: u32, when: Option<Reg>, runs: &[usize]) -> (u32, Candidate) {
+        let condition = |reg| Condition { value: Location::reg(reg), mask: 0xff, equals: 0 };
+        let (event, when, seen) = (Event::RuleDrop, when.map(condition), set(runs));
+        (offset, Candidate { instruction: offset as usize, event, when, seen })
+    }
+
+    fn chosen(candidates: &[(u32, Candidate)]) -> Option<Vec<u32>> {
+        let place = Location::reg(Reg::Rbx);
+        let found = Found { rule: Some(place), pkt: place, base_chain: place };
+        let ranked: Vec<_> = candidates
+            .iter()
+            .map(|&(offset, ref candidate)| Ranked {
+                candidate,
+                found,
+                cost: Cost::Boosted,
+                visits: 0,
+                offset,
+            })
+            .collect();
+        let chosen = choose(&ranked, &set(&[0, 1, 70]))?;
+        let mut offsets: Vec<u32> = chosen.iter().map(|entry| entry.offset).collect();
+        offsets.sort_unstable();
+        Some(offsets)
+    }
+
+    #[test]
+    fn every_drop_once_and_drop_only_sites_first() {
+        let split = [candidate(1, None, &[0, 1]), candidate(2, None, &[70])];
+        assert_eq!(chosen(&split), Some(vec![1, 2]));
+        let overlapping = [candidate(1, None, &[0, 1]), candidate(2, None, &[1, 70])];
+        assert_eq!(chosen(&overlapping), None);
+        let with_condition =
+            [split.as_slice(), &[candidate(3, Some(Reg::Rdx), &[0, 1, 70])]].concat();
+        assert_eq!(chosen(&with_condition), Some(vec![1, 2]));
+        assert_eq!(chosen(&with_condition[1..]), Some(vec![3]));
+    }
+
+    #[test]
+    fn no_two_probes_at_one_place() {
+        let mut same =
+            vec![candidate(1, Some(Reg::Rdx), &[0, 1]), candidate(1, Some(Reg::Rcx), &[70])];
+        assert_eq!(chosen(&same), None);
+        same.push(candidate(2, Some(Reg::Rcx), &[70]));
+        assert_eq!(chosen(&same), Some(vec![1, 2]));
+    }
+}

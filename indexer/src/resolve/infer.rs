@@ -16,6 +16,8 @@ use nfdrop_db::{Condition, Event, Location, Reg};
 const SLOTS: usize = 80;
 /// Conditions per instruction: none, per register, per slot, and the policy behind a register.
 const CONDITIONS: usize = 1 + 16 + SLOTS + 16;
+/// Most sets of runs held for candidates; the most seen (5.10) is 7500.
+const MAX_SETS: usize = 40_000;
 /// Largest distance between a register's value and a wanted pointer.
 const MAX_ADD: u64 = 512;
 
@@ -133,6 +135,8 @@ pub struct Coverage<'a> {
     /// All runs that ended with a rule's and with a policy's drop.
     pub drops: [RunSet; 2],
     runs: usize,
+    /// Sets that have been made.
+    sets: usize,
 }
 
 #[derive(Debug, Clone)]
@@ -180,6 +184,7 @@ impl<'a> Coverage<'a> {
             visited: Vec::new(),
             drops: [RunSet::default(), RunSet::default()],
             runs: 0,
+            sets: 0,
         }
     }
 
@@ -200,21 +205,36 @@ impl<'a> Coverage<'a> {
             let (once, twice) = (site.once, site.twice | site.late);
             (site.once, site.twice, site.late) = (0, 0, 0);
             for which in 0..2 {
+                let struck = site.left[which] & if Some(which) == event { twice } else { once };
+                site.left[which] &= !struck;
+                if struck != 0 && !site.seen[which].is_empty() {
+                    for (number, seen) in site.seen[which].iter_mut().enumerate() {
+                        if struck >> number & 1 != 0 && !seen.is_empty() {
+                            *seen = RunSet::default();
+                            self.sets -= 1;
+                        }
+                    }
+                }
                 if Some(which) != event {
-                    site.left[which] &= !once;
                     continue;
                 }
-                site.left[which] &= !twice;
                 let mut fresh = once & site.left[which];
                 if fresh != 0 && site.seen[which].is_empty() {
                     site.seen[which] = vec![RunSet::default(); CONDITIONS];
                 }
                 while fresh != 0 {
-                    site.seen[which][fresh.trailing_zeros() as usize].insert(run);
+                    let seen = &mut site.seen[which][fresh.trailing_zeros() as usize];
+                    self.sets += usize::from(seen.is_empty());
+                    seen.insert(run);
                     fresh &= fresh - 1;
                 }
             }
         }
+    }
+
+    /// Whether so much is left that it would not fit memory; no compiled function comes near.
+    pub fn too_much(&self) -> bool {
+        self.sets > MAX_SETS
     }
 
     /// What is left: everything that sees at least one drop, none twice, and nothing else.
@@ -236,6 +256,12 @@ impl<'a> Coverage<'a> {
 }
 
 impl Observer for Coverage<'_> {
+    fn weight(&self, instruction: usize) -> u64 {
+        let [rule, policy] = self.sites[instruction].left;
+        // Every condition on memory is a look-up.
+        1 + u64::from((rule | policy).count_ones() / 8)
+    }
+
     fn visit(&mut self, instruction: usize, cpu: &Cpu, memory: &Memory, freed: bool) {
         let site = &mut self.sites[instruction];
         let wanted = site.left[0] | site.left[1];
@@ -427,4 +453,36 @@ pub fn value(location: &Location, cpu: &Cpu, memory: &Memory) -> Option<u64> {
 pub fn holds(condition: &Condition, cpu: &Cpu, memory: &Memory) -> bool {
     value(&condition.value, cpu, memory)
         .is_some_and(|value| value & condition.mask == condition.equals)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_what_all_hits_agree_on() {
+        let mut search = Search::new();
+        assert!(search.locations().is_empty(), "nothing seen, nothing found");
+        let wanted = Address(0xffff_8881_0000_1000);
+        let hit = |values: [u64; 4]| values.map(Some);
+        let far = wanted.0.wrapping_sub(i64::MIN as u64);
+        search.narrow(&hit([far, wanted.0, wanted.0 - 16, wanted.0]), wanted);
+        let next = Address(wanted.0 + 0x240);
+        search.narrow(&hit([next.0, next.0, next.0 - 16, wanted.0]), next);
+        let add = Location { add: Some(16), ..Location::reg(Reg::ALL[2]) };
+        assert_eq!(search.locations(), [Location::reg(Reg::ALL[1]), add]);
+    }
+
+    #[test]
+    fn runs_missing_in_a_set_are_found() {
+        let mut some = RunSet::default();
+        some.insert(3);
+        some.insert(200);
+        let mut other = RunSet::default();
+        other.insert(3);
+        assert_eq!(some.first_missing(&other), Some(200));
+        assert!(!some.is_disjoint(&other) && !some.is_empty());
+        other.extend(&some);
+        assert_eq!(some.first_missing(&other), None);
+    }
 }

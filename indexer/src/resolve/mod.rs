@@ -25,17 +25,17 @@ pub mod world;
 pub mod worlds;
 pub mod x86_64;
 
-use crate::image::function::{Function, ObjectKind};
+use crate::image::function::{Function, ObjectKind, Part};
 use choose::Ranked;
 use infer::{Coverage, Kind, Places, Truth, Visits};
 use layout::Abi;
-use link::{KeyState, LinkError, Linked};
+use link::{KeyState, LinkError, Linked, Placement};
 use nfdrop_db::plan::{self, SCHEMA};
 use nfdrop_db::{
     BuildId, Event, Evidence, FnOffset, HexBytes, Layout, Method, Plan, Probe, Reason, Share,
 };
 use rules::{End, Outcome};
-use run::{Observer, Stop, Styles, Surroundings};
+use run::{Budget, Observer, Stop, Styles, Surroundings};
 use std::collections::HashMap;
 use world::{Case, World};
 use worlds::Vocabulary;
@@ -147,7 +147,9 @@ pub fn resolve_watched(
         let detail = format!("{}: offsets are far from every known kernel's", odd.name);
         return Err(Unresolved::new(Reason::UnknownLayout, detail));
     }
-    let images = images(function)?;
+    bounded(function)?;
+    let (images, again) = (images(function, Placement::Odd)?, images(function, Placement::Round)?);
+    let budget = Budget::default();
     let mut found: Option<(Abi, Findings)> = None;
     let mut failures: Vec<Unresolved> = Vec::new();
     for abi in candidates {
@@ -155,7 +157,7 @@ pub fn resolve_watched(
         if found.as_ref().is_some_and(|(other, _)| other.name == abi.name) {
             continue;
         }
-        match resolve_with(function, &images, &abi, enters) {
+        match resolve_with(function, [&images, &again], &abi, &budget, enters) {
             Ok(findings) => {
                 if let Some((other, _)) = &found {
                     let detail = format!(
@@ -166,6 +168,8 @@ pub fn resolve_watched(
                 }
                 found = Some((abi, findings));
             }
+            // A layout that was not tried to the end may agree as well as one that was found.
+            Err(unresolved) if budget.is_exhausted() => return Err(unresolved),
             Err(unresolved) => failures.push(unresolved),
         }
     }
@@ -188,8 +192,31 @@ pub fn resolve_watched(
     Err(best)
 }
 
-/// The function in every state of its static keys.
-fn images(function: &Function) -> Result<Vec<Linked>, Unresolved> {
+/// Refuses what is far larger than any `nft_do_chain`: every part is held once per state of the
+/// static keys, and every instruction may be a site.
+fn bounded(function: &Function) -> Result<(), Unresolved> {
+    let parts = &function.parts;
+    let labels = function.jump_labels.as_ref().map_or(0, Vec::len);
+    let names = |part: &Part| part.relocations.iter().map(|r| r.symbol.len()).sum::<usize>();
+    let limits = [
+        ("bytes", parts.iter().map(|part| part.bytes.len()).sum(), 256 << 10),
+        ("relocations", parts.iter().map(|part| part.relocations.len()).sum(), 8 << 10),
+        ("bytes of symbols' names", parts.iter().map(names).sum(), 256 << 10),
+        ("jump labels", labels, 1 << 10),
+        ("bugs", function.bugs.len(), 1 << 10),
+        ("ranges to keep off", function.keep_off.len(), 8 << 10),
+    ];
+    for (what, found, limit) in limits {
+        if found > limit {
+            let detail = format!("{found} {what}, expected at most {limit}");
+            return Err(Unresolved::new(Reason::MalformedImage, detail));
+        }
+    }
+    Ok(())
+}
+
+/// The function in every state of its static keys, symbols placed in one way.
+fn images(function: &Function, placement: Placement) -> Result<Vec<Linked>, Unresolved> {
     let keys = link::keys(function);
     if keys.len() > MAX_KEYS {
         let detail = format!("{} static keys, expected at most {MAX_KEYS}", keys.len());
@@ -207,7 +234,7 @@ fn images(function: &Function) -> Result<Vec<Linked>, Unresolved> {
     };
     let mut images = Vec::with_capacity(states.len());
     for state in states {
-        let mut linked = Linked::new(function, &keys, KeyState(state))?;
+        let mut linked = Linked::new(function, &keys, KeyState(state), placement)?;
         Vocabulary::introduce(&mut linked);
         images.push(linked);
     }
@@ -253,6 +280,10 @@ impl<O: Observer> Observer for Watching<'_, O> {
         self.inner.visit(instruction, cpu, memory, freed);
     }
 
+    fn weight(&self, instruction: usize) -> u64 {
+        self.inner.weight(instruction)
+    }
+
     fn edge(&mut self, instruction: usize, taken: bool) {
         self.edges.0[instruction][usize::from(taken)] = true;
     }
@@ -264,6 +295,7 @@ struct Runs<'a> {
     abi: &'a Abi,
     cases: &'a [Case],
     warnings: HashMap<u64, bool>,
+    budget: &'a Budget,
 }
 
 impl Runs<'_> {
@@ -277,7 +309,8 @@ impl Runs<'_> {
         observer: &mut O,
         edges: &mut Edges,
     ) -> Result<(), Unresolved> {
-        let around = Surroundings { linked: image, abi: self.abi, warnings: &self.warnings };
+        let (abi, warnings, budget) = (self.abi, &self.warnings, self.budget);
+        let around = Surroundings { linked: image, abi, warnings, budget };
         let mut watching = Watching { inner: observer, edges };
         let ran = run::run(around, world, case.scene.seed, &mut watching);
         let ran = ran.map_err(|stop| {
@@ -330,8 +363,9 @@ fn event(outcome: Outcome) -> Option<Event> {
 
 fn resolve_with(
     function: &Function,
-    images: &[Linked],
+    [images, images_again]: [&[Linked]; 2],
     abi: &Abi,
+    budget: &Budget,
     enters: &mut dyn FnMut(Stage),
 ) -> Result<Findings, Unresolved> {
     enters(Stage::Runs);
@@ -348,7 +382,7 @@ fn resolve_with(
     let mut styles = Styles::ANY;
 
     let cases = worlds::generate(&vocabulary, SEEDS[0], RANDOM_CASES[0]);
-    let runs = Runs { images, abi, cases: &cases, warnings };
+    let runs = Runs { images, abi, cases: &cases, warnings, budget };
     let walk = worlds::walk(&vocabulary, SEEDS[0]);
     let mut visits = Visits(vec![0; first.instructions.len()]);
     for case in &walk {
@@ -365,6 +399,10 @@ fn resolve_with(
                 runs.one(image, case, &world, &mut styles, &mut coverage, &mut edges)?;
                 coverage.end_run(case.expected.end.outcome());
             }
+            if coverage.too_much() {
+                let detail = "more sites and conditions see drops than any compiled function has";
+                return Err(Unresolved::new(Reason::AmbiguousSite, detail));
+            }
         }
         enters(Stage::Choice);
         probes = choose_probes(&runs, function, &rules, coverage, &visits);
@@ -376,13 +414,14 @@ fn resolve_with(
 
     enters(Stage::Proof);
     let confirming = worlds::generate(&vocabulary, SEEDS[1], RANDOM_CASES[1]);
-    let runs_again = Runs { cases: &confirming, warnings: runs.warnings.clone(), ..runs };
+    let warnings = runs.warnings.clone();
+    let runs_again = Runs { images: images_again, cases: &confirming, warnings, ..runs };
     let layout = abi.plan_layout(&function.fields);
     let mut proof = proof::Proof::new(&probes, first);
     let mut counts = [0_u32; 3];
     for (case, world) in runs_again.worlds() {
         let outcome = case.expected.end.outcome();
-        for image in images {
+        for image in images_again {
             proof.begin_run(event(outcome), truth(case, &world));
             runs_again.one(image, case, &world, &mut styles, &mut proof, &mut edges)?;
             proof.end_run().map_err(|error| Unresolved::new(Reason::AmbiguousSite, error))?;
@@ -408,14 +447,20 @@ fn resolve_with(
         edges: share,
         analyzer: ANALYZER.to_owned(),
     };
-    Ok(Findings {
+    let findings = Findings {
         probes,
         layout,
         evidence,
         symbol_size: function.parts[0].bytes.len() as u32,
         body_sha256: crate::image::body_sha256(function),
         object: function.object,
-    })
+    };
+    // Offsets from BTF that no run has used are in the plan too.
+    let any_build = BuildId::from_bytes(&[0; 20]);
+    if let Some(Err(error)) = any_build.ok().map(|id| findings.plan(id).validate()) {
+        return Err(Unresolved::new(Reason::UnknownLayout, error));
+    }
+    Ok(findings)
 }
 
 /// Chooses the probes after a first pass.

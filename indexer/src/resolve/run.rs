@@ -12,12 +12,39 @@ use super::x86_64::machine::{Cpu, Step, Trap};
 use crate::image::function::{Function, Place};
 use iced_x86::Mnemonic;
 use nfdrop_db::Reg;
+use std::cell::Cell;
 use std::collections::HashMap;
 
 /// Where the function returns to.
 const RETURN: u64 = 0xffff_ffff_81e0_0abc;
 /// Most instructions of one run. The longest seen takes about 5000.
-const MAX_STEPS: u32 = 100_000;
+const MAX_STEPS: u64 = 100_000;
+/// Most instructions of all runs of a function, over all layouts that are tried. A hostile function
+/// may behave and still take its time. Real ones take 10 million, watching included.
+const MAX_ALL_STEPS: u64 = 200_000_000;
+
+/// What is left of the instructions that all runs together may take.
+#[derive(Debug)]
+pub struct Budget(Cell<u64>);
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self(Cell::new(MAX_ALL_STEPS))
+    }
+}
+
+impl Budget {
+    fn spend(&self, steps: u64) -> Result<(), Stop> {
+        let left = self.0.get().saturating_sub(steps);
+        self.0.set(left);
+        if left == 0 { Err(Stop::Exhausted) } else { Ok(()) }
+    }
+
+    /// Whether a run was ended for this.
+    pub fn is_exhausted(&self) -> bool {
+        self.0.get() == 0
+    }
+}
 
 /// Why a run did not get to the function's end.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -33,6 +60,9 @@ pub enum Stop {
     /// Too many instructions.
     #[error("no end after {MAX_STEPS} instructions")]
     Endless,
+    /// Too many instructions in all runs together.
+    #[error("all runs together take more than {MAX_ALL_STEPS} instructions")]
+    Exhausted,
     /// A call or jump to where nothing is.
     #[error("call or jump to {0}, where nothing is")]
     Nowhere(Address),
@@ -116,6 +146,11 @@ impl Styles {
 pub trait Observer {
     /// About to run the instruction of this number. `freed`: the packet may be gone.
     fn visit(&mut self, instruction: usize, cpu: &Cpu, memory: &Memory, freed: bool);
+    /// How much work it is to watch an instruction, in instructions.
+    fn weight(&self, instruction: usize) -> u64 {
+        let _ = instruction;
+        1
+    }
     /// The conditional branch or jump label of this number went this way.
     fn edge(&mut self, instruction: usize, taken: bool);
 }
@@ -129,6 +164,8 @@ pub struct Surroundings<'a> {
     pub abi: &'a Abi,
     /// Addresses of `ud2` that are warnings.
     pub warnings: &'a HashMap<u64, bool>,
+    /// For all runs.
+    pub budget: &'a Budget,
 }
 
 /// The addresses of all `ud2` in the bug table, and whether execution goes on behind them. A bare
@@ -168,7 +205,8 @@ pub fn run(
     let entry = cpu.registers;
     cpu.push(memory, RETURN)?;
     let mut ran = Ran { returned: 0, freed: 0, calls: Vec::new() };
-    for _ in 0..MAX_STEPS {
+    let mut steps = 0;
+    while steps < MAX_STEPS {
         if cpu.rip == RETURN {
             for reg in [Reg::Rbx, Reg::Rsp, Reg::Rbp, Reg::R12, Reg::R13, Reg::R14, Reg::R15] {
                 if cpu.get(reg) != entry[reg as usize] {
@@ -179,12 +217,16 @@ pub fn run(
             return Ok(ran);
         }
         let Some(number) = linked.instruction_at(cpu.rip) else {
+            steps += 1;
             external(around, world, memory, &mut cpu, &mut ran, &mut random)?;
             continue;
         };
         let decoded = &linked.instructions[number];
         observer.visit(number, &cpu, memory, ran.freed > 0);
         let at = cpu.rip;
+        let cost = cpu.cost(&decoded.instruction);
+        around.budget.spend(cost + observer.weight(number))?;
+        steps += cost;
         let step = cpu.step(memory, &decoded.instruction);
         match step.map_err(|trap| Stop::Trap { at: decoded.place, trap })? {
             Step::Branch(taken) => observer.edge(number, taken),

@@ -87,13 +87,14 @@ enum Place {
 
 /// All cases of a seed: the systematic ones, then `random_cases` random ones.
 pub fn generate(vocabulary: &Vocabulary, seed: u64, random_cases: usize) -> Vec<Case> {
-    let mut make = Maker { vocabulary, random: Random::new(seed), cases: Vec::new() };
+    let mut make = Maker::new(vocabulary, seed);
     let drop = Action::Verdict(verdict::DROP);
     let endings = [
         drop,
         Action::Verdict(verdict::ACCEPT),
         Action::Verdict(verdict::DROP | 113 << 16),
-        Action::Verdict(verdict::QUEUE | 7 << 16),
+        // With NF_VERDICT_FLAG_QUEUE_BYPASS.
+        Action::Verdict(verdict::QUEUE | 0x8000 | 7 << 16),
         Action::Verdict(verdict::STOLEN),
         Action::Verdict(verdict::RETURN),
         Action::Verdict(verdict::BREAK),
@@ -135,7 +136,7 @@ pub fn generate(vocabulary: &Vocabulary, seed: u64, random_cases: usize) -> Vec<
 /// instruction is what a probe there costs packets that are not dropped.
 pub fn walk(vocabulary: &Vocabulary, seed: u64) -> Vec<Case> {
     const RULES: usize = 24;
-    let mut make = Maker { vocabulary, random: Random::new(seed), cases: Vec::new() };
+    let mut make = Maker::new(vocabulary, seed);
     let mut rules: Vec<Rule> = (0..RULES)
         .map(|_| {
             let actions = [Action::Nothing, Action::Nothing, Action::Verdict(verdict::BREAK)];
@@ -151,15 +152,23 @@ struct Maker<'a> {
     vocabulary: &'a Vocabulary,
     random: Random,
     cases: Vec<Case>,
+    /// Of the first ruleset: another seed has the systematic ones in the other generation.
+    generation: usize,
 }
 
-impl Maker<'_> {
+impl<'a> Maker<'a> {
+    fn new(vocabulary: &'a Vocabulary, seed: u64) -> Self {
+        let generation = (seed >> 1 & 1) as usize;
+        Self { vocabulary, random: Random::new(seed), cases: Vec::new(), generation }
+    }
+
     /// Adds a case, with policy, generation and packet varied along the way.
     fn add(&mut self, chains: Vec<Chain>, packet: Packet) {
         let number = self.cases.len();
         let ruleset = Ruleset { chains, policy_drop: number.is_multiple_of(2) };
         let Some(expected) = reference(&ruleset, &packet) else { return };
-        let scene = Scene { ruleset, packet, generation: number / 2 % 2, seed: self.random.bits() };
+        let generation = (number / 2 + self.generation) % 2;
+        let scene = Scene { ruleset, packet, generation, seed: self.random.bits() };
         self.cases.push(Case { scene, expected });
     }
 

@@ -192,3 +192,55 @@ const TWO_BYTE_BOOSTABLE: [u16; 16] = [
     0x034c, 0x8000, 0x000f, 0x0002, 0xffff, 0x0000, 0xcfff, 0xc0f0, // 00 to 70
     0x0000, 0xffff, 0xbb3b, 0xf8ff, 0xff03, 0xbb2e, 0xbb26, 0x772e, // 80 to f0
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::function::{ObjectKind, Part, PartKind, Patched, SYMBOL};
+    use crate::resolve::link::{KeyState, Placement};
+
+    fn function(release: &str) -> Function {
+        // mov rax, rdi; mov rbx, rsi; xor edx, edx; 8: inc eax; jne 8; ret
+        let code = [0x48, 0x89, 0xf8, 0x48, 0x89, 0xf3, 0x31, 0xd2, 0xff, 0xc0, 0x75, 0xfc, 0xc3];
+        let (name, kind, bytes) = (SYMBOL.to_owned(), PartKind::Code, code.to_vec());
+        Function {
+            release: Some(release.to_owned()),
+            build_id: None,
+            object: ObjectKind::Module,
+            parts: vec![Part { name, kind, bytes, relocations: Vec::new() }],
+            jump_labels: Some(Vec::new()),
+            keep_off: vec![KeepOff { range: 5..6, why: Patched::StaticCall }],
+            bugs: Vec::new(),
+            has_exception_entries: false,
+            fields: std::collections::BTreeMap::new(),
+        }
+    }
+
+    fn costs(function: &Function, offsets: &[u32]) -> Vec<Cost> {
+        let linked = Linked::new(function, &[], KeyState(0), Placement::Odd).unwrap();
+        let rules = Rules::new(function, &linked);
+        offsets.iter().map(|&offset| rules.cost(offset)).collect()
+    }
+
+    #[test]
+    fn jumps_to_right_behind_the_replaced_bytes_prevent_optimization() {
+        use Cost::{Boosted, Optimized, Trap};
+        let mut function = function("6.12.1");
+        function.keep_off.clear();
+        assert_eq!(costs(&function, &[0, 3, 8, 10]), [Optimized, Boosted, Boosted, Trap]);
+        function.release = Some("6.8".to_owned());
+        assert_eq!(costs(&function, &[0, 8]), [Optimized, Trap], "group 5 is boosted from 6.9");
+        function.has_exception_entries = true;
+        assert_eq!(costs(&function, &[0]), [Boosted]);
+    }
+
+    #[test]
+    fn no_probe_where_the_kernel_refuses_one() {
+        let function = function("6.12.1");
+        let linked = Linked::new(&function, &[], KeyState(0), Placement::Odd).unwrap();
+        let rules = Rules::new(&function, &linked);
+        let allowed: Vec<u32> = (0..14).filter(|&o| rules.probe_site(o).is_some()).collect();
+        assert_eq!(allowed, [6, 8, 10, 12], "not the entry, not inside instructions, not patched");
+        assert_eq!(rules.cost(0), Cost::Boosted, "a patched byte in the replaced ones");
+    }
+}

@@ -14,7 +14,7 @@ pub const GS_BASE: u64 = 0xffff_8880_7fc0_0000;
 /// like all others here, not small offsets as in a kernel.
 pub const GS_SIZE: usize = 64 << 10;
 /// Most iterations of one `rep`.
-const MAX_REP: u64 = 1 << 16;
+const MAX_REP: u64 = 1 << 12;
 
 /// Registers, flags and the next instruction's address.
 #[derive(Debug, Clone)]
@@ -143,6 +143,12 @@ impl Cpu {
         let narrow = instruction.memory_base().is_gpr32() || instruction.memory_index().is_gpr32();
         let sum = if narrow { sum & 0xffff_ffff } else { sum };
         segment(sum)
+    }
+
+    /// How much work an instruction is: 1, or the number of its repetitions.
+    pub fn cost(&self, instruction: &Instruction) -> u64 {
+        let repeated = instruction.has_rep_prefix() && instruction.is_string_instruction();
+        if repeated { 1 + self.get(Reg::Rcx).min(MAX_REP) } else { 1 }
     }
 
     /// Runs one instruction.
@@ -623,4 +629,47 @@ fn sign_bit(bits: u32) -> u64 {
 
 fn sign_extend(value: u64, bits: u32) -> u64 {
     ((value << (64 - bits)) as i64 >> (64 - bits)) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resolve::x86_64::decode;
+
+    /// `tests/native.rs` compares what is run with the processor; this is what must not be.
+    #[test]
+    fn what_is_not_modelled_is_refused() {
+        let mut memory = Memory::default();
+        memory.map(Address(0x1000), vec![0; 256], true);
+        let refused: [(&str, &[u8]); 9] = [
+            ("push of two bytes", &[0x66, 0x6a, 0x01]),
+            ("leave of two bytes", &[0x66, 0xc9]),
+            ("bit string in memory", &[0x0f, 0xa3, 0x08]),
+            ("fs", &[0x64, 0x8b, 0x00]),
+            ("popf", &[0x9d]),
+            ("std", &[0xfd]),
+            ("vector", &[0xf2, 0x0f, 0x10, 0xc1]),
+            ("mov from cr0", &[0x0f, 0x20, 0xc0]),
+            ("far return", &[0x48, 0xcb]),
+        ];
+        for (name, bytes) in refused {
+            let i = decode(bytes, 0x40, 0).unwrap();
+            let mut cpu = Cpu { registers: [0x1080; 16], flags: Flags::UNDEFINED, rip: 0x40 };
+            let result = cpu.step(&mut memory, &i);
+            assert_eq!(result, Err(Trap::Unsupported(i.code())), "{name}");
+            assert_eq!((cpu.rip, cpu.registers), (0x40, [0x1080; 16]), "{name}");
+        }
+    }
+
+    #[test]
+    fn undefined_flags_are_not_read() {
+        let mut memory = Memory::default();
+        let mut cpu = Cpu { registers: [2; 16], flags: Flags::UNDEFINED, rip: 0 };
+        // shl eax, 3 leaves OF undefined: jo is refused, je is not.
+        cpu.step(&mut memory, &decode(&[0xc1, 0xe0, 3], 0, 0).unwrap()).unwrap();
+        let jo = decode(&[0x70, 0], 3, 0).unwrap();
+        assert_eq!(cpu.step(&mut memory, &jo), Err(Trap::UndefinedFlag(jo.code())));
+        let je = decode(&[0x74, 0], 3, 0).unwrap();
+        assert_eq!(cpu.step(&mut memory, &je), Ok(Step::Branch(false)));
+    }
 }
