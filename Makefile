@@ -15,7 +15,7 @@ run: ## Index the newest cloud kernels of your Debian mirror, serve and show a p
 	$(CARGO) build --release --locked $(BINARIES)
 	@ci/run-demo
 
-test: lint ## Everything CI checks: lint and all tests, offline
+test: lint ## Everything CI checks: lint and all tests
 	$(CARGO) test --workspace --all-features --locked
 
 lint: ## Formatting, clippy and shellcheck; warnings are errors

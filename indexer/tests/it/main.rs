@@ -1,0 +1,7 @@
+//! The indexer, from outside: one binary, so that it is linked once.
+
+#![expect(clippy::unwrap_used, reason = "a test ends where something is amiss")]
+
+mod crawl;
+mod files;
+mod support;
