@@ -65,7 +65,7 @@ impl Progress {
 impl CrawlReporter for Progress {
     fn selected(&self, kernels: usize) {
         self.selected.store(kernels, Ordering::Relaxed);
-        self.line(&format!("{kernels} kernels selected"));
+        self.line(&format!("{kernels} kernel{} selected", if kernels == 1 { "" } else { "s" }));
         let bar = self.bars.add(ProgressBar::new(kernels as u64));
         bar.set_style(style("{wide_bar} {pos}/{len} kernels {elapsed}"));
         let _ = self.kernels.set(bar);
