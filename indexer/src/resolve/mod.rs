@@ -12,6 +12,7 @@
 //!
 //! Bytes in, plan or reason out: no I/O, no clock, no global.
 
+pub mod check;
 pub mod choose;
 pub mod infer;
 pub mod layout;

@@ -1,6 +1,10 @@
 //! Which rulesets are made up: every verdict at every kind of place, systematically, then random
 //! ones. The same seed gives the same rulesets.
 
+mod larger;
+
+pub use larger::larger;
+
 use super::layout::Abi;
 use super::link::Linked;
 use super::random::Random;
