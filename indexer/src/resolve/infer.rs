@@ -28,6 +28,8 @@ const NO_CONDITION: ConditionSet = 1;
 const ALL_CONDITIONS: ConditionSet = u128::MAX >> (128 - CONDITIONS);
 /// None and those on registers.
 const CHEAP_CONDITIONS: ConditionSet = u128::MAX >> (128 - 17);
+/// Those on slots.
+const SLOT_CONDITIONS: ConditionSet = u128::MAX >> (128 - SLOTS) << 17;
 
 /// Which sites are looked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,19 +108,21 @@ fn holding(cpu: &Cpu, memory: &Memory, abi: &Abi, wanted: ConditionSet) -> Condi
     for (number, value) in cpu.registers.iter().enumerate() {
         set |= u128::from(value.trailing_zeros() >= 8) << (1 + number);
     }
-    let mut rest = wanted & !CHEAP_CONDITIONS;
-    let rsp = cpu.get(Reg::Rsp);
+    // All of the u64 has to be there, since that is what a client reads.
+    let is_zero = |value: u64| value.trailing_zeros() >= 8;
+    if wanted & SLOT_CONDITIONS != 0 {
+        let slots = memory.words(Address(cpu.get(Reg::Rsp)), SLOTS);
+        for (number, value) in slots.enumerate() {
+            set |= u128::from(is_zero(value)) << (17 + number);
+        }
+    }
+    let mut rest = wanted & !CHEAP_CONDITIONS & !SLOT_CONDITIONS;
     while rest != 0 {
         let number = rest.trailing_zeros() as usize;
         rest &= rest - 1;
-        let address = if number <= 16 + SLOTS {
-            rsp.wrapping_add(8 * (number as u64 - 17))
-        } else {
-            let base = cpu.registers[number - 17 - SLOTS];
-            base.wrapping_add_signed(i64::from(abi.policy))
-        };
-        // All of the u64 has to be there, since that is what a client reads.
-        if memory.read(Address(address), 8).is_ok_and(|value| value.trailing_zeros() >= 8) {
+        let base = cpu.registers[number - 17 - SLOTS];
+        let address = base.wrapping_add_signed(i64::from(abi.policy));
+        if memory.read(Address(address), 8).is_ok_and(is_zero) {
             set |= 1 << number;
         }
     }
@@ -421,9 +425,9 @@ impl Observer for Places<'_> {
             }
             if values.is_empty() {
                 let rsp = cpu.get(Reg::Rsp);
-                let slot = |n: u64| memory.read(Address(rsp.wrapping_add(8 * n)), 8).ok();
                 values.extend(cpu.registers.iter().map(|&value| Some(value)));
-                values.extend((0..SLOTS as u64).map(slot));
+                values.extend(memory.words(Address(rsp), SLOTS).map(Some));
+                values.resize(16 + SLOTS, None);
             }
             let [rule, pkt, chain] = &mut self.searches[number];
             if let Some(wanted) = truth.rule {

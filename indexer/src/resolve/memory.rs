@@ -62,6 +62,13 @@ impl Memory {
         Ok(u64::from_le_bytes(value))
     }
 
+    /// The u64s from an address on, as many as are wanted and there: one look-up for all of them.
+    pub fn words(&self, address: Address, most: usize) -> impl Iterator<Item = u64> {
+        let found = self.locate(address.0, 8);
+        let rest = found.map_or(&[][..], |(index, offset)| &self.regions[index].bytes[offset..]);
+        rest.as_chunks::<8>().0.iter().take(most).map(|word| u64::from_le_bytes(*word))
+    }
+
     /// The low `size` bytes (1 to 8) of `value`.
     pub fn write(&mut self, address: Address, size: usize, value: u64) -> Result<(), Fault> {
         let fault = Fault { address, size, write: true };
@@ -93,5 +100,8 @@ mod tests {
         assert_eq!(memory.write(Address(0x1008), 1, 0xffee), Ok(()));
         assert_eq!(memory.read(Address(0x1008), 1), Ok(0xee));
         assert!(memory.write(Address(0x2000), 1, 0).is_err(), "read-only");
+        let words = |at, most| memory.words(Address(at), most).count();
+        assert_eq!((words(0x1000, 9), words(0x1001, 0), words(0x1002, 1)), (1, 0, 0));
+        assert_eq!(memory.words(Address(0x1001), 1).next(), memory.read(Address(0x1001), 8).ok());
     }
 }
