@@ -26,13 +26,16 @@ fn a_module_made_of_an_extract_gives_the_extract() {
     let id = BuildId::from_bytes(&[0xcd; 20]).unwrap();
     for name in SERIES {
         let function = extract(name);
-        let (module, vmlinux) = (elf::module(&function), elf::vmlinux(&function, &id));
-        let files = Files { vmlinuz: Some(&vmlinux), nf_tables: Some(&module) };
-        let (loaded, vmlinux_id) = load(files);
-        let (loaded, expected) = (loaded.unwrap(), function);
-        let text = image::extract::to_json;
-        assert!(loaded == expected, "{name}: {}\nis not\n{}", text(&loaded), text(&expected));
-        assert_eq!(vmlinux_id.as_ref(), Some(&id));
+        // All BTF in vmlinux, and nf_tables' own in the module.
+        let whole = [elf::module(&function), elf::vmlinux(&function, &id)];
+        for [module, vmlinux] in [whole, elf::split(&function, &id)] {
+            let files = Files { vmlinuz: Some(&vmlinux), nf_tables: Some(&module) };
+            let (loaded, vmlinux_id) = load(files);
+            let (loaded, expected) = (loaded.unwrap(), &function);
+            let text = image::extract::to_json;
+            assert!(loaded == *expected, "{name}: {}\nis not\n{}", text(&loaded), text(expected));
+            assert_eq!(vmlinux_id.as_ref(), Some(&id));
+        }
     }
 }
 

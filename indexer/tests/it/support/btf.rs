@@ -20,11 +20,13 @@ struct Writer {
     types: Vec<u8>,
     count: u32,
     strings: Vec<u8>,
+    /// Offset of the first string: where those of the base end.
+    first: u32,
 }
 
 impl Writer {
     fn string(&mut self, text: &str) -> u32 {
-        let at = self.strings.len() as u32;
+        let at = self.first + self.strings.len() as u32;
         self.strings.extend([text.as_bytes(), b"\0"].concat());
         at
     }
@@ -62,28 +64,48 @@ impl Writer {
         // Nothing asks for its size.
         self.record(&[&[name, info, 0], &members[..]].concat())
     }
+
+    fn structures(&mut self, fields: &Fields) {
+        let mut tree = Tree::default();
+        for (path, field) in fields {
+            let mut place = &mut tree;
+            for name in path.split('.') {
+                place = place.members.entry(name.to_owned()).or_default();
+            }
+            place.field = Some(*field);
+        }
+        for (name, members) in &tree.members {
+            self.structure(name, members, 0);
+        }
+    }
+
+    fn section(self) -> Vec<u8> {
+        let (type_len, string_len) = (self.types.len() as u32, self.strings.len() as u32);
+        let header = [24, 0, type_len, type_len, string_len];
+        let mut out = vec![0x9f, 0xeb, 1, 0];
+        out.extend(header.iter().flat_map(|word| word.to_le_bytes()));
+        [out, self.types, self.strings].concat()
+    }
 }
 
 /// The content of a `.BTF` section of a vmlinux.
 pub(crate) fn btf(fields: &Fields) -> Vec<u8> {
-    let mut tree = Tree::default();
-    for (path, field) in fields {
-        let mut place = &mut tree;
-        for name in path.split('.') {
-            place = place.members.entry(name.to_owned()).or_default();
-        }
-        place.field = Some(*field);
-    }
-    let mut writer = Writer { types: Vec::new(), count: 0, strings: vec![0] };
+    base(fields).section()
+}
+
+/// The same in two: of vmlinux, and of a module, whose types and strings are numbered on from there.
+pub(crate) fn split(base_fields: &Fields, own: &Fields) -> [Vec<u8>; 2] {
+    let base = base(base_fields);
+    let (count, first) = (base.count, base.strings.len() as u32);
+    let mut module = Writer { types: Vec::new(), count, strings: Vec::new(), first };
+    module.structures(own);
+    [base.section(), module.section()]
+}
+
+fn base(fields: &Fields) -> Writer {
+    let mut writer = Writer { types: Vec::new(), count: 0, strings: vec![0], first: 0 };
     let name = writer.string("unsigned char");
     assert_eq!(writer.record(&[name, INT << 24, 1, 8]), BYTE);
-    for (name, members) in &tree.members {
-        writer.structure(name, members, 0);
-    }
-    let (types, strings) = (writer.types, writer.strings);
-    let (type_len, string_len) = (types.len() as u32, strings.len() as u32);
-    let header = [24, 0, type_len, type_len, string_len];
-    let mut out = vec![0x9f, 0xeb, 1, 0];
-    out.extend(header.iter().flat_map(|word| word.to_le_bytes()));
-    [out, types, strings].concat()
+    writer.structures(fields);
+    writer
 }
