@@ -1,10 +1,15 @@
 //! From kernel packages to attach plans: source, package, image, function, plan, store.
 
+#[cfg(feature = "crawl")]
 pub mod crawl;
+#[cfg(feature = "crawl")]
 pub mod fetch;
 pub mod image;
+#[cfg(feature = "crawl")]
 pub mod kernel;
+#[cfg(feature = "crawl")]
 pub mod listing;
 pub mod package;
 pub mod resolve;
+#[cfg(feature = "crawl")]
 pub mod source;

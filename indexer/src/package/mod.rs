@@ -10,4 +10,5 @@ pub use ar::ArError;
 pub use deb::{DebError, kernel_files};
 pub use members::{KernelFiles, Limits, MembersError, NamedBytes, Wanted};
 
+#[cfg(feature = "crawl")]
 pub(crate) use decoder::xz_decoder;
