@@ -1,11 +1,12 @@
 # The whole project in a few words; `make help` lists them. Every target installs what it misses.
 
 CARGO ?= cargo
+FUZZ_SECONDS ?= 900
 BINARIES = -p nfdrop-indexer -p nfdrop-server -p nfdrop-client
 SCRIPTS = ci/install-deps ci/run-demo .ci/run
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint bench deny clean
+.PHONY: help run test lint bench fuzz mutants deny clean
 
 help: ## Show this
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 15
@@ -21,6 +22,7 @@ test: lint ## Everything CI checks: lint and all tests
 lint: ## Formatting, clippy and shellcheck; warnings are errors
 	@ci/install-deps
 	$(CARGO) fmt --all --check
+	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
 	$(CARGO) clippy --workspace --all-targets --all-features --locked -- -D warnings
 	@if command -v shellcheck >/dev/null; then shellcheck $(SCRIPTS); \
 	else echo 'shellcheck is missing: the shell scripts are not checked' >&2; fi
@@ -28,6 +30,19 @@ lint: ## Formatting, clippy and shellcheck; warnings are errors
 bench: ## CPU seconds of the resolver, and of whole kernels that `make run` has fetched
 	@ci/install-deps
 	$(CARGO) bench --locked -p nfdrop-indexer --bench cpu
+
+mutants: ## 20,000 changed functions; each gets the same plan, one that holds, or a reason
+	@ci/install-deps
+	NFDROP_MUTANTS=20000 $(CARGO) test --release --locked -p nfdrop-tests --test mutants -- --nocapture
+
+# libFuzzer's instrumentation is a nightly option of rustc; RUSTC_BOOTSTRAP has stable take it.
+fuzz: ## Fuzz what reads files of strangers: an hour, or FUZZ_SECONDS for each target
+	@ci/install-deps fuzz
+	@command -v cargo-fuzz >/dev/null || $(CARGO) install --locked cargo-fuzz
+	@for target in load_resolve raw_image packages records; do \
+		RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --sanitizer none $$target -- \
+			-rss_limit_mb=512 -timeout=60 -max_total_time=$(FUZZ_SECONDS) || exit 1; \
+	done
 
 deny: ## Licences, sources and duplicates of all dependencies; needs cargo-deny
 	$(CARGO) deny --locked check bans licenses sources

@@ -1,0 +1,15 @@
+//! ELF, relocations, jump table, BTF and code together: kernels of the corpus, changed in a few
+//! places, are loaded and resolved.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use nfdrop_fuzz::{changed, prepare, resolve_and_check};
+use nfdrop_indexer::image;
+
+fuzz_target!(init: prepare(), |data: &[u8]| {
+    let Some(([module, vmlinux], name)) = changed(data) else { return };
+    if let Ok(function) = image::load(&module, Some(&vmlinux)) {
+        resolve_and_check(&function, name);
+    }
+});

@@ -1,0 +1,193 @@
+//! What the fuzz targets begin with, made of the functions in `tests/corpus`: kernel files are made
+//! here and not kept.
+
+use crate::KERNELS;
+use nfdrop_db::{BuildId, Record};
+use nfdrop_indexer::image;
+use nfdrop_indexer::resolve::resolve;
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+type Failure = Box<dyn std::error::Error>;
+
+/// Writes the seeds of a target to where `cargo fuzz run` looks for them. It makes the folder before
+/// it runs a target; where there is none nobody looks.
+pub fn write_for(target: &str) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
+    if !folder.is_dir() {
+        return;
+    }
+    let written = match target {
+        "load_resolve" => load_resolve(&folder),
+        "raw_image" => raw_image(&folder),
+        "packages" => packages(&folder),
+        "sources" => sources(&folder),
+        _ => records(&folder),
+    };
+    written.unwrap_or_else(|error| panic!("seeds of {target}: {error}"));
+}
+
+/// Writes a seed, under a name of its own.
+fn write(folder: &Path, name: &str, bytes: &[u8]) -> Result<(), Failure> {
+    Ok(fs::write(folder.join(format!("seed-{name}")), bytes)?)
+}
+
+/// Every kernel as it is, and with one change of every kind.
+fn load_resolve(folder: &Path) -> Result<(), Failure> {
+    for (index, _) in KERNELS.iter().enumerate() {
+        let index = u8::try_from(index)?;
+        write(folder, &format!("{index}"), &[index])?;
+        for kind in 0..8 {
+            let change = [index, 2 + kind, kind, 0x80, kind, 1, 0, 0, kind * 32];
+            write(folder, &format!("{index}-{kind}"), &change)?;
+        }
+    }
+    Ok(())
+}
+
+/// Modules and images, plain and compressed, and an extract.
+fn raw_image(folder: &Path) -> Result<(), Failure> {
+    let two = |file: &[u8], vmlinux: &[u8]| -> Result<Vec<u8>, Failure> {
+        let cut = if vmlinux.is_empty() { u16::MAX } else { u16::try_from(file.len())? };
+        Ok([&cut.to_le_bytes(), file, vmlinux].concat())
+    };
+    for kernel in KERNELS.iter() {
+        let name = &kernel.name;
+        let (module, vmlinux) = (&kernel.module, &kernel.vmlinux);
+        write(folder, &format!("{name}-both"), &two(module, vmlinux)?)?;
+        for (ending, packed) in compressed(vmlinux)? {
+            let module = compressed(module)?.into_iter().find(|(other, _)| *other == ending);
+            let module = module.map(|(_, bytes)| bytes).unwrap_or_default();
+            write(folder, &format!("{name}-{ending}"), &two(&module, &packed)?)?;
+            let image = bzimage(&packed, u32::try_from(vmlinux.len())?);
+            write(folder, &format!("{name}-vmlinuz-{ending}"), &two(&module, &image)?)?;
+        }
+    }
+    for path in extracts()? {
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        write(folder, &format!("{name}-extract"), &two(&fs::read(path)?, &[])?)?;
+    }
+    Ok(())
+}
+
+fn extracts() -> Result<Vec<PathBuf>, Failure> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/corpus");
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|ending| ending == "json") {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+fn compressed(bytes: &[u8]) -> Result<Vec<(&'static str, Vec<u8>)>, Failure> {
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    gzip.write_all(bytes)?;
+    // One block of literals: 15 in the token and the rest as 255 each.
+    let mut block = vec![0xf0];
+    let rest = bytes.len() - 15;
+    block.extend(vec![255; rest / 255]);
+    block.push(u8::try_from(rest % 255)?);
+    block.extend(bytes);
+    let size = u32::try_from(block.len())?.to_le_bytes();
+    Ok(vec![
+        ("gz", gzip.finish()?),
+        ("xz", liblzma::encode_all(bytes, 6)?),
+        ("zst", zstd::encode_all(bytes, 3)?),
+        ("lz4", [&b"\x02\x21\x4c\x18"[..], &size, &block].concat()),
+    ])
+}
+
+/// A kernel image with this payload (Documentation/arch/x86/boot.rst).
+fn bzimage(payload: &[u8], size: u32) -> Vec<u8> {
+    let mut image = vec![0; 5 * 512];
+    image[0x1fe..0x206].copy_from_slice(b"\x55\xaa\xeb\x66HdrS");
+    image[0x206..0x208].copy_from_slice(&0x20f_u16.to_le_bytes());
+    let length = payload.len() as u32 + 4;
+    image[0x24c..0x250].copy_from_slice(&length.to_le_bytes());
+    image.extend(payload);
+    image.extend(size.to_le_bytes());
+    image
+}
+
+fn sources(folder: &Path) -> Result<(), Failure> {
+    let index = b"Package: linux-image-6.1.0-56-cloud-amd64\nVersion: 6.1.170-1\n\
+        Architecture: amd64\nDepends: kmod, linux-base (>= 4.3~)\nFilename: pool/main/l/linux/a.deb\n\
+        Size: 1234\nSHA256: 0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef\n\n\
+        Package: linux-libc-dev\nVersion: 6.1.170-1\n";
+    write(folder, "index", &[b"\x00", &index[..]].concat())?;
+    for (ending, packed) in compressed(index)? {
+        let which: &[u8] = match ending {
+            "gz" => b"\x01",
+            "xz" => b"\x02",
+            _ => continue,
+        };
+        write(folder, &format!("index-{ending}"), &[which, &packed].concat())?;
+    }
+    let release = b"Origin: Debian\nLabel: Debian\nSuite: stable\nCodename: trixie\n\
+        Date: Sat, 21 Nov 2026 02:10:46 UTC\nValid-Until: Sat, 28 Nov 2026 02:10:46 UTC\n\
+        Acquire-By-Hash: yes\nSHA256:\n \
+        0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef 1234 \
+        main/binary-amd64/Packages.xz\n";
+    write(folder, "release", &[b"\x03", &release[..]].concat())?;
+    write(folder, "signed", b"\x04-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA256\n\na\n")?;
+    write(folder, "versions", b"\x056.1.170-1\n6.1.170-1~bpo12+1\n1:6.12~rc2-1")?;
+    write(
+        folder,
+        "list",
+        b"\x06deb [signed-by=/a.gpg] http://deb.debian.org/debian trixie main\n",
+    )?;
+    let paragraph = b"\x06Types: deb\nURIs: http://deb.debian.org/debian\nSuites: trixie\n\
+        Components: main\nSigned-By: /a.gpg\n";
+    write(folder, "sources", paragraph)
+}
+
+fn packages(folder: &Path) -> Result<(), Failure> {
+    let Some(kernel) = KERNELS.first() else { return Ok(()) };
+    let mut archive = tar::Builder::new(Vec::new());
+    for (path, bytes) in [
+        ("./boot/vmlinuz-6.1.0-56-cloud-amd64", &kernel.vmlinux[..512]),
+        (
+            "./lib/modules/6.1.0-56-cloud-amd64/kernel/net/netfilter/nf_tables.ko",
+            &kernel.module[..512],
+        ),
+    ] {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        archive.append_data(&mut header, path, bytes)?;
+    }
+    let archive = archive.into_inner()?;
+    for (ending, data) in compressed(&archive)?.into_iter().chain([("", archive.clone())]) {
+        let name =
+            if ending.is_empty() { "data.tar".to_owned() } else { format!("data.tar.{ending}") };
+        let mut deb = b"!<arch>\n".to_vec();
+        for (name, content) in [("debian-binary", &b"2.0\n"[..]), (&name, &data)] {
+            let size = content.len();
+            write!(deb, "{name:16}{:12}{:6}{:6}{:8}{size:<10}`\n", 0, 0, 0, 100_644)?;
+            deb.extend(content);
+            deb.extend(vec![b'\n'; size % 2]);
+        }
+        write(folder, &format!("deb-{ending}"), &deb)?;
+    }
+    Ok(())
+}
+
+fn records(folder: &Path) -> Result<(), Failure> {
+    let id = BuildId::from_bytes(&[7; 20])?;
+    for path in extracts()? {
+        let function = image::load(&fs::read(&path)?, None)?;
+        let record = match resolve(&function) {
+            Ok(findings) => Record::resolved(findings.plan(id.clone())),
+            Err(error) => Record::unresolved(id.clone(), error.reason, error.detail),
+        };
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        write(folder, &name, &record.to_bytes())?;
+    }
+    let none = Record::unresolved(id, nfdrop_db::Reason::NoSite, "nothing there");
+    write(folder, "unresolved", &none.to_bytes())
+}
