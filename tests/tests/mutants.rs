@@ -17,7 +17,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 /// Mutants without `NFDROP_MUTANTS`.
-const MUTANTS: u64 = 400;
+const MUTANTS: u64 = 300;
 /// Of the rulesets that plans are checked on; the resolver's own are others.
 const CHECK_SEED: u64 = 0x7365_636f_6e64_2121;
 /// Random rulesets of every kind for the check.
@@ -265,7 +265,7 @@ fn real_plans_hold_on_larger_sets_of_rulesets() {
     let originals = originals();
     assert!(!originals.is_empty());
     originals.par_iter().for_each(|(Extract { name, function }, findings)| {
-        for seed in [CHECK_SEED, 1, u64::MAX] {
+        for seed in [CHECK_SEED, u64::MAX] {
             let checked = check(function, findings, seed, RANDOM_CASES);
             let checked = checked.unwrap_or_else(|error| panic!("{name}, seed {seed}: {error}"));
             assert!(checked.runs > 3 * findings.evidence.runs / 2, "{name}: {checked:?}");
