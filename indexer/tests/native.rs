@@ -112,7 +112,7 @@ fn value(random: &mut Random) -> u64 {
 
 /// Bytes that are often an instruction.
 fn bytes(random: &mut Random) -> Vec<u8> {
-    let one: [&[u8]; 14] = [
+    let one: [&[u8]; 15] = [
         &[0x00, 0x01, 0x02, 0x03, 0x04, 0x05, 0x08, 0x0b, 0x10, 0x11, 0x12, 0x13, 0x14, 0x15],
         &[0x18, 0x19, 0x1a, 0x1b, 0x1c, 0x1d, 0x20, 0x21, 0x22, 0x23, 0x28, 0x29, 0x2a, 0x2b],
         &[0x30, 0x31, 0x32, 0x33, 0x38, 0x39, 0x3a, 0x3b, 0x3c, 0x3d, 0xa8, 0xa9],
@@ -127,11 +127,13 @@ fn bytes(random: &mut Random) -> Vec<u8> {
         &[0xf6, 0xf7],
         &[0xfe, 0xff],
         &[0xc0, 0xc1, 0xd1, 0xd3],
+        &[0xf5, 0xf8, 0xf9],
     ];
     let two = [
         0x1f, 0x18, 0x40, 0x42, 0x43, 0x44, 0x46, 0x48, 0x4a, 0x4c, 0x4f, 0x90, 0x92, 0x95, 0x97,
         0x98, 0x9b, 0x9d, 0x9e, 0xa3, 0xab, 0xb3, 0xbb, 0xba, 0xba, 0xaf, 0xaf, 0xb6, 0xb7, 0xbe,
-        0xbf, 0xbc, 0xbd, 0xb8, 0xb1, 0xc1, 0xc8, 0xca, 0xcf, 0xa4, 0xa5, 0xac, 0xad,
+        0xbf, 0xbc, 0xbd, 0xb8, 0xb1, 0xb0, 0xc1, 0xc0, 0xc3, 0xc8, 0xca, 0xcf, 0xa4, 0xa5, 0xac,
+        0xad,
     ];
     let mut code = Vec::new();
     let vex = random.one_in(12);
@@ -146,10 +148,16 @@ fn bytes(random: &mut Random) -> Vec<u8> {
         }
     }
     if vex {
-        let (map, opcode) = *random.pick(&[(2, 0xf2), (2, 0xf7), (2, 0xf7), (3, 0xf0), (2, 0xf5)]);
+        let opcodes = [(2, 0xf2), (2, 0xf3), (2, 0xf7), (2, 0xf7), (3, 0xf0), (2, 0xf5), (2, 0xf6)];
+        let (map, opcode) = *random.pick(&opcodes);
         let r_x_b = random.below(8) as u8;
         let w_vvvv_pp = random.bits() as u8 & !4;
         code.extend([0xc4, r_x_b << 5 | map, w_vvvv_pp, opcode]);
+    } else if random.one_in(60) {
+        code.extend([0x0f, 0x38, *random.pick(&[0xf0, 0xf1])]);
+    } else if random.one_in(20) {
+        // The prefix belongs to the opcode: popcnt, tzcnt, lzcnt.
+        code = vec![0xf3, 0x48, 0x0f, *random.pick(&[0xb8, 0xbc, 0xbd])];
     } else if random.one_in(3) {
         code.extend([0x0f, *random.pick(&two)]);
     } else {
@@ -170,7 +178,7 @@ fn cpu_has(feature: &str) -> bool {
 }
 
 /// A random sequence that the interpreter runs.
-fn case(random: &mut Random, bmi: [bool; 2]) -> Case {
+fn case(random: &mut Random, missing: &[CpuidFeature]) -> Case {
     let mut before = random.bytes(STATE_SIZE);
     let mut cpu =
         Cpu { registers: std::array::from_fn(|_| value(random)), flags: Flags::UNDEFINED, rip: 0 };
@@ -196,8 +204,7 @@ fn case(random: &mut Random, bmi: [bool; 2]) -> Case {
         let mut bytes = code.clone();
         bytes.extend(self::bytes(random));
         let Some(i) = decode(&bytes, CODE, start) else { continue };
-        let needs = |feature| i.cpuid_features().contains(&feature);
-        let missing = needs(CpuidFeature::BMI1) && !bmi[0] || needs(CpuidFeature::BMI2) && !bmi[1];
+        let missing = i.cpuid_features().iter().any(|feature| missing.contains(feature));
         // Control flow would leave the sequence, and the address of the code is not the kernel's.
         let leaves = i.flow_control() != FlowControl::Next
             || i.is_ip_rel_memory_operand()
@@ -262,13 +269,21 @@ fn random_instructions_do_what_the_processor_does() {
     let number = |name, default| std::env::var(name).map_or(default, |n| n.parse().unwrap());
     let sequences: u64 = number("NFDROP_NATIVE_SEQUENCES", 20_000);
     let mut random = Random::new(number("NFDROP_NATIVE_SEED", 1));
-    let bmi = ["bmi1", "bmi2"].map(cpu_has);
+    let mut missing = vec![
+        (CpuidFeature::BMI1, "bmi1"),
+        (CpuidFeature::BMI2, "bmi2"),
+        (CpuidFeature::LZCNT, "abm"),
+        (CpuidFeature::POPCNT, "popcnt"),
+        (CpuidFeature::MOVBE, "movbe"),
+    ];
+    missing.retain(|(_, name)| !cpu_has(name));
+    let missing: Vec<CpuidFeature> = missing.into_iter().map(|(feature, _)| feature).collect();
     let mut child =
         Command::new(&program).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let (mut input, mut output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
     let mut ran = BTreeMap::<String, u64>::new();
     for sequence in 0..sequences {
-        let case = case(&mut random, bmi);
+        let case = case(&mut random, &missing);
         let listing =
             || case.instructions.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n  ");
         input.write_all(&(case.code.len() as u32).to_le_bytes()).unwrap();
@@ -289,8 +304,10 @@ fn random_instructions_do_what_the_processor_does() {
     assert!(child.wait().unwrap().success());
     println!("ran {ran:?}");
     // What all builds seen are made of was among them.
-    for name in ["Add", "Adc", "Bt", "Cmove", "Imul", "Lea", "Movsx", "Push", "Ror", "Sar", "Setb"]
-    {
+    for name in [
+        "Add", "Adc", "Bsr", "Bt", "Cmove", "Cmpxchg", "Imul", "Lea", "Movsx", "Mul", "Push",
+        "Ror", "Sar", "Setb", "Shld", "Xadd",
+    ] {
         assert!(ran.contains_key(name), "{name} was not tried");
     }
 }

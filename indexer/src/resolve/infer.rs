@@ -6,16 +6,19 @@
 //! and stack slots hold the wanted pointers at every hit.
 
 use super::layout::Abi;
+use super::link::Linked;
 use super::memory::{Address, Memory};
 use super::rules::Outcome;
 use super::run::Observer;
 use super::x86_64::machine::Cpu;
+use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 use nfdrop_db::{Condition, Event, Location, Reg};
 
-/// u64 slots above the stack pointer that are looked at. The largest frame seen (5.10) has 53.
-const SLOTS: usize = 80;
-/// Conditions per instruction: none, per register, per slot, and the policy behind a register.
-const CONDITIONS: usize = 1 + 16 + SLOTS + 16;
+/// Most u64 of the frame that are looked at. The code's own operands tell which: the most seen is 60,
+/// with KASAN 90.
+const MAX_SLOTS: usize = 95;
+/// Conditions per instruction: none, per register, the policy behind a register, and per slot.
+const CONDITIONS: usize = 1 + 16 + 16 + MAX_SLOTS;
 /// Most sets of runs held for candidates; the most seen (5.10) is 7500.
 const MAX_SETS: usize = 40_000;
 /// Largest distance between a register's value and a wanted pointer.
@@ -25,11 +28,57 @@ const MAX_ADD: u64 = 512;
 type ConditionSet = u128;
 /// The one that always holds.
 const NO_CONDITION: ConditionSet = 1;
-const ALL_CONDITIONS: ConditionSet = u128::MAX >> (128 - CONDITIONS);
 /// None and those on registers.
 const CHEAP_CONDITIONS: ConditionSet = u128::MAX >> (128 - 17);
-/// Those on slots.
-const SLOT_CONDITIONS: ConditionSet = u128::MAX >> (128 - SLOTS) << 17;
+
+/// A u64 of the frame: where it is from the stack pointer, or from the frame pointer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Slot {
+    /// `rsp` or `rbp`.
+    pub base: Reg,
+    /// In bytes.
+    pub offset: i32,
+}
+
+/// The frame's slots that the code itself names: whatever it keeps there it reads or writes by such
+/// an operand. Those it keeps pointers in come first.
+pub fn slots(linked: &Linked) -> Vec<Slot> {
+    let of = |i: &Instruction| {
+        let operand = (0..i.op_count()).find(|&n| i.op_kind(n) == OpKind::Memory)?;
+        let base = match i.memory_base() {
+            Register::RSP => Reg::Rsp,
+            Register::RBP => Reg::Rbp,
+            _ => return None,
+        };
+        let offset = i32::try_from(i.memory_displacement64() as i64).ok()?;
+        let plain = i.memory_index() == Register::None && i.segment_prefix() == Register::None;
+        // Pointers are stored whole.
+        let rank = match (i.mnemonic(), operand, i.memory_size().size()) {
+            (Mnemonic::Mov, 0, 8) => 0,
+            (_, _, 8) => 1,
+            _ => 2,
+        };
+        plain.then_some((rank, Slot { base, offset }))
+    };
+    let instructions = linked.instructions.iter().map(|decoded| &decoded.instruction);
+    let has_frame_pointer = instructions.clone().any(|i| {
+        let moves = matches!(i.mnemonic(), Mnemonic::Mov | Mnemonic::Lea);
+        let from_stack = i.op1_register() == Register::RSP || i.memory_base() == Register::RSP;
+        moves && i.op0_register() == Register::RBP && from_stack
+    });
+    let mut named: Vec<(u8, Slot)> = instructions
+        .filter_map(of)
+        .filter(|(_, slot)| slot.base == Reg::Rsp || has_frame_pointer)
+        .collect();
+    named.sort_unstable();
+    let mut slots: Vec<Slot> = Vec::new();
+    for (_, slot) in named {
+        if slots.len() < MAX_SLOTS && !slots.contains(&slot) {
+            slots.push(slot);
+        }
+    }
+    slots
+}
 
 /// Which sites are looked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,18 +138,24 @@ impl RunSet {
 }
 
 /// The condition of a number in a [`ConditionSet`]; `None` for the first, which always holds.
-fn condition(number: usize, abi: &Abi) -> Option<Condition> {
+fn condition(number: usize, abi: &Abi, slots: &[Slot]) -> Option<Condition> {
     let location = match number {
         0 => return None,
         1..=16 => Location::reg(Reg::ALL[number - 1]),
-        n if n <= 16 + SLOTS => Location::memory(Reg::Rsp, 8 * (n as i32 - 17)),
-        n => Location::memory(Reg::ALL[n - 17 - SLOTS], abi.policy),
+        17..=32 => Location::memory(Reg::ALL[number - 17], abi.policy),
+        n => slots.get(n - 33).map(|slot| Location::memory(slot.base, slot.offset))?,
     };
     Some(Condition { value: location, mask: 0xff, equals: 0 })
 }
 
 /// The conditions `(value & 0xff) == 0` that hold now.
-fn holding(cpu: &Cpu, memory: &Memory, abi: &Abi, wanted: ConditionSet) -> ConditionSet {
+fn holding(
+    cpu: &Cpu,
+    memory: &Memory,
+    abi: &Abi,
+    slots: &[Slot],
+    wanted: ConditionSet,
+) -> ConditionSet {
     if wanted == NO_CONDITION {
         return NO_CONDITION;
     }
@@ -108,21 +163,17 @@ fn holding(cpu: &Cpu, memory: &Memory, abi: &Abi, wanted: ConditionSet) -> Condi
     for (number, value) in cpu.registers.iter().enumerate() {
         set |= u128::from(value.trailing_zeros() >= 8) << (1 + number);
     }
-    // All of the u64 has to be there, since that is what a client reads.
-    let is_zero = |value: u64| value.trailing_zeros() >= 8;
-    if wanted & SLOT_CONDITIONS != 0 {
-        let slots = memory.words(Address(cpu.get(Reg::Rsp)), SLOTS);
-        for (number, value) in slots.enumerate() {
-            set |= u128::from(is_zero(value)) << (17 + number);
-        }
-    }
-    let mut rest = wanted & !CHEAP_CONDITIONS & !SLOT_CONDITIONS;
+    let mut rest = wanted & !CHEAP_CONDITIONS;
     while rest != 0 {
         let number = rest.trailing_zeros() as usize;
         rest &= rest - 1;
-        let base = cpu.registers[number - 17 - SLOTS];
-        let address = base.wrapping_add_signed(i64::from(abi.policy));
-        if memory.read(Address(address), 8).is_ok_and(is_zero) {
+        let (base, offset) = match number {
+            0..=32 => (cpu.registers[number - 17], abi.policy),
+            _ => (cpu.get(slots[number - 33].base), slots[number - 33].offset),
+        };
+        let address = base.wrapping_add_signed(i64::from(offset));
+        // All of the u64 has to be there, since that is what a client reads.
+        if memory.read(Address(address), 8).is_ok_and(|value| value.trailing_zeros() >= 8) {
             set |= 1 << number;
         }
     }
@@ -133,6 +184,7 @@ fn holding(cpu: &Cpu, memory: &Memory, abi: &Abi, wanted: ConditionSet) -> Condi
 #[derive(Debug)]
 pub struct Coverage<'a> {
     abi: &'a Abi,
+    slots: &'a [Slot],
     /// By instruction.
     sites: Vec<Site>,
     visited: Vec<usize>,
@@ -170,10 +222,10 @@ pub struct Candidate {
 
 impl<'a> Coverage<'a> {
     /// For instructions of which some may hold probes.
-    pub fn new(abi: &'a Abi, eligible: &[bool], kind: Kind) -> Self {
+    pub fn new(abi: &'a Abi, slots: &'a [Slot], eligible: &[bool], kind: Kind) -> Self {
         let conditions = match kind {
             Kind::DropOnly => NO_CONDITION,
-            Kind::Conditional => ALL_CONDITIONS,
+            Kind::Conditional => u128::MAX >> (MAX_SLOTS - slots.len()),
         };
         let site = |&eligible: &bool| Site {
             left: [if eligible { conditions } else { 0 }; 2],
@@ -184,6 +236,7 @@ impl<'a> Coverage<'a> {
         };
         Self {
             abi,
+            slots,
             sites: eligible.iter().map(site).collect(),
             visited: Vec::new(),
             drops: [RunSet::default(), RunSet::default()],
@@ -249,7 +302,7 @@ impl<'a> Coverage<'a> {
                 let event = [Event::RuleDrop, Event::PolicyDrop][which];
                 for (number, seen) in seen.into_iter().enumerate() {
                     if site.left[which] >> number & 1 != 0 && !seen.is_empty() {
-                        let when = condition(number, self.abi);
+                        let when = condition(number, self.abi, self.slots);
                         candidates.push(Candidate { instruction, event, when, seen });
                     }
                 }
@@ -272,7 +325,7 @@ impl Observer for Coverage<'_> {
         if wanted == 0 {
             return;
         }
-        let holding = holding(cpu, memory, self.abi, wanted);
+        let holding = holding(cpu, memory, self.abi, self.slots, wanted);
         if site.once == 0 {
             self.visited.push(instruction);
         }
@@ -317,8 +370,8 @@ struct Search {
 }
 
 impl Search {
-    fn new() -> Self {
-        Self { adds: vec![None; 16 + SLOTS], started: false }
+    fn new(slots: usize) -> Self {
+        Self { adds: vec![None; 16 + slots], started: false }
     }
 
     fn narrow(&mut self, values: &[Option<u64>], wanted: Address) {
@@ -335,7 +388,7 @@ impl Search {
     }
 
     /// All places, best first: nothing to add, registers, near slots.
-    fn locations(&self) -> Vec<Location> {
+    fn locations(&self, slots: &[Slot]) -> Vec<Location> {
         if !self.started {
             return Vec::new();
         }
@@ -345,12 +398,15 @@ impl Search {
             let mut location = if number < 16 {
                 Location::reg(Reg::ALL[number])
             } else {
-                Location::memory(Reg::Rsp, 8 * (number as i32 - 16))
+                Location::memory(slots[number - 16].base, slots[number - 16].offset)
             };
             location.add = (add != 0).then_some(add as i32);
             found.push((add != 0, number, location));
         }
-        found.sort_by_key(|&(add, number, _)| (number >= 16, add, number));
+        let offset = |location: &Location| location.deref.unwrap_or(0).unsigned_abs();
+        found.sort_by_key(|&(add, number, location)| {
+            (number >= 16, add, if number < 16 { number as u32 } else { offset(&location) })
+        });
         found.into_iter().map(|(.., location)| location).collect()
     }
 }
@@ -371,6 +427,7 @@ pub struct Found {
 pub struct Places<'a> {
     by_instruction: Vec<Vec<usize>>,
     candidates: &'a [Candidate],
+    slots: &'a [Slot],
     searches: Vec<[Search; 3]>,
     run: usize,
     event: Option<Event>,
@@ -379,13 +436,14 @@ pub struct Places<'a> {
 
 impl<'a> Places<'a> {
     /// For these candidates over so many instructions.
-    pub fn new(candidates: &'a [Candidate], instructions: usize) -> Self {
+    pub fn new(candidates: &'a [Candidate], slots: &'a [Slot], instructions: usize) -> Self {
         let mut by_instruction = vec![Vec::new(); instructions];
         for (number, candidate) in candidates.iter().enumerate() {
             by_instruction[candidate.instruction].push(number);
         }
-        let searches = candidates.iter().map(|_| std::array::from_fn(|_| Search::new())).collect();
-        Self { by_instruction, candidates, searches, run: 0, event: None, truth: None }
+        let search = || Search::new(slots.len());
+        let searches = candidates.iter().map(|_| std::array::from_fn(|_| search())).collect();
+        Self { by_instruction, candidates, slots, searches, run: 0, event: None, truth: None }
     }
 
     /// The next run, in the order of the first pass.
@@ -396,7 +454,7 @@ impl<'a> Places<'a> {
     /// Per candidate where its pointers are, if all of them are found.
     pub fn found(&self) -> Vec<Option<Found>> {
         let found = |(candidate, [rule, pkt, chain]): (&Candidate, &[Search; 3])| {
-            let first = |search: &Search| search.locations().first().copied();
+            let first = |search: &Search| search.locations(self.slots).first().copied();
             let rule = match candidate.event {
                 Event::RuleDrop => Some(first(rule)?),
                 Event::PolicyDrop => None,
@@ -424,10 +482,12 @@ impl Observer for Places<'_> {
                 continue;
             }
             if values.is_empty() {
-                let rsp = cpu.get(Reg::Rsp);
+                let slot = |slot: &Slot| {
+                    let at = cpu.get(slot.base).wrapping_add_signed(i64::from(slot.offset));
+                    memory.read(Address(at), 8).ok()
+                };
                 values.extend(cpu.registers.iter().map(|&value| Some(value)));
-                values.extend(memory.words(Address(rsp), SLOTS).map(Some));
-                values.resize(16 + SLOTS, None);
+                values.extend(self.slots.iter().map(slot));
             }
             let [rule, pkt, chain] = &mut self.searches[number];
             if let Some(wanted) = truth.rule {
@@ -465,8 +525,8 @@ mod tests {
 
     #[test]
     fn places_are_what_all_hits_agree_on() {
-        let mut search = Search::new();
-        assert!(search.locations().is_empty(), "nothing seen, nothing found");
+        let mut search = Search::new(0);
+        assert!(search.locations(&[]).is_empty(), "nothing seen, nothing found");
         let wanted = Address(0xffff_8881_0000_1000);
         let hit = |values: [u64; 4]| values.map(Some);
         let far = wanted.0.wrapping_sub(i64::MIN as u64);
@@ -474,7 +534,7 @@ mod tests {
         let next = Address(wanted.0 + 0x240);
         search.narrow(&hit([next.0, next.0, next.0 - 16, wanted.0]), next);
         let add = Location { add: Some(16), ..Location::reg(Reg::ALL[2]) };
-        assert_eq!(search.locations(), [Location::reg(Reg::ALL[1]), add]);
+        assert_eq!(search.locations(&[]), [Location::reg(Reg::ALL[1]), add]);
     }
 
     #[test]

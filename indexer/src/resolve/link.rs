@@ -4,8 +4,9 @@
 use super::memory::Address;
 use super::x86_64;
 use crate::image::function::{Function, JumpLabel, PartKind, Place, RelocationKind};
-use iced_x86::{Instruction, Mnemonic};
+use iced_x86::{FlowControl, Instruction, Mnemonic};
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// Where parts are put: in the range modules are loaded to.
 const PARTS_BASE: u64 = 0xffff_ffff_c040_0000;
@@ -13,8 +14,13 @@ const PARTS_BASE: u64 = 0xffff_ffff_c040_0000;
 const PARTS_STEP: u64 = 0x1_0000;
 /// Where symbols that are elsewhere are put: in the range of the kernel itself.
 const SYMBOLS_BASE: u64 = 0xffff_ffff_8120_0000;
-/// Between such symbols.
-const SYMBOLS_STEP: u64 = 0x100;
+/// Bytes of the place of such a symbol.
+const SYMBOLS_STEP: u64 = 0x4000;
+/// In its place the symbol begins here. In front of it is nothing: what compilers put in front of
+/// functions is not known.
+const SYMBOL_START: u64 = 0x1000;
+/// The end of the kernel's range.
+const SYMBOLS_END: u64 = 0xffff_ffff_a000_0000;
 /// Most bytes of one part.
 const MAX_PART: usize = PARTS_STEP as usize;
 /// Most instructions in all parts.
@@ -83,10 +89,13 @@ pub struct Linked {
     /// By part and offset, the number of the instruction plus one.
     by_offset: Vec<Vec<u32>>,
     /// Code and data, as they lie in memory.
-    pub parts: Vec<(Address, PartKind, Vec<u8>)>,
-    placement: Placement,
+    pub parts: Vec<(Address, PartKind, Arc<Vec<u8>>)>,
+    /// Where symbols that are elsewhere are.
+    pub placement: Placement,
     symbols: HashMap<String, Address>,
     names: HashMap<Address, String>,
+    /// Variables with the values they have in this state: address, bytes, value.
+    pub variables: Vec<(Address, usize, u64)>,
 }
 
 /// Where symbols that are elsewhere lie. A kernel's functions are 16-aligned, so that an address may
@@ -103,20 +112,88 @@ pub enum Placement {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct KeyState(pub u32);
 
+/// What may be on or off while the function runs: a static key, patched into the code by jump labels
+/// or, in a kernel without them, a counter in memory (`struct static_key.enabled`); or another
+/// global variable that the code tests, such as "has warned".
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Key {
+    /// The variable's name; `section+0xoffset` where it has none.
+    pub symbol: String,
+    /// From the symbol, in bytes.
+    pub offset: u64,
+    /// Bytes of the variable where the code reads it, 1 to 4; 0 where only jump labels tell.
+    pub size: usize,
+}
+
+/// Most keys of a function; further ones are not told apart from junk.
+const MAX_KEYS: usize = 31;
+
 /// The static keys of a function, in the order of their names.
-pub fn keys(function: &Function) -> Vec<String> {
+pub fn keys(function: &Function) -> Result<Vec<Key>, LinkError> {
     let labels = function.jump_labels.iter().flatten();
-    let mut keys: Vec<_> = labels.map(|label| label.key.clone()).collect();
+    let mut keys: Vec<_> =
+        labels.map(|label| Key { symbol: label.key.clone(), offset: 0, size: 0 }).collect();
     keys.sort();
     keys.dedup();
-    keys
+    let linked = Linked::new(function, &keys, KeyState(0), Placement::Odd)?;
+    for Decoded { instruction, .. } in &linked.instructions {
+        let Some(key) = linked.tested(instruction) else { continue };
+        let known = keys.iter().position(|k| k.symbol == key.symbol && k.offset == key.offset);
+        match known {
+            Some(known) => keys[known].size = keys[known].size.max(key.size),
+            None if keys.len() < MAX_KEYS => keys.push(key),
+            None => {}
+        }
+    }
+    keys.sort();
+    Ok(keys)
+}
+
+fn reports(name: Option<&str>) -> bool {
+    name.is_some_and(reports_defect)
+}
+
+/// Functions that are only called when something is broken.
+fn reports_defect(name: &str) -> bool {
+    let prefixes = ["__asan_report_", "__ubsan_handle_", "__kasan_report", "__kmsan_report"];
+    let names = ["__stack_chk_fail", "lockdep_rcu_suspicious", "__fortify_panic", "fortify_panic"];
+    prefixes.iter().any(|prefix| name.starts_with(prefix)) || names.contains(&name)
+}
+
+/// Where physical memory is mapped, and objects are.
+const DIRECT_MAPPING: std::ops::Range<u64> = 0xffff_8880_0000_0000..0xffff_c880_0000_0000;
+
+fn exists(address: u64, placement: Placement) -> bool {
+    match address {
+        SYMBOLS_BASE..SYMBOLS_END => (address - SYMBOLS_BASE) % SYMBOLS_STEP >= placement.start(),
+        address => DIRECT_MAPPING.contains(&address),
+    }
+}
+
+impl Placement {
+    /// From the start of a symbol's place to the symbol.
+    fn start(self) -> u64 {
+        match self {
+            Self::Odd => SYMBOL_START + 0x50,
+            Self::Round => SYMBOL_START,
+        }
+    }
+
+    /// Whether a kernel has memory at an address, besides what a run lays out: its globals and the
+    /// direct mapping.
+    pub fn exists(self) -> fn(u64) -> bool {
+        match self {
+            Self::Odd => |address| exists(address, Self::Odd),
+            Self::Round => |address| exists(address, Self::Round),
+        }
+    }
 }
 
 impl Linked {
     /// Links a function with its static keys in the given state.
     pub fn new(
         function: &Function,
-        keys: &[String],
+        keys: &[Key],
         state: KeyState,
         placement: Placement,
     ) -> Result<Self, LinkError> {
@@ -134,19 +211,26 @@ impl Linked {
             placement,
             symbols: HashMap::new(),
             names: HashMap::new(),
+            variables: Vec::new(),
         };
         for (index, part) in parts.iter().enumerate() {
             let address = Address(PARTS_BASE + index as u64 * PARTS_STEP);
             linked.name(&part.name, address);
-            linked.parts.push((address, part.kind, part.bytes.clone()));
+            linked.parts.push((address, part.kind, Arc::new(part.bytes.clone())));
         }
         for index in 0..parts.len() {
             linked.relocate(function, index)?;
         }
         for label in function.jump_labels.iter().flatten() {
-            let enabled = keys.iter().position(|key| *key == label.key);
+            let enabled = keys.iter().position(|k| k.symbol == label.key && k.offset == 0);
             let enabled = enabled.is_some_and(|bit| state.0 >> bit & 1 != 0);
             linked.set_jump_label(function, label, enabled)?;
+        }
+        for (bit, key) in keys.iter().enumerate().filter(|(_, key)| key.size > 0) {
+            if let Some(&Address(symbol)) = linked.symbols.get(&key.symbol) {
+                let at = Address(symbol.wrapping_add(key.offset));
+                linked.variables.push((at, key.size, u64::from(state.0 >> bit & 1)));
+            }
         }
         linked.decode(function)?;
         Ok(linked)
@@ -163,8 +247,7 @@ impl Linked {
             return address;
         }
         let number = (self.symbols.len() - self.parts.len()) as u64;
-        let low = if self.placement == Placement::Odd { 0x50 } else { 0 };
-        let address = Address(SYMBOLS_BASE + number * SYMBOLS_STEP + low);
+        let address = Address(SYMBOLS_BASE + number * SYMBOLS_STEP + self.placement.start());
         self.name(name, address);
         address
     }
@@ -184,12 +267,70 @@ impl Linked {
         self.symbols.keys().map(String::as_str)
     }
 
+    /// The symbol that is elsewhere whose place an address is in, and how far into it.
+    pub fn symbol_around(&self, address: u64) -> Option<(&str, u64)> {
+        if !(SYMBOLS_BASE..SYMBOLS_END).contains(&address) {
+            return None;
+        }
+        let place = (address - SYMBOLS_BASE) / SYMBOLS_STEP * SYMBOLS_STEP;
+        let start = SYMBOLS_BASE + place + self.placement.start();
+        Some((self.name_at(Address(start))?, address.checked_sub(start)?))
+    }
+
+    /// The global variable that an instruction tests, if it is one of at most 4 bytes: those are
+    /// flags and counters.
+    fn tested(&self, i: &Instruction) -> Option<Key> {
+        use iced_x86::{OpKind, Register};
+        let reads = matches!(
+            i.mnemonic(),
+            Mnemonic::Cmp | Mnemonic::Test | Mnemonic::Mov | Mnemonic::Movzx | Mnemonic::Movsxd
+        );
+        let memory = (0..i.op_count()).find(|&n| i.op_kind(n) == OpKind::Memory)?;
+        let stores = memory == 0 && i.mnemonic() == Mnemonic::Mov;
+        let direct = i.memory_index() == Register::None
+            && matches!(i.memory_base(), Register::None | Register::RIP)
+            && i.segment_prefix() == Register::None;
+        let size = i.memory_size().size();
+        if !reads || stores || !direct || !matches!(size, 1 | 2 | 4) {
+            return None;
+        }
+        let (symbol, offset) = self.symbol_around(i.memory_displacement64())?;
+        Some(Key { symbol: symbol.to_owned(), offset, size })
+    }
+
     /// The number of the instruction at an address.
     pub fn instruction_at(&self, address: u64) -> Option<usize> {
         let distance = address.wrapping_sub(PARTS_BASE);
         let part = self.by_offset.get((distance / PARTS_STEP) as usize)?;
         let number = *part.get((distance % PARTS_STEP) as usize)?;
         (number as usize).checked_sub(1)
+    }
+
+    /// Whether the code at an address can only complain: it comes to a `ud2` that is no warning, or to
+    /// a function that reports a defect, before anything is decided.
+    pub fn fails(&self, mut address: u64, warnings: &HashMap<u64, bool>) -> bool {
+        const MOST: usize = 32;
+        for _ in 0..MOST {
+            if reports(self.name_at(Address(address))) {
+                return true;
+            }
+            let Some(number) = self.instruction_at(address) else { return false };
+            let i = &self.instructions[number].instruction;
+            address = match i.flow_control() {
+                FlowControl::Exception => return warnings.get(&address) != Some(&true),
+                FlowControl::Next => i.next_ip(),
+                FlowControl::Call if reports(self.name_at(Address(i.near_branch_target()))) => {
+                    return true;
+                }
+                // Sanitizers' own bookkeeping may come before.
+                FlowControl::Call => i.next_ip(),
+                FlowControl::UnconditionalBranch if i.is_jmp_short_or_near() => {
+                    i.near_branch_target()
+                }
+                _ => return false,
+            };
+        }
+        false
     }
 
     /// The first byte of the code that neither belongs to an instruction that can be reached nor is
@@ -236,6 +377,7 @@ impl Linked {
             let target = self.symbol(&relocation.symbol).0.wrapping_add_signed(relocation.addend);
             let (base, _, bytes) = &mut self.parts[index];
             let place = base.0.wrapping_add(start as u64);
+            let bytes = Arc::make_mut(bytes);
             let field = bytes.get_mut(start..start.saturating_add(size));
             let field = field.ok_or_else(|| LinkError::Outside {
                 what: "relocated field",
@@ -285,7 +427,7 @@ impl Linked {
         let wrong = || LinkError::JumpLabel { part: part.name.clone(), offset: label.code.offset };
         let (base, _, bytes) = &mut self.parts[usize::from(label.code.part)];
         let start = label.code.offset as usize;
-        let code = bytes.get_mut(start..).ok_or_else(|| outside(label.code))?;
+        let code = Arc::make_mut(bytes).get_mut(start..).ok_or_else(|| outside(label.code))?;
         let size = match code {
             [0xeb, _, ..] | [0x66, 0x90, ..] => 2,
             // The last one is the padded nop that 5.x kernels put in at build time.
@@ -329,6 +471,19 @@ impl Linked {
             if let Some(nop_or_jump) = x86_64::decode(bytes, base.0, label.code.offset as usize) {
                 let offset = label.code.offset + nop_or_jump.len() as u32;
                 todo.push(Place { part: label.code.part, offset });
+            }
+        }
+        // Where the tables of switches lead.
+        for part in function.parts.iter().filter(|part| part.kind == PartKind::Data) {
+            for relocation in &part.relocations {
+                let Some(&Address(target)) = self.symbols.get(&relocation.symbol) else { continue };
+                // Distances in a table are counted from its start, not from the field.
+                let back = match relocation.kind {
+                    RelocationKind::Pc32 | RelocationKind::Pc64 => i64::from(relocation.offset),
+                    _ => 0,
+                };
+                let target = target.wrapping_add_signed(relocation.addend.wrapping_sub(back));
+                todo.extend(self.place(target));
             }
         }
         while let Some(place) = todo.pop() {

@@ -1,6 +1,9 @@
-//! The memory a run sees: a handful of regions. What is in none of them is not there, and touching
-//! it ends the run. All values are little-endian.
+//! The memory a run sees: a handful of regions that are laid out, and around them what a kernel has
+//! besides. What a kernel has not is not there, and touching it ends the run. All values are
+//! little-endian.
 
+use super::random::Random;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// An address in the simulated kernel.
@@ -33,16 +36,80 @@ struct Region {
     writable: bool,
 }
 
-/// All regions of a run.
+/// All memory of a run.
 #[derive(Debug, Clone, Default)]
 pub struct Memory {
     regions: Vec<Region>,
+    surroundings: Option<Surroundings>,
+    /// What was written to the surroundings, by the address of the aligned u64.
+    written: HashMap<u64, u64>,
+}
+
+/// Memory that nobody has laid out but that a kernel has: global variables, per-CPU data behind
+/// pointers, KASAN's shadow. It holds junk, the same for the same seed and address.
+#[derive(Debug, Clone, Copy)]
+struct Surroundings {
+    seed: u64,
+    /// Whether there is memory at an address.
+    exists: fn(u64) -> bool,
+}
+
+/// Most u64 of the surroundings that a run may write.
+const MAX_WRITTEN: usize = 4096;
+/// KASAN's shadow memory (Documentation/arch/x86/x86_64/mm.rst, the same in all versions): one byte
+/// for eight, 0 where all of them may be accessed.
+const SHADOW: std::ops::Range<u64> = 0xffff_ec00_0000_0000..0xffff_fc00_0000_0000;
+
+/// Whether an address is in KASAN's shadow memory.
+pub fn is_shadow(address: Address) -> bool {
+    SHADOW.contains(&address.0)
 }
 
 impl Memory {
     /// Adds a region; regions must not overlap. Bytes that are shared are copied when first written.
     pub fn map(&mut self, base: Address, bytes: impl Into<Arc<Vec<u8>>>, writable: bool) {
         self.regions.push(Region { base: base.0, bytes: bytes.into(), writable });
+    }
+
+    /// Adds junk wherever `exists` says, unless a region lies there.
+    pub fn surround(&mut self, seed: u64, exists: fn(u64) -> bool) {
+        self.surroundings = Some(Surroundings { seed, exists });
+    }
+
+    /// The aligned u64 at an address of the surroundings.
+    fn surrounding(&self, address: u64) -> Option<u64> {
+        let Surroundings { seed, exists } = self.surroundings?;
+        if let Some(&word) = self.written.get(&address) {
+            return Some(word);
+        }
+        if SHADOW.contains(&address) {
+            return Some(0);
+        }
+        exists(address).then(|| Random::new(seed ^ address.rotate_left(7)).junk())
+    }
+
+    /// As [`Memory::read`], where no region is.
+    fn read_surroundings(&self, address: u64, size: usize) -> Option<u64> {
+        let (aligned, shift) = (address & !7, (address & 7) * 8);
+        let mut value = self.surrounding(aligned)? >> shift;
+        if shift + size as u64 * 8 > 64 {
+            value |= self.surrounding(aligned.checked_add(8)?)? << (64 - shift);
+        }
+        Some(if size < 8 { value & ((1 << (size * 8)) - 1) } else { value })
+    }
+
+    /// As [`Memory::write`], where no region is.
+    fn write_surroundings(&mut self, address: u64, size: usize, value: u64) -> Option<()> {
+        for (at, &byte) in value.to_le_bytes()[..size].iter().enumerate() {
+            let address = address.checked_add(at as u64)?;
+            let (aligned, shift) = (address & !7, (address & 7) * 8);
+            let word = self.surrounding(aligned)?;
+            if self.written.len() >= MAX_WRITTEN && !self.written.contains_key(&aligned) {
+                return None;
+            }
+            self.written.insert(aligned, word & !(0xff << shift) | u64::from(byte) << shift);
+        }
+        Some(())
     }
 
     fn locate(&self, address: u64, size: usize) -> Option<(usize, usize)> {
@@ -56,7 +123,9 @@ impl Memory {
     /// `size` bytes (1 to 8), zero-extended.
     pub fn read(&self, address: Address, size: usize) -> Result<u64, Fault> {
         let fault = Fault { address, size, write: false };
-        let (index, offset) = self.locate(address.0, size).ok_or(fault)?;
+        let Some((index, offset)) = self.locate(address.0, size) else {
+            return self.read_surroundings(address.0, size).ok_or(fault);
+        };
         let mut value = [0; 8];
         value[..size].copy_from_slice(&self.regions[index].bytes[offset..offset + size]);
         Ok(u64::from_le_bytes(value))
@@ -72,7 +141,9 @@ impl Memory {
     /// The low `size` bytes (1 to 8) of `value`.
     pub fn write(&mut self, address: Address, size: usize, value: u64) -> Result<(), Fault> {
         let fault = Fault { address, size, write: true };
-        let (index, offset) = self.locate(address.0, size).ok_or(fault)?;
+        let Some((index, offset)) = self.locate(address.0, size) else {
+            return self.write_surroundings(address.0, size, value).ok_or(fault);
+        };
         let region = &mut self.regions[index];
         if !region.writable {
             return Err(fault);
@@ -103,5 +174,23 @@ mod tests {
         let words = |at, most| memory.words(Address(at), most).count();
         assert_eq!((words(0x1000, 9), words(0x1001, 0), words(0x1002, 1)), (1, 0, 0));
         assert_eq!(memory.words(Address(0x1001), 1).next(), memory.read(Address(0x1001), 8).ok());
+    }
+
+    #[test]
+    fn surroundings_hold_the_same_junk_until_they_are_written() {
+        let mut memory = Memory::default();
+        memory.map(Address(0x5000), vec![1; 16], false);
+        memory.surround(7, |address| address < 0x8000);
+        let word = memory.read(Address(0x4ff0), 8).unwrap();
+        assert_eq!(memory.read(Address(0x4ff2), 4), Ok(word >> 16 & 0xffff_ffff));
+        assert_eq!(memory.read(Address(0x5000), 1), Ok(1), "regions come first");
+        memory.write(Address(0x4ff6), 4, 0x1122_3344).unwrap();
+        assert_eq!(memory.read(Address(0x4ff6), 4), Ok(0x1122_3344));
+        assert_eq!(memory.read(Address(0x4ff0), 4), Ok(word & 0xffff_ffff));
+        assert!(memory.read(Address(0x7ffc), 8).is_err(), "half of it is not there");
+        assert_eq!(memory.read(Address(SHADOW.start), 8), Ok(0));
+        memory.write(Address(SHADOW.start), 2, 0xf1f1).unwrap();
+        assert_eq!(memory.read(Address(SHADOW.start), 8), Ok(0xf1f1));
+        assert_eq!(memory.clone().written.len(), 3);
     }
 }

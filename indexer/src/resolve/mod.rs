@@ -28,7 +28,7 @@ pub mod x86_64;
 
 use crate::image::function::{Function, ObjectKind, Part};
 use choose::Ranked;
-use infer::{Coverage, Kind, Places, Truth, Visits};
+use infer::{Coverage, Kind, Places, Slot, Truth, Visits};
 use layout::Abi;
 use link::{KeyState, LinkError, Linked, Placement};
 use nfdrop_db::plan::{self, SCHEMA};
@@ -218,7 +218,7 @@ fn bounded(function: &Function) -> Result<(), Unresolved> {
 
 /// The function in every state of its static keys, symbols placed in one way.
 fn images(function: &Function, placement: Placement) -> Result<Vec<Linked>, Unresolved> {
-    let keys = link::keys(function);
+    let keys = link::keys(function)?;
     if keys.len() > MAX_KEYS {
         let detail = format!("{} static keys, expected at most {MAX_KEYS}", keys.len());
         return Err(Unresolved::new(Reason::MalformedImage, detail));
@@ -266,18 +266,60 @@ fn images(function: &Function, placement: Placement) -> Result<Vec<Linked>, Unre
     Ok(images)
 }
 
-/// Branch edges taken, by number of the instruction.
+/// Branch edges taken, by number of the instruction, and which instructions read KASAN's shadow.
 #[derive(Debug, Clone)]
-struct Edges(Vec<[bool; 2]>);
+struct Edges {
+    taken: Vec<[bool; 2]>,
+    shadow: Vec<bool>,
+    has_shadow: bool,
+}
+
+impl Edges {
+    fn new(linked: &Linked) -> Self {
+        let count = linked.instructions.len();
+        let has_shadow = linked.symbol_names().any(|name| name.starts_with("__asan_"));
+        Self { taken: vec![[false; 2]; count], shadow: vec![false; count], has_shadow }
+    }
+
+    /// Whether a conditional branch belongs to KASAN's check of an access: nothing but arithmetic lies
+    /// between it and a look at the shadow.
+    fn checks_shadow(&self, linked: &Linked, number: usize) -> bool {
+        const MOST: usize = 12;
+        for before in (0..number).rev().take(MOST) {
+            if self.shadow[before] {
+                return true;
+            }
+            let (i, next) = (&linked.instructions[before], &linked.instructions[before + 1]);
+            let i = &i.instruction;
+            let plain = matches!(
+                i.flow_control(),
+                iced_x86::FlowControl::Next | iced_x86::FlowControl::ConditionalBranch
+            );
+            let touches_memory = i.mnemonic() != iced_x86::Mnemonic::Lea
+                && (0..i.op_count()).any(|n| i.op_kind(n) == iced_x86::OpKind::Memory);
+            if i.next_ip() != next.instruction.ip() || !plain || touches_memory {
+                return false;
+            }
+        }
+        false
+    }
+}
 
 /// Both an observer of its own kind and of the edges.
 struct Watching<'a, O> {
+    linked: &'a Linked,
     inner: &'a mut O,
     edges: &'a mut Edges,
 }
 
 impl<O: Observer> Observer for Watching<'_, O> {
     fn visit(&mut self, instruction: usize, cpu: &Cpu, memory: &memory::Memory, freed: bool) {
+        if self.edges.has_shadow && !self.edges.shadow[instruction] {
+            let i = &self.linked.instructions[instruction].instruction;
+            let reads = (0..i.op_count()).any(|n| i.op_kind(n) == iced_x86::OpKind::Memory);
+            let address = cpu.effective_address(i).filter(|_| reads);
+            self.edges.shadow[instruction] = address.is_some_and(memory::is_shadow);
+        }
         self.inner.visit(instruction, cpu, memory, freed);
     }
 
@@ -286,7 +328,7 @@ impl<O: Observer> Observer for Watching<'_, O> {
     }
 
     fn edge(&mut self, instruction: usize, taken: bool) {
-        self.edges.0[instruction][usize::from(taken)] = true;
+        self.edges.taken[instruction][usize::from(taken)] = true;
     }
 }
 
@@ -312,7 +354,7 @@ impl Runs<'_> {
     ) -> Result<(), Unresolved> {
         let (abi, warnings, budget) = (self.abi, &self.warnings, self.budget);
         let around = Surroundings { linked: image, abi, warnings, budget };
-        let mut watching = Watching { inner: observer, edges };
+        let mut watching = Watching { linked: image, inner: observer, edges };
         let ran = run::run(around, world, case.scene.seed, &mut watching);
         let ran = ran.map_err(|stop| {
             let reason = match &stop {
@@ -378,8 +420,9 @@ fn resolve_with(
         .map(|decoded| decoded.place.part == 0 && rules.probe_site(decoded.place.offset).is_some())
         .collect();
     let vocabulary = Vocabulary::new(first, abi);
+    let slots = infer::slots(first);
     let warnings = run::warnings(first, function);
-    let mut edges = Edges(vec![[false; 2]; first.instructions.len()]);
+    let mut edges = Edges::new(first);
     let mut styles = Styles::ANY;
 
     let cases = worlds::generate(&vocabulary, SEEDS[0], RANDOM_CASES[0]);
@@ -394,7 +437,7 @@ fn resolve_with(
     let mut probes = Err(Unresolved::new(Reason::NoSite, "not looked for"));
     for kind in [Kind::DropOnly, Kind::Conditional] {
         enters(Stage::Runs);
-        let mut coverage = Coverage::new(abi, &eligible, kind);
+        let mut coverage = Coverage::new(abi, &slots, &eligible, kind);
         for (case, world) in runs.worlds() {
             for image in images {
                 runs.one(image, case, &world, &mut styles, &mut coverage, &mut edges)?;
@@ -406,7 +449,7 @@ fn resolve_with(
             }
         }
         enters(Stage::Choice);
-        probes = choose_probes(&runs, function, &rules, coverage, &visits);
+        probes = choose_probes(&runs, function, &rules, coverage, &visits, &slots);
         if probes.is_ok() {
             break;
         }
@@ -471,13 +514,14 @@ fn choose_probes(
     rules: &Rules<'_>,
     coverage: Coverage<'_>,
     visits: &Visits,
+    slots: &[Slot],
 ) -> Result<Vec<Probe>, Unresolved> {
     let first = &runs.images[0];
     let drops = coverage.drops.clone();
     let candidates = coverage.candidates();
-    let mut places = Places::new(&candidates, first.instructions.len());
+    let mut places = Places::new(&candidates, slots, first.instructions.len());
     let mut styles = Styles::ANY;
-    let mut edges = Edges(vec![[false; 2]; first.instructions.len()]);
+    let mut edges = Edges::new(first);
     for (number, (case, world)) in runs.worlds().enumerate() {
         let Some(event) = event(case.expected.end.outcome()) else { continue };
         for (which, image) in runs.images.iter().enumerate() {
@@ -530,17 +574,26 @@ fn choose_probes(
     Ok(probes)
 }
 
-/// Branch edges taken and all of them. A jump label's two edges are its two states; the runs take
+/// Branch edges taken, and all of them but those that only code with a defect takes (a sanitizer's
+/// report, a failed check of the stack or of a callee's type). A jump label's two edges are its two states; the runs take
 /// every label they come by in both, since every key is tried in both.
 fn count_edges(function: &Function, linked: &Linked, edges: &Edges) -> (usize, usize) {
+    let warnings = run::warnings(linked, function);
     let labels: Vec<_> = function.jump_labels.iter().flatten().map(|label| label.code).collect();
     let mut taken = 0;
     let mut total = 0;
-    for (decoded, edges) in linked.instructions.iter().zip(&edges.0) {
+    for (number, (decoded, taken_here)) in linked.instructions.iter().zip(&edges.taken).enumerate()
+    {
         let branch = decoded.instruction.flow_control() == iced_x86::FlowControl::ConditionalBranch;
         if branch && !labels.contains(&decoded.place) {
-            total += 2;
-            taken += edges.iter().filter(|&&edge| edge).count();
+            let ways = [decoded.instruction.next_ip(), decoded.instruction.near_branch_target()];
+            let checks_shadow = edges.checks_shadow(linked, number);
+            for (&edge, to) in taken_here.iter().zip(ways) {
+                if edge || !(checks_shadow || linked.fails(to, &warnings)) {
+                    total += 1;
+                    taken += usize::from(edge);
+                }
+            }
         }
     }
     (taken, total)

@@ -10,13 +10,13 @@ use super::world::World;
 use super::x86_64::flags::Flags;
 use super::x86_64::machine::{Cpu, Step, Trap};
 use crate::image::function::{Function, Place};
-use iced_x86::Mnemonic;
+use iced_x86::{Code, Instruction, Mnemonic};
 use nfdrop_db::Reg;
 use std::cell::Cell;
 use std::collections::HashMap;
 
 /// Where the function returns to.
-const RETURN: u64 = 0xffff_ffff_81e0_0abc;
+const RETURN: u64 = 0xffff_ffff_8110_0abc;
 /// Most instructions of one run. The longest seen takes about 5000.
 const MAX_STEPS: u64 = 100_000;
 /// Most instructions of all runs of a function, over all layouts that are tried. A hostile function
@@ -75,9 +75,9 @@ pub enum Stop {
     /// The return left the stack or the callee-saved registers wrong.
     #[error("the function returned with {0} changed")]
     NotRestored(Reg),
-    /// The stack is not there for the first push.
+    /// Memory outside of the function's own code is not there: the stack, or what a call got.
     #[error(transparent)]
-    Stack(#[from] Fault),
+    Memory(#[from] Fault),
 }
 
 struct Offset<'a>(&'a Place);
@@ -204,6 +204,9 @@ pub fn run(
     cpu.set(Reg::Rsp, world.stack.0 + 8);
     let entry = cpu.registers;
     cpu.push(memory, RETURN)?;
+    for &(at, size, value) in &linked.variables {
+        memory.write(at, size, value)?;
+    }
     let mut ran = Ran { returned: 0, freed: 0, calls: Vec::new() };
     let mut steps = 0;
     while steps < MAX_STEPS {
@@ -227,7 +230,13 @@ pub fn run(
         let cost = cpu.cost(&decoded.instruction);
         around.budget.spend(cost + observer.weight(number))?;
         steps += cost;
-        let step = cpu.step(memory, &decoded.instruction);
+        let mut step = cpu.step(memory, &decoded.instruction);
+        if let Err(Trap::Memory(fault)) = step
+            && let Some(hash) = expected_hash(linked, &cpu, &decoded.instruction, fault)
+        {
+            memory.map(fault.address, hash.to_le_bytes().to_vec(), false);
+            step = cpu.step(memory, &decoded.instruction);
+        }
         match step.map_err(|trap| Stop::Trap { at: decoded.place, trap })? {
             Step::Branch(taken) => observer.edge(number, taken),
             Step::Undefined if around.warnings.get(&at) != Some(&true) => {
@@ -237,6 +246,24 @@ pub fn run(
         }
     }
     Err(Stop::Endless)
+}
+
+/// kCFI: the hash of its type that lies in front of a function, read by `add reg, [callee - d]` where
+/// the register holds what makes the sum 0 (`KCFI::Expand` of LLVM, `X86AsmPrinter::
+/// LowerKCFI_CHECK`), or compared at once. A kernel that works has there what the caller expects; the
+/// distance depends on what else is in front of functions. The hash of a function stays what it was
+/// first taken for, so that another caller's expectation may still fail.
+fn expected_hash(linked: &Linked, cpu: &Cpu, i: &Instruction, fault: Fault) -> Option<u32> {
+    let callee = (1..=64).map(|distance| Address(fault.address.0.wrapping_add(distance)));
+    callee.map(|callee| linked.name_at(callee)).find(Option::is_some)?;
+    match i.code() {
+        Code::Add_r32_rm32 if !fault.write => {
+            let register = Reg::ALL.get(i.op0_register().number())?;
+            Some((cpu.get(*register) as u32).wrapping_neg())
+        }
+        Code::Cmp_rm32_imm32 => Some(i.immediate32()),
+        _ => None,
+    }
 }
 
 /// `rip` is outside of the function's code, where a call or jump led.
@@ -261,23 +288,98 @@ fn external(
     if name == "__stack_chk_fail" {
         return Err(Stop::Killed(target));
     }
-    // Traced functions start with this; it keeps all registers.
-    if name == "__fentry__" || name == "__mcount" {
+    if keeps_registers(name) {
         cpu.rip = cpu.pop(memory)?;
         return Ok(());
     }
     let (rdi, rsi, rdx) = (cpu.get(Reg::Rdi), cpu.get(Reg::Rsi), cpu.get(Reg::Rdx));
+    if let Some(returned) = string_function(around.budget, memory, name, [rdi, rsi, rdx])? {
+        cpu.clobber(|| random.junk());
+        cpu.set(Reg::Rax, returned);
+        cpu.rip = cpu.pop(memory)?;
+        return Ok(());
+    }
     let evaluation = world.expressions.get(&rdi).filter(|_| rdx == world.pkt.0);
     if let Some(&evaluation) = evaluation {
         ran.calls.push(evaluation.of.ok_or(Stop::WrongExpression)?);
         World::evaluate(memory, around.abi, evaluation, Address(rsi))?;
-    } else if !name.starts_with("nft_") && [rdi, rsi, rdx].contains(&world.skb.0) {
+    } else if !only_watches(name) && [rdi, rsi, rdx].contains(&world.skb.0) {
         // Whoever gets the packet may free it; nf_tables' own functions get the pktinfo.
         ran.freed += 1;
     }
     cpu.clobber(|| random.junk());
     cpu.rip = cpu.pop(memory)?;
     Ok(())
+}
+
+/// What is called from assembly in C and therefore keeps all registers: the tracer at a function's
+/// start (arch/x86/kernel/ftrace_64.S) and the scheduler where preemption is enabled again
+/// (arch/x86/include/asm/preempt.h, arch/x86/entry/thunk.S).
+fn keeps_registers(name: &str) -> bool {
+    const THUNKS: [&str; 9] = [
+        "__fentry__",
+        "__mcount",
+        "mcount",
+        "preempt_schedule_thunk",
+        "preempt_schedule_notrace_thunk",
+        "___preempt_schedule",
+        "___preempt_schedule_notrace",
+        "__SCT__preempt_schedule",
+        "__SCT__preempt_schedule_notrace",
+    ];
+    THUNKS.contains(&name)
+}
+
+/// Whether a function that gets the packet cannot free it: nf_tables' own get the pktinfo, and the
+/// sanitizers' look at addresses.
+fn only_watches(name: &str) -> bool {
+    ["nft_", "__nft_", "__asan_", "__kasan_", "__tsan_", "__sanitizer_", "__ubsan_", "__msan_"]
+        .iter()
+        .any(|prefix| name.starts_with(prefix))
+}
+
+/// Most bytes that one call of `memcpy` and its kin moves.
+const MAX_MOVED: u64 = 1 << 12;
+
+/// `memset`, `memcpy`, `memmove` and `memcmp`, by whatever name compilers call them: code relies on
+/// what they do. `None`: another function. Returns `rax`.
+fn string_function(
+    budget: &Budget,
+    memory: &mut Memory,
+    name: &str,
+    [rdi, rsi, rdx]: [u64; 3],
+) -> Result<Option<u64>, Stop> {
+    let base = ["__asan_", "__hwasan_", "__tsan_", "__msan_", "__"]
+        .iter()
+        .find_map(|prefix| name.strip_prefix(prefix))
+        .unwrap_or(name);
+    if !matches!(base, "memset" | "memcpy" | "memmove" | "memcmp") {
+        return Ok(None);
+    }
+    let count = rdx.min(MAX_MOVED);
+    budget.spend(count)?;
+    if count < rdx {
+        return Err(Stop::Endless);
+    }
+    let byte = |memory: &Memory, base: u64, at: u64| memory.read(Address(base.wrapping_add(at)), 1);
+    let mut bytes = Vec::with_capacity(count as usize);
+    for at in 0..count {
+        bytes.push(match base {
+            "memset" => rsi & 0xff,
+            _ => byte(memory, rsi, at)?,
+        });
+    }
+    for (at, &value) in (0..).zip(&bytes) {
+        if base == "memcmp" {
+            let difference = byte(memory, rdi, at)? as i64 - value as i64;
+            if difference != 0 {
+                return Ok(Some(difference as u64));
+            }
+        } else {
+            memory.write(Address(rdi.wrapping_add(at)), 1, value)?;
+        }
+    }
+    Ok(Some(if base == "memcmp" { 0 } else { rdi }))
 }
 
 /// `__x86_indirect_thunk_rax` and its kin (arch/x86/lib/retpoline.S): go where the register says.

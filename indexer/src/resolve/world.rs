@@ -7,7 +7,7 @@ use super::memory::{Address, Fault, Memory};
 use super::random::Random;
 use super::rules::{Action, Expected, Expression, Fast, Packet, RuleId, Ruleset, verdict};
 use super::x86_64::machine::{GS_BASE, GS_SIZE};
-use crate::image::function::Field;
+use crate::image::function::{Field, PartKind};
 use nfdrop_db::BitField;
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
@@ -114,10 +114,13 @@ fn somewhere(random: &mut Random) -> u64 {
     0xffff_8881_0000_0000 | random.below(1 << 24) << 6
 }
 
-/// Per-CPU memory: the same junk in all worlds.
+/// Per-CPU memory: the same junk in all worlds. Much of it are pointers (`current`).
 fn per_cpu() -> Arc<Vec<u8>> {
-    static JUNK: LazyLock<Arc<Vec<u8>>> =
-        LazyLock::new(|| Arc::new(Random::new(0x0070_6572_6370_7521).junk_bytes(GS_SIZE)));
+    static JUNK: LazyLock<Arc<Vec<u8>>> = LazyLock::new(|| {
+        let mut random = Random::new(0x0070_6572_6370_7521);
+        let words = std::iter::repeat_with(|| somewhere(&mut random).to_le_bytes());
+        Arc::new(words.take(GS_SIZE / 8).flatten().collect())
+    });
     Arc::clone(&JUNK)
 }
 
@@ -204,6 +207,7 @@ impl World {
             }
         }
         let mut memory = Memory::default();
+        memory.surround(scene.seed, linked.placement.exists());
         let (skb, tail) = builder.packet(scene, &mut memory, &mut random);
         // Members that only newer kernels have (`nhoff`) and those that say "first fragment" are 0.
         let pkt = builder.heap.allocate(PKTINFO_SIZE, &mut random);
@@ -225,6 +229,11 @@ impl World {
         // know where (`struct net` is in vmlinux's BTF only).
         memory.map(Address(net), vec![scene.generation as u8; NET_SIZE], false);
         let Builder { heap, rules, expressions, .. } = builder;
+        for (base, kind, bytes) in &linked.parts {
+            if *kind == PartKind::Data {
+                memory.map(*base, Arc::clone(bytes), false);
+            }
+        }
         memory.map(Address(heap.base), heap.bytes, true);
         let stack = 0xffff_c900_0000_0000 | random.below(1 << 16) << 16;
         memory.map(Address(stack), random.junk_bytes(STACK_SIZE), true);

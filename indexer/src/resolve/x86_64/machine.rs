@@ -54,7 +54,7 @@ pub enum Step {
     Call,
     /// A return to `rip`; the return address is popped.
     Return,
-    /// `ud2` at the address `rip` was; `rip` is the next instruction.
+    /// `ud2`, or one of its kin, at the address `rip` was; `rip` is the next instruction.
     Undefined,
 }
 
@@ -210,7 +210,7 @@ impl Cpu {
                 self.rip = self.pop(memory)?;
                 return Ok(Step::Return);
             }
-            FlowControl::Exception if i.mnemonic() == Mnemonic::Ud2 => return Ok(Step::Undefined),
+            FlowControl::Exception if super::is_undefined(i) => return Ok(Step::Undefined),
             _ => return Err(unsupported),
         }
         if i.has_rep_prefix() || i.has_repne_prefix() || i.is_string_instruction() {
@@ -226,8 +226,11 @@ impl Cpu {
             | Mnemonic::Sfence
             | Mnemonic::Pause
             | Mnemonic::Prefetcht0
+            | Mnemonic::Prefetcht1
+            | Mnemonic::Prefetcht2
+            | Mnemonic::Prefetchnta
             | Mnemonic::Prefetchw => {}
-            Mnemonic::Mov | Mnemonic::Movzx => {
+            Mnemonic::Mov | Mnemonic::Movzx | Mnemonic::Movnti => {
                 let value = self.read(memory, i, 1)?;
                 self.write(memory, i, 0, value)?;
             }
@@ -325,6 +328,124 @@ impl Cpu {
                 };
                 self.write(memory, i, 0, result)?;
             }
+            Mnemonic::Shld | Mnemonic::Shrd => self.double_shift(memory, i, bits)?,
+            Mnemonic::Clc => self.flags.set(CF, false),
+            Mnemonic::Stc => self.flags.set(CF, true),
+            Mnemonic::Cmc => {
+                let carry = self.flag(CF, i)?;
+                self.flags.set(CF, !carry);
+            }
+            Mnemonic::Xadd => {
+                let (a, b) = (self.read(memory, i, 0)?, self.read(memory, i, 1)?);
+                let sum = self.add(a, b, false, bits);
+                self.write(memory, i, 1, a)?;
+                self.write(memory, i, 0, sum)?;
+            }
+            Mnemonic::Cmpxchg => {
+                let (a, b) = (self.read(memory, i, 0)?, self.read(memory, i, 1)?);
+                let accumulator = match bits {
+                    8 => Register::AL,
+                    16 => Register::AX,
+                    32 => Register::EAX,
+                    _ => Register::RAX,
+                };
+                let expected = self.register(accumulator).ok_or(unsupported)?;
+                self.subtract(expected, a, false, bits);
+                if expected == a {
+                    self.write(memory, i, 0, b)?;
+                } else {
+                    // The processor writes the operand back to itself, which zero-extends it.
+                    self.write(memory, i, 0, a)?;
+                    self.set_register(accumulator, a).ok_or(unsupported)?;
+                }
+            }
+            Mnemonic::Mul | Mnemonic::Imul if i.op_count() == 1 => {
+                self.multiply(memory, i, bits)?;
+            }
+            Mnemonic::Mulx => {
+                let (a, b) = (self.read(memory, i, 2)?, self.get(Reg::Rdx) & mask(bits));
+                let wide = u128::from(a) * u128::from(b);
+                // The high half is written last, should both be the same register.
+                self.write(memory, i, 1, wide as u64 & mask(bits))?;
+                self.write(memory, i, 0, (wide >> bits) as u64 & mask(bits))?;
+            }
+            Mnemonic::Popcnt => {
+                let result = u64::from(self.read(memory, i, 1)?.count_ones());
+                self.flags.set(ALL, false);
+                self.flags.set(ZF, result == 0);
+                self.write(memory, i, 0, result)?;
+            }
+            // As processors with BMI1 and LZCNT do; for others compilers make sure that the source
+            // is not zero and do not use the flags.
+            Mnemonic::Tzcnt | Mnemonic::Lzcnt => {
+                let a = self.read(memory, i, 1)? & mask(bits);
+                let zeros = match i.mnemonic() {
+                    Mnemonic::Tzcnt => a.trailing_zeros(),
+                    _ => a.leading_zeros() - (64 - bits),
+                };
+                let result = zeros.min(bits);
+                self.flags = Flags::UNDEFINED;
+                self.flags.set(CF, a == 0);
+                self.flags.set(ZF, result == 0);
+                self.write(memory, i, 0, u64::from(result))?;
+            }
+            Mnemonic::Bsf | Mnemonic::Bsr => {
+                let a = self.read(memory, i, 1)? & mask(bits);
+                // The result is undefined then.
+                if a == 0 {
+                    return Err(unsupported);
+                }
+                let bit = match i.mnemonic() {
+                    Mnemonic::Bsf => a.trailing_zeros(),
+                    _ => 63 - a.leading_zeros(),
+                };
+                self.flags = Flags::UNDEFINED;
+                self.flags.set(ZF, false);
+                self.write(memory, i, 0, u64::from(bit))?;
+            }
+            Mnemonic::Blsr | Mnemonic::Blsi | Mnemonic::Blsmsk => {
+                let a = self.read(memory, i, 1)? & mask(bits);
+                let less = a.wrapping_sub(1);
+                let (result, carry) = match i.mnemonic() {
+                    Mnemonic::Blsr => (a & less, a == 0),
+                    Mnemonic::Blsi => (a & a.wrapping_neg(), a != 0),
+                    _ => (a ^ less, a == 0),
+                };
+                self.logic(result, bits);
+                self.flags.undefine(PF);
+                self.flags.set(CF, carry);
+                self.write(memory, i, 0, result & mask(bits))?;
+            }
+            Mnemonic::Bzhi => {
+                let (a, index) = (self.read(memory, i, 1)?, self.read(memory, i, 2)? as u32 & 0xff);
+                let result = if index < bits { a & !(u64::MAX << index) } else { a };
+                self.logic(result, bits);
+                self.flags.undefine(PF);
+                self.flags.set(CF, index >= bits);
+                self.write(memory, i, 0, result)?;
+            }
+            Mnemonic::Pdep | Mnemonic::Pext => {
+                let (a, mut bits_of) = (self.read(memory, i, 1)?, self.read(memory, i, 2)?);
+                let mut result = 0;
+                let mut number = 0;
+                while bits_of != 0 {
+                    let bit = bits_of & bits_of.wrapping_neg();
+                    let (from, to) = match i.mnemonic() {
+                        Mnemonic::Pdep => (1_u64 << number, bit),
+                        _ => (bit, 1_u64 << number),
+                    };
+                    if a & from != 0 {
+                        result |= to;
+                    }
+                    bits_of ^= bit;
+                    number += 1;
+                }
+                self.write(memory, i, 0, result)?;
+            }
+            Mnemonic::Movbe => {
+                let a = self.read(memory, i, 1)?;
+                self.write(memory, i, 0, a.swap_bytes() >> (64 - bits))?;
+            }
             Mnemonic::Andn => {
                 let (a, b) = (self.read(memory, i, 1)?, self.read(memory, i, 2)?);
                 let result = !a & b;
@@ -382,8 +503,9 @@ impl Cpu {
                 let value = sign_extend(self.get(Reg::Rax), from);
                 self.set_register(to, value).ok_or(unsupported)?;
             }
-            Mnemonic::Cdq | Mnemonic::Cqo => {
+            Mnemonic::Cwd | Mnemonic::Cdq | Mnemonic::Cqo => {
                 let (bits, to) = match i.mnemonic() {
+                    Mnemonic::Cwd => (16, Register::DX),
                     Mnemonic::Cdq => (32, Register::EDX),
                     _ => (64, Register::RDX),
                 };
@@ -473,6 +595,68 @@ impl Cpu {
             self.flags.set(OF, overflow);
         }
         self.write(memory, i, 0, result)
+    }
+
+    /// `shld` and `shrd`: bits of the second operand are shifted in.
+    fn double_shift(
+        &mut self,
+        memory: &mut Memory,
+        i: &Instruction,
+        bits: u32,
+    ) -> Result<(), Trap> {
+        let a = self.read(memory, i, 0)? & mask(bits);
+        let b = self.read(memory, i, 1)? & mask(bits);
+        let count = self.read(memory, i, 2)? as u32 & if bits == 64 { 63 } else { 31 };
+        // With more than the operand's bits the result is undefined.
+        if count > bits {
+            return Err(Trap::Unsupported(i.code()));
+        }
+        if count == 0 {
+            return self.write(memory, i, 0, a);
+        }
+        let wide = u128::from(a) << bits | u128::from(b);
+        let (result, carry) = match i.mnemonic() {
+            Mnemonic::Shld => (((wide << count) >> bits) as u64, a >> (bits - count) & 1 != 0),
+            _ => {
+                let wide = u128::from(b) << bits | u128::from(a);
+                ((wide >> count) as u64, a >> (count - 1) & 1 != 0)
+            }
+        };
+        let result = result & mask(bits);
+        self.flags.set_result(result, bits);
+        self.flags.set(CF, carry);
+        self.flags.undefine(OF);
+        if count == 1 {
+            self.flags.set(OF, (a ^ result) & sign_bit(bits) != 0);
+        }
+        self.write(memory, i, 0, result)
+    }
+
+    /// `mul` and the `imul` of one operand: both halves of the product.
+    fn multiply(&mut self, memory: &Memory, i: &Instruction, bits: u32) -> Result<(), Trap> {
+        let unsupported = Trap::Unsupported(i.code());
+        let a = self.get(Reg::Rax) & mask(bits);
+        let b = self.read(memory, i, 0)? & mask(bits);
+        let (wide, fits) = if i.mnemonic() == Mnemonic::Mul {
+            let wide = u128::from(a) * u128::from(b);
+            (wide, wide >> bits == 0)
+        } else {
+            let signed = |value| i128::from(sign_extend(value, bits) as i64);
+            let wide = signed(a) * signed(b);
+            (wide as u128, wide == signed(wide as u64 & mask(bits)))
+        };
+        let (low, high) = (wide as u64 & mask(bits), (wide >> bits) as u64 & mask(bits));
+        let (low_to, high_to) = match bits {
+            8 => (Register::AL, Register::AH),
+            16 => (Register::AX, Register::DX),
+            32 => (Register::EAX, Register::EDX),
+            _ => (Register::RAX, Register::RDX),
+        };
+        self.set_register(low_to, low).ok_or(unsupported)?;
+        self.set_register(high_to, high).ok_or(unsupported)?;
+        self.flags = Flags::UNDEFINED;
+        self.flags.set(CF | OF, !fits);
+        Ok(())
     }
 
     fn rotate(&mut self, memory: &mut Memory, i: &Instruction, bits: u32) -> Result<(), Trap> {

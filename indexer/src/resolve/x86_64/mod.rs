@@ -49,13 +49,18 @@ pub fn successors(instruction: &Instruction) -> Successors {
     }
 }
 
+/// `ud2`, or what clang's sanitizers trap with instead.
+pub fn is_undefined(instruction: &Instruction) -> bool {
+    matches!(instruction.mnemonic(), Mnemonic::Ud1 | Mnemonic::Ud2)
+}
+
 /// Whether a compiler may have made an instruction out of C code in the kernel. Privileged and
 /// floating-point instructions, breakpoints, interrupts and the like mean that bytes were changed
 /// or that data was taken for code.
 pub fn plausible(instruction: &Instruction) -> bool {
     let flow = instruction.flow_control();
     let strange_flow = matches!(flow, FlowControl::Interrupt | FlowControl::XbeginXabortXend)
-        || flow == FlowControl::Exception && instruction.mnemonic() != Mnemonic::Ud2;
+        || flow == FlowControl::Exception && !is_undefined(instruction);
     let far = instruction.is_jmp_far()
         || instruction.is_call_far()
         || instruction.is_jmp_far_indirect()
