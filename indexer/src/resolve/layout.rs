@@ -143,10 +143,12 @@ pub struct Abi {
     pub policy: i32,
     /// In `struct nft_pktinfo`.
     pub pkt_skb: u32,
-    /// In `struct nft_pktinfo`.
-    pub pkt_state: u32,
-    /// In `struct nf_hook_state`.
-    pub state_net: u32,
+    /// Where the function finds the network namespace.
+    pub net: NetSource,
+    /// What its second argument is.
+    pub entry: Entry,
+    /// Verdicts and ends that the version does not have, and rulesets do without.
+    pub lacks: Lacks,
     /// The rule's handle, from the rule pointer.
     pub rule_handle: BitField,
     /// Bytes of the rule's expressions.
@@ -187,6 +189,48 @@ pub enum RuleStore {
     },
     /// 4.18 to 5.16: a NULL-terminated array of `struct nft_rule *`.
     Array,
+    /// Before 4.18: a list of `struct nft_rule`, of both generations; `struct nft_chain` and
+    /// `struct nft_rule` begin with the list's head and node.
+    List {
+        /// In a rule, two bits: bit n says that it is not in generation n.
+        genmask: BitField,
+    },
+}
+
+/// Where the function finds the network namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NetSource {
+    /// From 4.10: in the `struct nf_hook_state` that the pktinfo points to.
+    State {
+        /// In `struct nft_pktinfo`.
+        pkt: u32,
+        /// In `struct nf_hook_state`.
+        net: u32,
+    },
+    /// 4.4 to 4.9: in `struct nft_pktinfo`.
+    Pkt(u32),
+    /// Before: from the `struct nft_chain` of the base chain.
+    Chain(i32),
+}
+
+/// What the second argument of `nft_do_chain` is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Entry {
+    /// From 4.4: `void *priv`, the base chain.
+    Chain,
+    /// Before: `const struct nf_hook_ops *` with the base chain at this offset (`priv`).
+    Ops(u32),
+}
+
+/// What a version lacks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Lacks {
+    /// `NF_STOLEN` as a rule's verdict: a warning before 4.9.
+    pub stolen: bool,
+    /// A way on when the jump stack overflows: `BUG_ON` before 4.2.
+    pub overflow: bool,
+    /// Registers of 32 bits: before 4.1 they have 128, and operands number those.
+    pub words: bool,
 }
 
 /// `struct nft_cmp_fast_expr` and `struct nft_cmp16_fast_expr`, from the expression's data.
@@ -194,12 +238,21 @@ pub enum RuleStore {
 pub struct CmpAbi {
     /// u32 or four of them.
     pub data: u32,
-    /// u32 or four of them.
-    pub mask: u32,
+    /// Which bits are compared.
+    pub mask: CmpMask,
     /// u8.
     pub sreg: u32,
-    /// bool.
-    pub inv: u32,
+    /// bool, from 5.12 on.
+    pub inv: Option<u32>,
+}
+
+/// Which bits a comparison compares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CmpMask {
+    /// Those set in a u32, or four of them, at this offset.
+    Stored(u32),
+    /// So many, from the lowest on: a u8 (before 5.12).
+    Length(u32),
 }
 
 /// `struct nft_bitwise_fast_expr`, from the expression's data.
@@ -226,18 +279,37 @@ pub struct PayloadAbi {
     pub len: u32,
     /// u8.
     pub dreg: u32,
-    /// In `struct nft_pktinfo`: the byte whose bit 0 says that the transport header is known.
-    pub pkt_l4: u32,
+    /// In `struct nft_pktinfo`: the byte whose bit 0 says that the transport header is known; before
+    /// 4.9 it always is.
+    pub pkt_l4: Option<u32>,
     /// In `struct nft_pktinfo`: the transport header, from the network header.
     pub pkt_thoff: Field,
     /// In `struct sk_buff`, pointer.
     pub skb_head: u32,
-    /// In `struct sk_buff`, pointer.
-    pub skb_data: u32,
+    /// In `struct sk_buff`, pointer; the transport header is counted from it in some versions.
+    pub skb_data: Option<u32>,
     /// In `struct sk_buff`, u32 from head.
     pub skb_tail: u32,
     /// In `struct sk_buff`, u16 from head.
     pub skb_network_header: u32,
+}
+
+/// Where the inlined payload expression reads `struct sk_buff` and `struct nft_pktinfo`: seen, where
+/// no BTF tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PacketFields {
+    /// As in [`PayloadAbi`].
+    pub l4: Option<u32>,
+    /// As in [`PayloadAbi`].
+    pub thoff: Field,
+    /// As in [`PayloadAbi`].
+    pub head: u32,
+    /// As in [`PayloadAbi`].
+    pub data: Option<u32>,
+    /// As in [`PayloadAbi`].
+    pub tail: u32,
+    /// As in [`PayloadAbi`].
+    pub network_header: u32,
 }
 
 /// No layout can be made of what the file tells.
@@ -246,24 +318,79 @@ pub struct PayloadAbi {
 pub struct MissingField(&'static str);
 
 impl Abi {
-    /// The layouts to try: what BTF says, else every known shape.
+    /// The layouts to try: what BTF says, else every known shape. Shapes come without inlined
+    /// expressions, which [`Abi::inlined`] has.
     pub fn candidates(fields: &Fields) -> Result<Vec<Self>, MissingField> {
         if fields.contains_key("nft_pktinfo.skb") {
             return Ok(vec![Self::from_btf(fields)?]);
         }
-        let mut candidates = Vec::new();
-        for (name, rules, pkt_state) in [
-            ("blob of rules (from 5.17)", RuleStore::Blob { size: 0, data: 8 }, 8),
-            ("array of rules, state in pktinfo (5.14 to 5.16)", RuleStore::Array, 8),
-            ("array of rules, state in xt (4.18 to 5.13)", RuleStore::Array, 32),
-        ] {
-            let full = Self::shape(name, rules, pkt_state, fields);
-            // Inlined expressions had other operands before 5.12: the same without them.
-            let plain = Self { cmp: None, cmp16: None, bitwise: None, payload: None, ..full };
-            candidates.push(full);
-            candidates.push(plain);
-        }
-        Ok(candidates)
+        let blob = RuleStore::Blob { size: 0, data: 8 };
+        let list = RuleStore::List { genmask: BitField { offset: 16, shift: 42, bits: 2 } };
+        let state = |pkt| NetSource::State { pkt, net: 32 };
+        let old = Lacks { stolen: true, ..Lacks::default() };
+        let older = Lacks { overflow: true, ..old };
+        let oldest = Lacks { words: true, ..older };
+        let shape = |name, rules, net| Self::shape(name, rules, net);
+        let with = |abi: Self, entry, lacks| Self { entry, lacks, ..abi };
+        Ok(vec![
+            shape("blob of rules (from 5.17)", blob, state(8)),
+            shape("array of rules, state in pktinfo (5.14 to 5.16)", RuleStore::Array, state(8)),
+            shape("array of rules, state in xt (4.18 to 5.13)", RuleStore::Array, state(32)),
+            shape("list of rules, state in xt (4.10 to 4.17)", list, state(32)),
+            with(
+                shape("list of rules, net in pktinfo (4.4 to 4.9)", list, NetSource::Pkt(8)),
+                Entry::Chain,
+                old,
+            ),
+            with(
+                shape("list of rules, net in base chain (4.1 to 4.3)", list, NetSource::Chain(-32)),
+                Entry::Ops(32),
+                older,
+            ),
+            with(
+                shape("list of rules, net in chain (3.16 to 4.0)", list, NetSource::Chain(32)),
+                Entry::Ops(32),
+                oldest,
+            ),
+        ])
+    }
+
+    /// The known layouts of inlined expressions: of each kind all versions, newest first. Those of the
+    /// packet are given the members of `struct sk_buff` and `struct nft_pktinfo` that were seen used.
+    pub fn inlined(&self, seen: Option<PacketFields>) -> [Vec<Self>; 4] {
+        let with = |change: &dyn Fn(&mut Self)| {
+            let mut abi = self.clone();
+            change(&mut abi);
+            abi
+        };
+        let byte = |byte: u32, bytes: u32| Field { bit_offset: byte * 8, bit_size: bytes * 8 };
+        let bitwise = BitwiseAbi { mask: 0, xor: 4, sreg: 8, dreg: 9 };
+        let cmp = CmpAbi { data: 0, mask: CmpMask::Stored(4), sreg: 8, inv: Some(10) };
+        let older = CmpAbi { data: 0, mask: CmpMask::Length(5), sreg: 4, inv: None };
+        let cmp16 = CmpAbi { data: 0, mask: CmpMask::Stored(16), sreg: 32, inv: Some(34) };
+        // `offset` is a u16 from 7.2 on.
+        let payloads =
+            [(byte(1, 1), 2), (byte(2, 2), 4)].into_iter().filter_map(|(offset, len)| {
+                let PacketFields { l4, thoff, head, data, tail, network_header } = seen?;
+                Some(PayloadAbi {
+                    base: 0,
+                    offset,
+                    len,
+                    dreg: len + 1,
+                    pkt_l4: l4,
+                    pkt_thoff: thoff,
+                    skb_head: head,
+                    skb_data: data,
+                    skb_tail: tail,
+                    skb_network_header: network_header,
+                })
+            });
+        [
+            vec![with(&|abi| abi.bitwise = Some(bitwise))],
+            payloads.map(|payload| with(&|abi| abi.payload = Some(payload))).collect(),
+            [cmp, older].map(|cmp| with(&|abi| abi.cmp = Some(cmp))).into(),
+            vec![with(&|abi| abi.cmp16 = Some(cmp16))],
+        ]
     }
 
     fn from_btf(fields: &Fields) -> Result<Self, MissingField> {
@@ -286,8 +413,12 @@ impl Abi {
             chain_generations: [0, 8],
             policy: policy as i32 - chain as i32,
             pkt_skb: bytes("nft_pktinfo.skb")?,
-            pkt_state: either("nft_pktinfo.state", "nft_pktinfo.xt.state")?,
-            state_net: bytes("nf_hook_state.net")?,
+            net: NetSource::State {
+                pkt: either("nft_pktinfo.state", "nft_pktinfo.xt.state")?,
+                net: bytes("nf_hook_state.net")?,
+            },
+            entry: Entry::Chain,
+            lacks: Lacks::default(),
             rule_handle: BitField { offset: 0, shift: 0, bits: 1 },
             rule_dlen: BitField { offset: 0, shift: 0, bits: 1 },
             rule_is_last: None,
@@ -327,27 +458,7 @@ impl Abi {
     }
 
     /// As `include/net/netfilter/nf_tables.h` has it in the named versions, on a 64-bit kernel.
-    fn shape(name: &'static str, rules: RuleStore, pkt_state: u32, fields: &Fields) -> Self {
-        let field = |byte: u32, bytes: u32| Field { bit_offset: byte * 8, bit_size: bytes * 8 };
-        let mut fields = fields.clone();
-        let mut defaults = vec![
-            ("nft_payload.base", field(0, 1)),
-            ("nft_payload.offset", field(1, 1)),
-            ("nft_payload.len", field(2, 1)),
-            ("nft_payload.dreg", field(3, 1)),
-        ];
-        if pkt_state == 8 {
-            defaults
-                .extend([("nft_pktinfo.flags", field(16, 1)), ("nft_pktinfo.thoff", field(20, 2))]);
-        } else {
-            defaults.extend([
-                ("nft_pktinfo.tprot_set", field(8, 1)),
-                ("nft_pktinfo.xt.thoff", field(44, 4)),
-            ]);
-        }
-        for (name, field) in defaults {
-            fields.entry(name.to_owned()).or_insert(field);
-        }
+    fn shape(name: &'static str, rules: RuleStore, net: NetSource) -> Self {
         let bit = |offset, shift, bits| BitField { offset, shift, bits };
         let blob = matches!(rules, RuleStore::Blob { .. });
         Self {
@@ -357,8 +468,9 @@ impl Abi {
             chain_generations: [0, 8],
             policy: -16,
             pkt_skb: 0,
-            pkt_state,
-            state_net: 32,
+            net,
+            entry: Entry::Chain,
+            lacks: Lacks::default(),
             rule_handle: if blob { bit(0, 13, 42) } else { bit(16, 0, 42) },
             rule_dlen: if blob { bit(0, 1, 12) } else { bit(16, 44, 12) },
             rule_is_last: blob.then(|| bit(0, 0, 1)),
@@ -368,10 +480,10 @@ impl Abi {
             ops_size: 16,
             verdict_code: 0,
             verdict_chain: 8,
-            cmp: Some(CmpAbi { data: 0, mask: 4, sreg: 8, inv: 10 }),
-            cmp16: Some(CmpAbi { data: 0, mask: 16, sreg: 32, inv: 34 }),
-            bitwise: Some(BitwiseAbi { mask: 0, xor: 4, sreg: 8, dreg: 9 }),
-            payload: payload(&fields),
+            cmp: None,
+            cmp16: None,
+            bitwise: None,
+            payload: None,
         }
     }
 
@@ -391,13 +503,25 @@ impl Abi {
         };
         // What the runs have confirmed.
         known(plan_fields::PKTINFO_SKB, self.pkt_skb);
-        known(plan_fields::PKTINFO_STATE, self.pkt_state);
-        known(plan_fields::STATE_NET, self.state_net);
+        if let NetSource::State { pkt, net } = self.net {
+            known(plan_fields::PKTINFO_STATE, pkt);
+            known(plan_fields::STATE_NET, net);
+        }
         if self.source == LayoutSource::Shape {
-            // `struct nft_chain` since 4.18: two generations, two list heads, an rhlist head.
-            known(plan_fields::CHAIN_TABLE, 64);
-            known(plan_fields::CHAIN_HANDLE, 72);
-            known(plan_fields::CHAIN_NAME, 88);
+            match (self.rules, self.net) {
+                // `struct nft_chain` since 4.18: two generations, two list heads, an rhlist head.
+                (RuleStore::Blob { .. } | RuleStore::Array, _) => {
+                    known(plan_fields::CHAIN_TABLE, 64);
+                    known(plan_fields::CHAIN_HANDLE, 72);
+                    known(plan_fields::CHAIN_NAME, 88);
+                }
+                // Before: two list heads, up to 4.3 the net. The name is a pointer in some only.
+                (RuleStore::List { .. }, net) => {
+                    let table = if net == NetSource::Chain(32) { 40 } else { 32 };
+                    known(plan_fields::CHAIN_TABLE, table);
+                    known(plan_fields::CHAIN_HANDLE, table + 8);
+                }
+            }
         }
         Layout { source: self.source, rule_handle: self.rule_handle, offsets }
     }
@@ -419,9 +543,9 @@ fn cmp(fields: &Fields, name: &str, bits: u32) -> Option<CmpAbi> {
     let member = |member: &str, bits| sized(fields, &format!("{name}.{member}"), bits);
     Some(CmpAbi {
         data: member("data", bits)?,
-        mask: member("mask", bits)?,
+        mask: CmpMask::Stored(member("mask", bits)?),
         sreg: member("sreg", 8)?,
-        inv: member("inv", 8)?,
+        inv: Some(member("inv", 8)?),
     })
 }
 
@@ -447,10 +571,10 @@ fn payload(fields: &Fields) -> Option<PayloadAbi> {
         offset: whole("nft_payload.offset")?,
         len: sized(fields, "nft_payload.len", 8)?,
         dreg: sized(fields, "nft_payload.dreg", 8)?,
-        pkt_l4: bytes("nft_pktinfo.flags").or_else(|| bytes("nft_pktinfo.tprot_set"))?,
+        pkt_l4: Some(bytes("nft_pktinfo.flags").or_else(|| bytes("nft_pktinfo.tprot_set"))?),
         pkt_thoff: whole("nft_pktinfo.thoff").or_else(|| whole("nft_pktinfo.xt.thoff"))?,
         skb_head: bytes("sk_buff.head")?,
-        skb_data: bytes("sk_buff.data")?,
+        skb_data: Some(bytes("sk_buff.data")?),
         skb_tail: sized(fields, "sk_buff.tail", 32)?,
         skb_network_header: sized(fields, "sk_buff.network_header", 16)?,
     })

@@ -308,7 +308,7 @@ impl Linked {
 
     /// Whether the code at an address can only complain: it comes to a `ud2` that is no warning, or to
     /// a function that reports a defect, before anything is decided.
-    pub fn fails(&self, mut address: u64, warnings: &HashMap<u64, bool>) -> bool {
+    pub fn fails(&self, mut address: u64, warnings: &super::run::Warnings) -> bool {
         const MOST: usize = 32;
         for _ in 0..MOST {
             if reports(self.name_at(Address(address))) {
@@ -318,12 +318,11 @@ impl Linked {
             let i = &self.instructions[number].instruction;
             address = match i.flow_control() {
                 FlowControl::Exception => return warnings.get(&address) != Some(&true),
-                FlowControl::Next => i.next_ip(),
                 FlowControl::Call if reports(self.name_at(Address(i.near_branch_target()))) => {
                     return true;
                 }
                 // Sanitizers' own bookkeeping may come before.
-                FlowControl::Call => i.next_ip(),
+                FlowControl::Next | FlowControl::Call => i.next_ip(),
                 FlowControl::UnconditionalBranch if i.is_jmp_short_or_near() => {
                     i.near_branch_target()
                 }

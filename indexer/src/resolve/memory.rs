@@ -56,7 +56,7 @@ struct Surroundings {
 
 /// Most u64 of the surroundings that a run may write.
 const MAX_WRITTEN: usize = 4096;
-/// KASAN's shadow memory (Documentation/arch/x86/x86_64/mm.rst, the same in all versions): one byte
+/// KASAN's shadow memory (`Documentation/arch/x86/x86_64/mm.rst`, the same in all versions): one byte
 /// for eight, 0 where all of them may be accessed.
 const SHADOW: std::ops::Range<u64> = 0xffff_ec00_0000_0000..0xffff_fc00_0000_0000;
 

@@ -22,6 +22,7 @@ pub mod proof;
 pub mod random;
 pub mod rules;
 pub mod run;
+pub mod settle;
 pub mod world;
 pub mod worlds;
 pub mod x86_64;
@@ -33,11 +34,11 @@ use layout::Abi;
 use link::{KeyState, LinkError, Linked, Placement};
 use nfdrop_db::plan::{self, SCHEMA};
 use nfdrop_db::{
-    BuildId, Event, Evidence, FnOffset, HexBytes, Layout, Method, Plan, Probe, Reason, Share,
+    BuildId, Event, Evidence, FnOffset, HexBytes, Layout, LayoutSource, Method, Plan, Probe,
+    Reason, Share,
 };
 use rules::{End, Outcome};
 use run::{Budget, Observer, Stop, Styles, Surroundings};
-use std::collections::HashMap;
 use world::{Case, World};
 use worlds::Vocabulary;
 use x86_64::kprobe::Rules;
@@ -151,15 +152,20 @@ pub fn resolve_watched(
     bounded(function)?;
     let (images, again) = (images(function, Placement::Odd)?, images(function, Placement::Round)?);
     let budget = Budget::default();
+    let warnings = run::warnings(&images[0], function);
     let mut found: Option<(Abi, Findings)> = None;
     let mut failures: Vec<Unresolved> = Vec::new();
     for abi in candidates {
-        // A shape with fewer inlined expressions is only for builds that the full one fails on.
-        if found.as_ref().is_some_and(|(other, _)| other.name == abi.name) {
-            continue;
-        }
-        match resolve_with(function, [&images, &again], &abi, &budget, enters) {
-            Ok(findings) => {
+        let settled = match abi.source {
+            LayoutSource::Shape => settle::settle(&images[0], &warnings, abi, &budget),
+            LayoutSource::Btf => Ok(abi),
+        };
+        let tried = settled.and_then(|abi| {
+            let findings = resolve_with(function, [&images, &again], &abi, &budget, enters)?;
+            Ok((abi, findings))
+        });
+        match tried {
+            Ok((abi, findings)) => {
                 if let Some((other, _)) = &found {
                     let detail = format!(
                         "runs agree with two layouts, {} and {}; BTF would tell",
@@ -180,7 +186,7 @@ pub fn resolve_watched(
     // Among several layouts that fail, the one that got furthest says most.
     let order = |unresolved: &Unresolved| match unresolved.reason {
         Reason::NoSite | Reason::AmbiguousSite => 0,
-        Reason::UnsupportedInstruction => 1,
+        Reason::UnsupportedInstruction | Reason::UnknownLayout => 1,
         _ => 2,
     };
     let several = failures.len() > 1;
@@ -337,7 +343,7 @@ struct Runs<'a> {
     images: &'a [Linked],
     abi: &'a Abi,
     cases: &'a [Case],
-    warnings: HashMap<u64, bool>,
+    warnings: run::Warnings,
     budget: &'a Budget,
 }
 

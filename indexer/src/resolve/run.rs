@@ -155,6 +155,9 @@ pub trait Observer {
     fn edge(&mut self, instruction: usize, taken: bool);
 }
 
+/// By the address of a `ud2` of the bug table whether execution goes on behind it.
+pub type Warnings = HashMap<u64, bool>;
+
 /// What is outside of the function.
 #[derive(Debug, Clone, Copy)]
 pub struct Surroundings<'a> {
@@ -163,14 +166,14 @@ pub struct Surroundings<'a> {
     /// Layouts.
     pub abi: &'a Abi,
     /// Addresses of `ud2` that are warnings.
-    pub warnings: &'a HashMap<u64, bool>,
+    pub warnings: &'a Warnings,
     /// For all runs.
     pub budget: &'a Budget,
 }
 
 /// The addresses of all `ud2` in the bug table, and whether execution goes on behind them. A bare
 /// listing has no tables: there every `ud2` is taken for a warning, as all of this function are.
-pub fn warnings(linked: &Linked, function: &Function) -> HashMap<u64, bool> {
+pub fn warnings(linked: &Linked, function: &Function) -> Warnings {
     if function.jump_labels.is_none() {
         let all = linked.instructions.iter().map(|decoded| &decoded.instruction);
         return all.filter(|i| i.mnemonic() == Mnemonic::Ud2).map(|i| (i.ip(), true)).collect();
@@ -200,7 +203,7 @@ pub fn run(
         rip: linked.parts[0].0.0,
     };
     cpu.set(Reg::Rdi, world.pkt.0);
-    cpu.set(Reg::Rsi, world.base_chain.0);
+    cpu.set(Reg::Rsi, world.argument.0);
     cpu.set(Reg::Rsp, world.stack.0 + 8);
     let entry = cpu.registers;
     cpu.push(memory, RETURN)?;
@@ -249,8 +252,8 @@ pub fn run(
 }
 
 /// kCFI: the hash of its type that lies in front of a function, read by `add reg, [callee - d]` where
-/// the register holds what makes the sum 0 (`KCFI::Expand` of LLVM, `X86AsmPrinter::
-/// LowerKCFI_CHECK`), or compared at once. A kernel that works has there what the caller expects; the
+/// the register holds what makes the sum 0 (LLVM's `X86AsmPrinter::LowerKCFI_CHECK`), or compared at
+/// once. A kernel that works has there what the caller expects; the
 /// distance depends on what else is in front of functions. The hash of a function stays what it was
 /// first taken for, so that another caller's expectation may still fail.
 fn expected_hash(linked: &Linked, cpu: &Cpu, i: &Instruction, fault: Fault) -> Option<u32> {
@@ -313,7 +316,7 @@ fn external(
 }
 
 /// What is called from assembly in C and therefore keeps all registers: the tracer at a function's
-/// start (arch/x86/kernel/ftrace_64.S) and the scheduler where preemption is enabled again
+/// start (`arch/x86/kernel/ftrace_64.S`) and the scheduler where preemption is enabled again
 /// (arch/x86/include/asm/preempt.h, arch/x86/entry/thunk.S).
 fn keeps_registers(name: &str) -> bool {
     const THUNKS: [&str; 9] = [

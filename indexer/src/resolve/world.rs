@@ -1,14 +1,14 @@
 //! A world: one ruleset and packet laid out in memory as the kernel lays them out, at places that
 //! differ from world to world, with junk wherever the kernel promises nothing.
 
-use super::layout::{Abi, RuleStore};
+use super::layout::{Abi, CmpMask, Entry, NetSource, RuleStore};
 use super::link::Linked;
 use super::memory::{Address, Fault, Memory};
 use super::random::Random;
-use super::rules::{Action, Expected, Expression, Fast, Packet, RuleId, Ruleset, verdict};
+use super::rules::{Action, Expected, Expression, Fast, Packet, Rule, RuleId, Ruleset, verdict};
 use super::x86_64::machine::{GS_BASE, GS_SIZE};
 use crate::image::function::{Field, PartKind};
-use nfdrop_db::BitField;
+use nfdrop_db::{BitField, LayoutSource};
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 
@@ -36,6 +36,8 @@ pub struct World {
     pub skb: Address,
     /// `struct nft_chain` of the base chain.
     pub base_chain: Address,
+    /// The function's second argument.
+    pub argument: Address,
     /// The stack pointer at entry.
     pub stack: Address,
     /// By the rule's place in the ruleset.
@@ -66,6 +68,8 @@ const NET_SIZE: usize = 8 << 10;
 const SKB_SIZE: usize = 512;
 const PKTINFO_SIZE: usize = 128;
 const STATE_SIZE: usize = 64;
+/// Room for `struct nf_hook_ops`.
+const HOOK_OPS_SIZE: usize = 64;
 /// Before and after the start of `struct nft_chain` in its `struct nft_base_chain`.
 const CHAIN_BEFORE: u64 = 64;
 const CHAIN_AFTER: u64 = 192;
@@ -131,14 +135,17 @@ impl Abi {
             offset.checked_add(size).is_some_and(|end| end as usize <= room)
         };
         let inline = [self.cmp, self.cmp16].into_iter().flatten().all(|cmp| {
-            [cmp.data, cmp.mask, cmp.sreg, cmp.inv].into_iter().all(|at| inside(at, 16, FAST_DATA))
+            let (CmpMask::Stored(mask) | CmpMask::Length(mask)) = cmp.mask;
+            [cmp.data, mask, cmp.sreg, cmp.inv.unwrap_or(0)]
+                .into_iter()
+                .all(|at| inside(at, 16, FAST_DATA))
         }) && self.bitwise.is_none_or(|b| {
             [b.mask, b.xor, b.sreg, b.dreg].into_iter().all(|at| inside(at, 4, FAST_DATA))
         });
         let payload = self.payload.is_none_or(|p| {
             let data = [p.base, p.offset.bit_offset / 8, p.len, p.dreg];
-            let pkt = [p.pkt_l4, p.pkt_thoff.bit_offset / 8];
-            let skb = [p.skb_head, p.skb_data, p.skb_tail, p.skb_network_header];
+            let pkt = [p.pkt_l4.unwrap_or(0), p.pkt_thoff.bit_offset / 8];
+            let skb = [p.skb_head, p.skb_data.unwrap_or(0), p.skb_tail, p.skb_network_header];
             data.into_iter().all(|at| inside(at, 4, FAST_DATA))
                 && pkt.into_iter().all(|at| inside(at, 4, PKTINFO_SIZE))
                 && skb.into_iter().all(|at| inside(at, 8, SKB_SIZE))
@@ -151,6 +158,20 @@ impl Abi {
         let blob = match self.rules {
             RuleStore::Blob { size, data } => inside(size, 8, data as usize) && data <= 64,
             RuleStore::Array => true,
+            RuleStore::List { genmask } => inside(genmask.offset, 8, self.rule_data as usize),
+        };
+        let net = match self.net {
+            NetSource::State { pkt, net } => {
+                inside(pkt, 8, PKTINFO_SIZE) && inside(net, 8, STATE_SIZE)
+            }
+            NetSource::Pkt(offset) => inside(offset, 8, PKTINFO_SIZE),
+            NetSource::Chain(offset) => {
+                (-(CHAIN_BEFORE as i32)..CHAIN_AFTER as i32 - 8).contains(&offset)
+            }
+        };
+        let entry = match self.entry {
+            Entry::Chain => true,
+            Entry::Ops(offset) => inside(offset, 8, HOOK_OPS_SIZE),
         };
         let generations = self.chain_generations.into_iter();
         inline
@@ -160,8 +181,8 @@ impl Abi {
             && (-(CHAIN_BEFORE as i64)..0).contains(&policy)
             && generations.into_iter().all(|at| inside(at, 8, CHAIN_AFTER as usize))
             && inside(self.pkt_skb, 8, PKTINFO_SIZE)
-            && inside(self.pkt_state, 8, PKTINFO_SIZE)
-            && inside(self.state_net, 8, STATE_SIZE)
+            && net
+            && entry
             && inside(self.ops_eval, 8, OPS_SIZE)
             && inside(self.ops_size, 4, OPS_SIZE)
             && self.expr_data == 8
@@ -198,6 +219,15 @@ impl World {
             let policy = if index == 0 { policy } else { !scene.ruleset.policy_drop };
             let at = Address(chain.0.wrapping_add_signed(i64::from(abi.policy)));
             builder.heap.put(at, 0, u64::from(!policy), 1);
+            // Per-CPU counters are small offsets; `stats` is in front of the chain in all versions.
+            if abi.policy == -16 {
+                let stats = 0x2_0000 + 64 * random.below(64);
+                builder.heap.put(Address(chain.0 - 8), 0, stats, 8);
+            }
+            if let RuleStore::List { genmask } = abi.rules {
+                builder.list(scene, index, &chains, genmask, &mut random);
+                continue;
+            }
             let active = builder.chain(scene, index, &chains, true, &mut random);
             let other = builder.chain(scene, index, &chains, false, &mut random);
             let mut generations = [other; 2];
@@ -217,10 +247,31 @@ impl World {
         let state = builder.heap.allocate(STATE_SIZE, &mut random);
         let net = somewhere(&mut random) | 1 << 40;
         builder.heap.put(pkt, abi.pkt_skb, skb.0, 8);
-        builder.heap.put(pkt, abi.pkt_state, state.0, 8);
-        builder.heap.put(state, abi.state_net, net, 8);
+        match abi.net {
+            NetSource::State { pkt: offset, net: of_state } => {
+                builder.heap.put(pkt, offset, state.0, 8);
+                builder.heap.put(state, of_state, net, 8);
+            }
+            NetSource::Pkt(offset) => builder.heap.put(pkt, offset, net, 8),
+            NetSource::Chain(offset) => {
+                for &chain in &chains {
+                    let at = Address(chain.0.wrapping_add_signed(i64::from(offset)));
+                    builder.heap.put(at, 0, net, 8);
+                }
+            }
+        }
+        let argument = match abi.entry {
+            Entry::Chain => chains[0],
+            Entry::Ops(offset) => {
+                let ops = builder.heap.allocate(HOOK_OPS_SIZE, &mut random);
+                builder.heap.put(ops, offset, chains[0].0, 8);
+                ops
+            }
+        };
         if let Some(payload) = abi.payload {
-            builder.heap.put(pkt, payload.pkt_l4, u64::from(scene.packet.transport.is_some()), 1);
+            if let Some(l4) = payload.pkt_l4 {
+                builder.heap.put(pkt, l4, u64::from(scene.packet.transport.is_some()), 1);
+            }
             let thoff = scene.packet.transport.unwrap_or(0);
             builder.heap.put_field(pkt, payload.pkt_thoff, u64::from(thoff));
             builder.heap.put(skb, payload.skb_tail, tail, 4);
@@ -241,7 +292,7 @@ impl World {
         // Aligned as at a function's entry: 8 more than a multiple of 16.
         let stack = Address(stack + STACK_SIZE as u64 - 1032 - 16 * random.below(16));
         let base_chain = chains[0];
-        World { memory, pkt, skb, base_chain, stack, rules, expressions }
+        World { memory, pkt, skb, base_chain, argument, stack, rules, expressions }
     }
 
     /// Applies what an `eval` does to the registers' memory.
@@ -282,17 +333,7 @@ impl Builder<'_> {
         active: bool,
         random: &mut Random,
     ) -> Address {
-        let decoy = [super::rules::Rule {
-            handle: random.below(1 << 42),
-            expressions: vec![Expression::Call {
-                action: Action::Verdict(if random.one_in(2) {
-                    verdict::DROP
-                } else {
-                    verdict::ACCEPT
-                }),
-                eval: None,
-            }],
-        }];
+        let decoy = [decoy(random)];
         let rules = if active { &scene.ruleset.chains[index].rules } else { &decoy[..] };
         // An expression is its `ops` pointer and its data.
         let sizes: Vec<Vec<usize>> = rules
@@ -319,7 +360,7 @@ impl Builder<'_> {
                 }
                 (blob, places)
             }
-            RuleStore::Array => {
+            RuleStore::Array | RuleStore::List { .. } => {
                 let array = self.heap.allocate(8 * rules.len() + 8, random);
                 let places: Vec<Address> =
                     rule_sizes.iter().map(|size| self.heap.allocate(*size, random)).collect();
@@ -341,16 +382,78 @@ impl Builder<'_> {
             if active {
                 self.rules.insert(id, place);
             }
-            let mut at = place.0 + header as u64;
-            for (which, (expression, &size)) in
-                rule.expressions.iter().zip(&sizes[number]).enumerate()
-            {
-                let of = active.then_some((id, which));
-                self.expression(Address(at), expression, size, of, chains, random);
-                at += size as u64;
-            }
+            self.expressions_of(place, rule, &sizes[number], active.then_some(id), chains, random);
         }
         pointer
+    }
+
+    fn expressions_of(
+        &mut self,
+        place: Address,
+        rule: &Rule,
+        sizes: &[usize],
+        id: Option<RuleId>,
+        chains: &[Address],
+        random: &mut Random,
+    ) {
+        let mut at = place.0 + u64::from(self.abi.rule_data);
+        for (which, (expression, &size)) in rule.expressions.iter().zip(sizes).enumerate() {
+            let of = id.map(|id| (id, which));
+            self.expression(Address(at), expression, size, of, chains, random);
+            at += size as u64;
+        }
+    }
+
+    /// Lays out a chain as a list: its rules, and among them some that are not in this generation.
+    fn list(
+        &mut self,
+        scene: &Scene,
+        index: usize,
+        chains: &[Address],
+        genmask: BitField,
+        random: &mut Random,
+    ) {
+        let active = 1_u64 << scene.generation;
+        let mut nodes = vec![chains[index]];
+        let rules = scene.ruleset.chains[index].rules.iter().enumerate().map(Some);
+        for entry in rules.chain([None]) {
+            let decoys = random.below(5).saturating_sub(2);
+            for _ in 0..decoys {
+                let rule = decoy(random);
+                let other = if random.one_in(2) { 3 } else { 0 };
+                nodes.push(self.node(&rule, None, active | other, genmask, chains, random));
+            }
+            let Some((number, rule)) = entry else { break };
+            let id = RuleId { chain: index, rule: number };
+            let mask = if random.one_in(2) { 0 } else { 3 & !active };
+            let node = self.node(rule, Some(id), mask, genmask, chains, random);
+            self.rules.insert(id, node);
+            nodes.push(node);
+        }
+        for (number, &node) in nodes.iter().enumerate() {
+            let next = nodes[(number + 1) % nodes.len()];
+            self.heap.put(node, 0, next.0, 8);
+            self.heap.put(next, 8, node.0, 8);
+        }
+    }
+
+    fn node(
+        &mut self,
+        rule: &Rule,
+        id: Option<RuleId>,
+        mask: u64,
+        genmask: BitField,
+        chains: &[Address],
+        random: &mut Random,
+    ) -> Address {
+        let sizes: Vec<usize> = rule.expressions.iter().map(|e| size(e, random)).collect();
+        let dlen: usize = sizes.iter().sum();
+        let place = self.heap.allocate(self.abi.rule_data as usize + dlen, random);
+        self.heap.put_bits(place, self.abi.rule_handle, rule.handle);
+        self.heap.put_bits(place, self.abi.rule_dlen, dlen as u64);
+        self.heap.put_bits(place, genmask, mask);
+        self.expressions_of(place, rule, &sizes, id, chains, random);
+        place
     }
 
     fn expression(
@@ -395,10 +498,18 @@ impl Builder<'_> {
             let eval = eval.or_else(|| self.linked.known_symbol(UNKNOWN_EVAL));
             self.heap.put(ops, self.abi.ops_eval, eval.map_or(0, |address| address.0), 8);
             self.heap.put(ops, self.abi.ops_size, size as u64, 4);
+            if self.abi.source == LayoutSource::Shape {
+                self.heap.put(ops, OLD_OPS_SIZE, size as u64, 4);
+            }
             ops
         });
         self.heap.put(at, 0, ops.0, 8);
         self.expressions.insert(at.0, evaluation);
+    }
+
+    /// A register's number in an operand.
+    fn register(&self, number: u8) -> u64 {
+        u64::from(if self.abi.lacks.words { number / 4 } else { number })
     }
 
     fn operands(&mut self, data: Address, fast: Fast) {
@@ -407,25 +518,37 @@ impl Builder<'_> {
                 let Some(abi) = self.abi.bitwise else { return };
                 self.heap.put(data, abi.mask, u64::from(mask), 4);
                 self.heap.put(data, abi.xor, u64::from(xor), 4);
-                self.heap.put(data, abi.sreg, u64::from(sreg), 1);
-                self.heap.put(data, abi.dreg, u64::from(dreg), 1);
+                let register = self.register(sreg);
+                self.heap.put(data, abi.sreg, register, 1);
+                let register = self.register(dreg);
+                self.heap.put(data, abi.dreg, register, 1);
             }
             Fast::Cmp { sreg, mask, data: value, inv } => {
                 let Some(abi) = self.abi.cmp else { return };
                 self.heap.put(data, abi.data, u64::from(value), 4);
-                self.heap.put(data, abi.mask, u64::from(mask), 4);
-                self.heap.put(data, abi.sreg, u64::from(sreg), 1);
-                self.heap.put(data, abi.inv, u64::from(inv), 1);
+                match abi.mask {
+                    CmpMask::Stored(offset) => self.heap.put(data, offset, u64::from(mask), 4),
+                    CmpMask::Length(offset) => {
+                        self.heap.put(data, offset, u64::from(mask.trailing_ones()), 1);
+                    }
+                }
+                let register = self.register(sreg);
+                self.heap.put(data, abi.sreg, register, 1);
+                if let Some(offset) = abi.inv {
+                    self.heap.put(data, offset, u64::from(inv), 1);
+                }
             }
             Fast::Cmp16 { sreg, mask, data: value, inv } => {
                 let Some(abi) = self.abi.cmp16 else { return };
+                let (CmpMask::Stored(masks), Some(inverted)) = (abi.mask, abi.inv) else { return };
                 for word in 0..4 {
                     let offset = 4 * word as u32;
                     self.heap.put(data, abi.data + offset, u64::from(value[word]), 4);
-                    self.heap.put(data, abi.mask + offset, u64::from(mask[word]), 4);
+                    self.heap.put(data, masks + offset, u64::from(mask[word]), 4);
                 }
-                self.heap.put(data, abi.sreg, u64::from(sreg), 1);
-                self.heap.put(data, abi.inv, u64::from(inv), 1);
+                let register = self.register(sreg);
+                self.heap.put(data, abi.sreg, register, 1);
+                self.heap.put(data, inverted, u64::from(inv), 1);
             }
             Fast::Payload { transport, offset, len, dreg } => {
                 let Some(abi) = self.abi.payload else { return };
@@ -433,7 +556,8 @@ impl Builder<'_> {
                 self.heap.put(data, abi.base, 1 + u64::from(transport), 1);
                 self.heap.put_field(data, abi.offset, u64::from(offset));
                 self.heap.put(data, abi.len, u64::from(len), 1);
-                self.heap.put(data, abi.dreg, u64::from(dreg), 1);
+                let register = self.register(dreg);
+                self.heap.put(data, abi.dreg, register, 1);
             }
         }
     }
@@ -454,7 +578,9 @@ impl Builder<'_> {
             bytes[NETWORK_HEADER as usize..tail as usize].copy_from_slice(&scene.packet.bytes);
             memory.map(Address(head), bytes, false);
             self.heap.put(skb, abi.skb_head, head, 8);
-            self.heap.put(skb, abi.skb_data, head + NETWORK_HEADER, 8);
+            if let Some(data) = abi.skb_data {
+                self.heap.put(skb, data, head + NETWORK_HEADER, 8);
+            }
             self.heap.put(skb, abi.skb_network_header, NETWORK_HEADER, 2);
         }
         for fast in [
@@ -475,16 +601,28 @@ impl Builder<'_> {
             };
             put(&mut ops, self.abi.ops_eval, &eval.map_or(0, |a| a.0).to_le_bytes());
             put(&mut ops, self.abi.ops_size, &(FAST_SIZE as u32).to_le_bytes());
+            if self.abi.source == LayoutSource::Shape {
+                put(&mut ops, OLD_OPS_SIZE, &(FAST_SIZE as u32).to_le_bytes());
+            }
             memory.map(at, ops, false);
         }
         (skb, tail)
     }
 }
 
+/// A rule that must not be seen, with a verdict that would tell.
+fn decoy(random: &mut Random) -> Rule {
+    let code = if random.one_in(2) { verdict::DROP } else { verdict::ACCEPT };
+    let expression = Expression::Call { action: Action::Verdict(code), eval: None };
+    Rule { handle: random.below(1 << 42), expressions: vec![expression] }
+}
+
 /// Bytes of every inlined expression here; the kernel's are 16 to 48.
 const FAST_SIZE: usize = 8 + FAST_DATA;
 /// Of them their data.
 const FAST_DATA: usize = 56;
+/// `size` in `struct nft_expr_ops` where it has no `clone`, which newer kernels have there.
+const OLD_OPS_SIZE: u32 = 8;
 /// Bytes of `struct nft_expr_ops` that are there.
 const OPS_SIZE: usize = 64;
 

@@ -5,11 +5,11 @@ mod larger;
 
 pub use larger::larger;
 
-use super::layout::Abi;
+use super::layout::{Abi, CmpMask, Lacks};
 use super::link::Linked;
 use super::random::Random;
 use super::rules::{
-    Action, Chain, Expression, Fast, JUMP_STACK, Packet, Rule, Ruleset, reference, verdict,
+    Action, Chain, End, Expression, Fast, JUMP_STACK, Packet, Rule, Ruleset, reference, verdict,
 };
 use super::world::{Case, Scene, UNKNOWN_EVAL, ops_symbol_of};
 
@@ -27,6 +27,14 @@ pub struct Vocabulary {
     pub bitwise: bool,
     /// As above.
     pub payload: bool,
+    /// Comparisons have a number of bits instead of a mask.
+    pub cmp_length: bool,
+    /// Comparisons can be inverted.
+    pub inverted: bool,
+    /// Packets may have a transport header that the kernel does not know.
+    pub unknown_transport: bool,
+    /// What the version does without.
+    pub lacks: Lacks,
 }
 
 impl Vocabulary {
@@ -52,6 +60,10 @@ impl Vocabulary {
             cmp16: abi.cmp16.is_some() && has(cmp16) && bitwise,
             bitwise,
             payload,
+            cmp_length: abi.cmp.is_some_and(|cmp| matches!(cmp.mask, CmpMask::Length(_))),
+            inverted: abi.cmp.is_none_or(|cmp| cmp.inv.is_some()),
+            unknown_transport: abi.payload.is_none_or(|payload| payload.pkt_l4.is_some()),
+            lacks: abi.lacks,
         }
     }
 
@@ -136,6 +148,25 @@ pub fn generate(vocabulary: &Vocabulary, seed: u64, random_cases: usize) -> Vec<
     make.cases
 }
 
+/// Only those with inlined expressions.
+pub fn inlined(vocabulary: &Vocabulary, seed: u64) -> Vec<Case> {
+    let mut make = Maker::new(vocabulary, seed);
+    make.fast();
+    make.cases
+}
+
+/// A packet whose rule loads from it with an inlined expression.
+pub fn load(vocabulary: &Vocabulary, seed: u64, transport: bool) -> Vec<Case> {
+    let mut make = Maker::new(vocabulary, seed);
+    let load = Fast::Payload { transport, offset: 4, len: 4, dreg: 8 };
+    // Ends there: counters read the packet too.
+    let drop = Expression::Call { action: Action::Verdict(verdict::DROP), eval: None };
+    let expressions = vec![Expression::Fast(load), drop];
+    let packet = Packet { bytes: make.random.bytes(64), transport: Some(20) };
+    make.add(vec![Chain { rules: vec![Rule { handle: 1, expressions }] }], packet);
+    make.cases
+}
+
 /// A packet's long way: many rules that do not match, then one that accepts. How often it comes by an
 /// instruction is what a probe there costs packets that are not dropped.
 pub fn walk(vocabulary: &Vocabulary, seed: u64) -> Vec<Case> {
@@ -171,6 +202,12 @@ impl<'a> Maker<'a> {
         let number = self.cases.len();
         let ruleset = Ruleset { chains, policy_drop: number.is_multiple_of(2) };
         let Some(expected) = reference(&ruleset, &packet) else { return };
+        let lacks = self.vocabulary.lacks;
+        let stolen =
+            matches!(expected.end, End::Rule(_, code) if code & verdict::MASK == verdict::STOLEN);
+        if stolen && lacks.stolen || expected.end == End::Overflow && lacks.overflow {
+            return;
+        }
         let generation = (number / 2 + self.generation) % 2;
         let scene = Scene { ruleset, packet, generation, seed: self.random.bits() };
         self.cases.push(Case { scene, expected });
@@ -178,7 +215,8 @@ impl<'a> Maker<'a> {
 
     fn packet(&mut self) -> Packet {
         let len = 32 + self.random.below(60) as usize;
-        let transport = (!self.random.one_in(4)).then_some(20);
+        let known = !self.random.one_in(4) || !self.vocabulary.unknown_transport;
+        let transport = known.then_some(20);
         Packet { bytes: self.random.bytes(len), transport }
     }
 
@@ -281,21 +319,31 @@ impl<'a> Maker<'a> {
         self.chains(chains);
     }
 
+    /// Which bits a comparison compares.
+    fn mask(&mut self) -> u32 {
+        let bits = self.random.bits() as u32;
+        if self.vocabulary.cmp_length { u32::MAX >> (bits % 32) } else { bits | 1 }
+    }
+
     /// The inlined expressions, true and false.
     fn fast(&mut self) {
         let drop = || Expression::Call { action: Action::Verdict(verdict::DROP), eval: None };
         for round in 0..8_u32 {
             let value = self.random.bits() as u32;
-            let mask = self.random.bits() as u32 | 1;
-            let inv = round & 1 != 0;
+            let mask = self.mask();
+            let inv = self.vocabulary.inverted && round & 1 != 0;
             let differ = u32::from(round & 2 != 0);
-            let sreg = 4 + self.random.below(12) as u8;
+            let words = if self.vocabulary.lacks.words { 4 } else { 1 };
+            let sreg = 4 + words * self.random.below(12 / u64::from(words)) as u8;
             let load = Fast::Bitwise { sreg, dreg: sreg, mask: 0, xor: value };
+            if self.vocabulary.bitwise && !self.vocabulary.cmp {
+                self.single(vec![Expression::Fast(load), drop()]);
+            }
             let data = (value ^ differ) & mask;
             if self.vocabulary.cmp && self.vocabulary.bitwise {
                 let cmp = Fast::Cmp { sreg, mask, data, inv };
-                let and = Fast::Bitwise { sreg, dreg: 19, mask, xor: 0 };
-                let again = Fast::Cmp { sreg: 19, mask: u32::MAX, data, inv };
+                let and = Fast::Bitwise { sreg, dreg: 16, mask, xor: 0 };
+                let again = Fast::Cmp { sreg: 16, mask: u32::MAX, data, inv };
                 let list = [load, cmp, and, again].map(Expression::Fast);
                 self.single(list.into_iter().chain([drop()]).collect());
             }
@@ -323,25 +371,28 @@ impl<'a> Maker<'a> {
             for len in [1_u8, 2, 4] {
                 for case in 0..4 {
                     let mut packet = self.packet();
-                    packet.transport = (case != 3).then_some(20);
+                    let known = case != 3 || !self.vocabulary.unknown_transport;
+                    packet.transport = known.then_some(20);
                     let header = if transport { 20 } else { 0 };
                     // In the middle, up to the last byte, one byte too far.
                     let room = packet.bytes.len() as u8 - header - len;
                     let offset = match case {
                         0 | 3 => self.random.below(u64::from(room)) as u8,
-                        1 => room,
+                        // Versions with registers of 128 bits leave the last byte to `eval`.
+                        1 => room - u8::from(self.vocabulary.lacks.words),
                         _ => room + 1,
                     };
-                    let load = Fast::Payload { transport, offset, len, dreg: 9 };
+                    let load = Fast::Payload { transport, offset, len, dreg: 8 };
                     let start = usize::from(header + offset);
                     let mut word = [0; 4];
                     if let Some(bytes) = packet.bytes.get(start..start + usize::from(len)) {
                         word[..bytes.len()].copy_from_slice(bytes);
                     }
-                    let data = u32::from_le_bytes(word);
+                    let mask = self.mask();
+                    let data = (u32::from_le_bytes(word) ^ u32::from(len == 2)) & mask;
                     let mut expressions = vec![Expression::Fast(load)];
                     if self.vocabulary.cmp {
-                        let cmp = Fast::Cmp { sreg: 9, mask: u32::MAX, data, inv: false };
+                        let cmp = Fast::Cmp { sreg: 8, mask, data, inv: false };
                         expressions.push(Expression::Fast(cmp));
                     }
                     expressions.push(drop());

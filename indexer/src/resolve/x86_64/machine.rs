@@ -397,7 +397,7 @@ impl Cpu {
                 }
                 let bit = match i.mnemonic() {
                     Mnemonic::Bsf => a.trailing_zeros(),
-                    _ => 63 - a.leading_zeros(),
+                    _ => a.ilog2(),
                 };
                 self.flags = Flags::UNDEFINED;
                 self.flags.set(ZF, false);
@@ -615,12 +615,11 @@ impl Cpu {
             return self.write(memory, i, 0, a);
         }
         let wide = u128::from(a) << bits | u128::from(b);
-        let (result, carry) = match i.mnemonic() {
-            Mnemonic::Shld => (((wide << count) >> bits) as u64, a >> (bits - count) & 1 != 0),
-            _ => {
-                let wide = u128::from(b) << bits | u128::from(a);
-                ((wide >> count) as u64, a >> (count - 1) & 1 != 0)
-            }
+        let (result, carry) = if i.mnemonic() == Mnemonic::Shld {
+            (((wide << count) >> bits) as u64, a >> (bits - count) & 1 != 0)
+        } else {
+            let wide = u128::from(b) << bits | u128::from(a);
+            ((wide >> count) as u64, a >> (count - 1) & 1 != 0)
         };
         let result = result & mask(bits);
         self.flags.set_result(result, bits);

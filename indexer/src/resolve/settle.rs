@@ -1,0 +1,193 @@
+//! Which of the known layouts a function without BTF has: found by trying. A wrong one does not make
+//! the runs agree with the reference, so nothing has to be guessed.
+
+use super::infer::Visits;
+use super::layout::{Abi, PacketFields};
+use super::link::Linked;
+use super::memory::Memory;
+use super::run::{self, Budget, Observer, Styles, Surroundings, Warnings};
+use super::world::{Case, World};
+use super::worlds::{self, Vocabulary};
+use super::x86_64::machine::Cpu;
+use super::{Edges, Runs, Unresolved};
+use crate::image::function::Field;
+use iced_x86::{Instruction, Mnemonic, OpKind};
+use nfdrop_db::Reason;
+use std::collections::BTreeSet;
+
+/// The kinds of inlined expressions, in the order of [`Abi::inlined`]: whose operations the code
+/// compares with.
+const INLINED: [&str; 4] =
+    ["nft_bitwise_fast_ops", "nft_payload_fast_ops", "nft_cmp_fast_ops", "nft_cmp16_fast_ops"];
+
+/// What a layout is tried on.
+const SEED: u64 = 0x6c61_796f_7574_733f;
+
+/// The layout with those inlined expressions that agree too.
+///
+/// # Errors
+///
+/// The runs do not agree with the reference even without inlined expressions.
+pub fn settle(
+    image: &Linked,
+    warnings: &Warnings,
+    plain: Abi,
+    budget: &Budget,
+) -> Result<Abi, Unresolved> {
+    let vocabulary = Vocabulary::new(image, &plain);
+    try_cases(image, warnings, &plain, budget, &worlds::walk(&vocabulary, SEED))?;
+    let seen = packet_fields(image, warnings, &plain, budget);
+    let mut abi = plain;
+    for kind in 0..4 {
+        let candidates = &abi.inlined(seen)[kind];
+        let settled = candidates.iter().find(|candidate| {
+            let vocabulary = Vocabulary::new(image, candidate);
+            let cases = worlds::inlined(&vocabulary, SEED);
+            !cases.is_empty() && try_cases(image, warnings, candidate, budget, &cases).is_ok()
+        });
+        if let Some(settled) = settled {
+            abi = settled.clone();
+        } else if image.known_symbol(INLINED[kind]).is_some() {
+            // Code that nobody understands may do anything.
+            let detail = format!(
+                "{}: what is inlined for {} does not do what it does in any known version; the \
+                 kernel's BTF would tell how its operands lie",
+                abi.name, INLINED[kind]
+            );
+            return Err(Unresolved::new(Reason::UnknownLayout, detail));
+        }
+    }
+    Ok(abi)
+}
+
+fn try_cases(
+    image: &Linked,
+    warnings: &Warnings,
+    abi: &Abi,
+    budget: &Budget,
+    cases: &[Case],
+) -> Result<(), Unresolved> {
+    let images = std::slice::from_ref(image);
+    let runs = Runs { images, abi, cases, warnings: warnings.clone(), budget };
+    let mut visits = Visits(vec![0; image.instructions.len()]);
+    let (mut styles, mut edges) = (Styles::ANY, Edges::new(image));
+    for (case, world) in runs.worlds() {
+        runs.one(image, case, &world, &mut styles, &mut visits, &mut edges)?;
+    }
+    Ok(())
+}
+
+/// Reads of an object: offset and bytes.
+type Reads = BTreeSet<(u32, u32)>;
+
+/// Which members of two objects a run reads.
+struct Watch<'a> {
+    linked: &'a Linked,
+    skb: u64,
+    pkt: u64,
+    of_skb: Reads,
+    of_pkt: Reads,
+}
+
+/// Bytes behind the start of an object that count as the object.
+const OBJECT: u64 = 512;
+
+fn read_by(i: &Instruction) -> bool {
+    let memory = (0..i.op_count()).find(|&n| i.op_kind(n) == OpKind::Memory);
+    let stores = memory == Some(0) && i.mnemonic() == Mnemonic::Mov;
+    memory.is_some() && !stores && i.mnemonic() != Mnemonic::Lea
+}
+
+impl Observer for Watch<'_> {
+    fn visit(&mut self, instruction: usize, cpu: &Cpu, _: &Memory, _: bool) {
+        let i = &self.linked.instructions[instruction].instruction;
+        let Some(address) = cpu.effective_address(i).filter(|_| read_by(i)) else { return };
+        let size = i.memory_size().size() as u32;
+        for (object, reads) in [(self.skb, &mut self.of_skb), (self.pkt, &mut self.of_pkt)] {
+            let offset = address.0.wrapping_sub(object);
+            if offset < OBJECT {
+                reads.insert((offset as u32, size));
+            }
+        }
+    }
+
+    fn edge(&mut self, _: usize, _: bool) {}
+}
+
+/// The only read of so many bytes.
+fn only(reads: &Reads, size: u32) -> Option<u32> {
+    let mut of_size = reads.iter().filter(|read| read.1 == size);
+    let first = of_size.next()?;
+    of_size.next().is_none().then_some(first.0)
+}
+
+/// Where the inlined payload expression finds the packet's bytes: `nft_payload_fast_eval` reads
+/// `head` (8 bytes), `network_header` (2) and `tail` (4) of the skb; for the transport header a byte
+/// and a number of the pktinfo, and in most versions `data` (8) of the skb instead of its network
+/// header (`net/netfilter/nf_tables_core.c`).
+fn packet_fields(
+    image: &Linked,
+    warnings: &Warnings,
+    plain: &Abi,
+    budget: &Budget,
+) -> Option<PacketFields> {
+    // Not known yet: what is not found is left at the end of the objects, where it does no harm.
+    let far = 120;
+    let field = |offset, size: u32| Field { bit_offset: offset * 8, bit_size: size * 8 };
+    let mut fields = PacketFields {
+        l4: None,
+        thoff: field(far, 2),
+        head: 496,
+        data: None,
+        tail: 504,
+        network_header: 508,
+    };
+    let reads = |fields: PacketFields, transport: bool| {
+        let mut all: Option<(Reads, Reads)> = None;
+        // The operands' layout is not known either; the right one reads most.
+        for abi in &plain.inlined(Some(fields))[1] {
+            let vocabulary = Vocabulary::new(image, abi);
+            for case in worlds::load(&vocabulary, SEED, transport) {
+                let world = World::new(&case.scene, abi, image);
+                let (of_skb, of_pkt) = (Reads::new(), Reads::new());
+                let (skb, pkt) = (world.skb.0, world.pkt.0);
+                let mut watch = Watch { linked: image, skb, pkt, of_skb, of_pkt };
+                let around = Surroundings { linked: image, abi, warnings, budget };
+                // Where it ends does not matter.
+                let _ = run::run(around, &world, SEED, &mut watch);
+                let more = watch.of_skb.len() + watch.of_pkt.len();
+                if all.as_ref().is_none_or(|(a, b)| more > a.len() + b.len()) {
+                    all = Some((watch.of_skb, watch.of_pkt));
+                }
+            }
+        }
+        all
+    };
+    let (of_skb, of_pkt) = reads(fields, false)?;
+    fields.head = only(&of_skb, 8)?;
+    fields.tail = only(&of_skb, 4)?;
+    fields.network_header = only(&of_skb, 2)?;
+    let (_, of_transport) = reads(fields, true)?;
+    let fresh = |reads: &Reads| -> Reads { reads.difference(&of_pkt).copied().collect() };
+    fields.l4 = only(&fresh(&of_transport), 1);
+    let (skb_transport, of_transport) = reads(fields, true)?;
+    let pointers: Reads = skb_transport.difference(&of_skb).copied().collect();
+    fields.data = only(&pointers, 8);
+    let numbers = fresh(&of_transport);
+    let of_size = |size| only(&numbers, size).map(|offset| field(offset, size));
+    if let Some(thoff) = of_size(2).or_else(|| of_size(4)) {
+        fields.thoff = thoff;
+    }
+    Some(fields)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_only_read_of_a_size() {
+        let reads = Reads::from([(0, 8), (8, 8), (16, 4)]);
+        assert_eq!((only(&reads, 4), only(&reads, 8), only(&reads, 2)), (Some(16), None, None));
+    }
+}
