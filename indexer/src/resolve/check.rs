@@ -12,8 +12,9 @@ use super::rules::{Action, Chain, Expression, Outcome, Rule, Ruleset, verdict};
 use super::run::{Budget, Styles, warnings};
 use super::world::Case;
 use super::worlds::{self, Vocabulary};
-use super::{Edges, Findings, Runs, Unresolved, event, images, truth};
+use super::{Edges, Findings, Runs, Unresolved, event, images, settle, truth};
 use crate::image::Function;
+use nfdrop_db::LayoutSource;
 use std::fmt;
 
 /// What a plan was checked with.
@@ -69,12 +70,22 @@ pub fn check(
         if abi.plan_layout(&function.fields) != findings.layout {
             continue;
         }
-        match check_with(function, findings, abi, seed, random_cases) {
+        let settled = settled(function, abi).map_err(Contradiction::Function);
+        match settled.and_then(|abi| check_with(function, findings, &abi, seed, random_cases)) {
             Ok(checked) => return Ok(checked),
             Err(error) => contradiction = error,
         }
     }
     Err(contradiction)
+}
+
+/// A candidate as the resolver runs it.
+fn settled(function: &Function, abi: &Abi) -> Result<Abi, Unresolved> {
+    if abi.source == LayoutSource::Btf {
+        return Ok(abi.clone());
+    }
+    let images = images(function, Placement::Odd)?;
+    settle::settle(&images[0], &warnings(&images[0], function), abi.clone(), &Budget::default())
 }
 
 fn check_with(
@@ -91,7 +102,7 @@ fn check_with(
         let images = images(function, placement).map_err(Contradiction::Function)?;
         let vocabulary = Vocabulary::new(&images[0], abi);
         let cases = worlds::larger(&vocabulary, seed.wrapping_add(number as u64), random_cases);
-        let mut edges = Edges(vec![[false; 2]; images[0].instructions.len()]);
+        let mut edges = Edges::new(&images[0]);
         let mut proof = Proof::new(&findings.probes, &images[0]);
         let warnings = warnings(&images[0], function);
         let runs = Runs { images: &images, abi, cases: &cases, warnings, budget: &budget };

@@ -40,6 +40,12 @@ pub struct Slot {
     pub offset: i32,
 }
 
+impl Slot {
+    fn address(self, cpu: &Cpu) -> u64 {
+        cpu.get(self.base).wrapping_add_signed(i64::from(self.offset))
+    }
+}
+
 /// The frame's slots that the code itself names: whatever it keeps there it reads or writes by such
 /// an operand. Those it keeps pointers in come first.
 pub fn slots(linked: &Linked) -> Vec<Slot> {
@@ -164,16 +170,18 @@ fn holding(
         set |= u128::from(value.trailing_zeros() >= 8) << (1 + number);
     }
     let mut rest = wanted & !CHEAP_CONDITIONS;
+    let frame = memory.near(Address(cpu.get(Reg::Rsp)));
+    // All of the u64 has to be there, since that is what a client reads.
     while rest != 0 {
         let number = rest.trailing_zeros() as usize;
         rest &= rest - 1;
-        let (base, offset) = match number {
-            0..=32 => (cpu.registers[number - 17], abi.policy),
-            _ => (cpu.get(slots[number - 33].base), slots[number - 33].offset),
+        let value = if number <= 32 {
+            let address = cpu.registers[number - 17].wrapping_add_signed(i64::from(abi.policy));
+            memory.read(Address(address), 8).ok()
+        } else {
+            frame.word(slots[number - 33].address(cpu))
         };
-        let address = base.wrapping_add_signed(i64::from(offset));
-        // All of the u64 has to be there, since that is what a client reads.
-        if memory.read(Address(address), 8).is_ok_and(|value| value.trailing_zeros() >= 8) {
+        if value.is_some_and(|value| value.trailing_zeros() >= 8) {
             set |= 1 << number;
         }
     }
@@ -482,10 +490,8 @@ impl Observer for Places<'_> {
                 continue;
             }
             if values.is_empty() {
-                let slot = |slot: &Slot| {
-                    let at = cpu.get(slot.base).wrapping_add_signed(i64::from(slot.offset));
-                    memory.read(Address(at), 8).ok()
-                };
+                let frame = memory.near(Address(cpu.get(Reg::Rsp)));
+                let slot = |slot: &Slot| frame.word(slot.address(cpu));
                 values.extend(cpu.registers.iter().map(|&value| Some(value)));
                 values.extend(self.slots.iter().map(slot));
             }

@@ -54,6 +54,22 @@ struct Surroundings {
     exists: fn(u64) -> bool,
 }
 
+/// A region.
+#[derive(Debug, Clone, Copy)]
+pub struct Near<'a> {
+    base: u64,
+    bytes: &'a [u8],
+}
+
+impl Near<'_> {
+    /// The u64 at an address, if it lies in this region.
+    pub fn word(&self, address: u64) -> Option<u64> {
+        let start = usize::try_from(address.wrapping_sub(self.base)).ok()?;
+        let bytes = self.bytes.get(start..start.checked_add(8)?)?;
+        Some(u64::from_le_bytes(bytes.try_into().ok()?))
+    }
+}
+
 /// Most u64 of the surroundings that a run may write.
 const MAX_WRITTEN: usize = 4096;
 /// KASAN's shadow memory (`Documentation/arch/x86/x86_64/mm.rst`, the same in all versions): one byte
@@ -131,11 +147,10 @@ impl Memory {
         Ok(u64::from_le_bytes(value))
     }
 
-    /// The u64s from an address on, as many as are wanted and there: one look-up for all of them.
-    pub fn words(&self, address: Address, most: usize) -> impl Iterator<Item = u64> {
-        let found = self.locate(address.0, 8);
-        let rest = found.map_or(&[][..], |(index, offset)| &self.regions[index].bytes[offset..]);
-        rest.as_chunks::<8>().0.iter().take(most).map(|word| u64::from_le_bytes(*word))
+    /// The region an address is in, for many reads near it: one look-up for all of them.
+    pub fn near(&self, address: Address) -> Near<'_> {
+        let found = self.locate(address.0, 1).map(|(index, _)| &self.regions[index]);
+        found.map_or(Near { base: 0, bytes: &[] }, |r| Near { base: r.base, bytes: &r.bytes })
     }
 
     /// The low `size` bytes (1 to 8) of `value`.
@@ -171,9 +186,10 @@ mod tests {
         assert_eq!(memory.write(Address(0x1008), 1, 0xffee), Ok(()));
         assert_eq!(memory.read(Address(0x1008), 1), Ok(0xee));
         assert!(memory.write(Address(0x2000), 1, 0).is_err(), "read-only");
-        let words = |at, most| memory.words(Address(at), most).count();
-        assert_eq!((words(0x1000, 9), words(0x1001, 0), words(0x1002, 1)), (1, 0, 0));
-        assert_eq!(memory.words(Address(0x1001), 1).next(), memory.read(Address(0x1001), 8).ok());
+        let near = memory.near(Address(0x1008));
+        assert_eq!(near.word(0x1001), memory.read(Address(0x1001), 8).ok());
+        assert_eq!((near.word(0x1002), near.word(0xfff), near.word(0x2000)), (None, None, None));
+        assert_eq!(memory.near(Address(0x3000)).word(0x3000), None);
     }
 
     #[test]

@@ -38,7 +38,7 @@ pub fn settle(
     try_cases(image, warnings, &plain, budget, &worlds::walk(&vocabulary, SEED))?;
     let seen = packet_fields(image, warnings, &plain, budget);
     let mut abi = plain;
-    for kind in 0..4 {
+    for (kind, ops) in INLINED.into_iter().enumerate() {
         let candidates = &abi.inlined(seen)[kind];
         let settled = candidates.iter().find(|candidate| {
             let vocabulary = Vocabulary::new(image, candidate);
@@ -47,12 +47,12 @@ pub fn settle(
         });
         if let Some(settled) = settled {
             abi = settled.clone();
-        } else if image.known_symbol(INLINED[kind]).is_some() {
+        } else if image.known_symbol(ops).is_some() {
             // Code that nobody understands may do anything.
             let detail = format!(
-                "{}: what is inlined for {} does not do what it does in any known version; the \
+                "{}: what is inlined for {ops} does not do what it does in any known version; the \
                  kernel's BTF would tell how its operands lie",
-                abi.name, INLINED[kind]
+                abi.name
             );
             return Err(Unresolved::new(Reason::UnknownLayout, detail));
         }

@@ -319,6 +319,12 @@ impl<'a> Maker<'a> {
         self.chains(chains);
     }
 
+    /// A register with room for 128 bits.
+    fn any_register(&mut self) -> u8 {
+        let words = if self.vocabulary.lacks.words { 4 } else { 1 };
+        4 + words * self.random.below(12 / u64::from(words)) as u8
+    }
+
     /// Which bits a comparison compares.
     fn mask(&mut self) -> u32 {
         let bits = self.random.bits() as u32;
@@ -333,8 +339,7 @@ impl<'a> Maker<'a> {
             let mask = self.mask();
             let inv = self.vocabulary.inverted && round & 1 != 0;
             let differ = u32::from(round & 2 != 0);
-            let words = if self.vocabulary.lacks.words { 4 } else { 1 };
-            let sreg = 4 + words * self.random.below(12 / u64::from(words)) as u8;
+            let sreg = self.any_register();
             let load = Fast::Bitwise { sreg, dreg: sreg, mask: 0, xor: value };
             if self.vocabulary.bitwise && !self.vocabulary.cmp {
                 self.single(vec![Expression::Fast(load), drop()]);

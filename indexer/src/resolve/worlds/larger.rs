@@ -235,10 +235,10 @@ impl Maker<'_> {
     /// One or several inlined expressions that read only what they have written: real rulesets do
     /// not read registers before writing them either.
     fn inlined(&mut self, out: &mut Vec<Expression>, packet: &Packet) {
-        let Vocabulary { cmp, cmp16, bitwise, payload, .. } = *self.vocabulary;
+        let Vocabulary { cmp, cmp16, bitwise, payload, inverted, lacks, .. } = *self.vocabulary;
         let mut push = |fast| out.push(Expression::Fast(fast));
-        let dreg = 4 + self.random.below(12) as u8;
-        let inv = self.random.one_in(2);
+        let dreg = self.any_register();
+        let inv = inverted && self.random.one_in(2);
         // Equal, or different in one bit anywhere.
         let bit = |random: &mut super::Random| {
             if random.one_in(2) { 0 } else { 1_u32 << random.below(32) }
@@ -250,9 +250,8 @@ impl Maker<'_> {
                 push(Fast::Bitwise { sreg: dreg, dreg, mask: 0, xor: value });
                 push(Fast::Bitwise { sreg: dreg, dreg: 16, mask, xor });
                 if cmp {
-                    let [whole, part] = [u32::MAX, self.random.bits() as u32];
                     let value = value & mask ^ xor;
-                    let mask = if self.random.one_in(2) { whole } else { part };
+                    let mask = if self.random.one_in(2) { u32::MAX } else { self.mask() };
                     let data = (value ^ bit(&mut self.random)) & mask;
                     push(Fast::Cmp { sreg: 16, mask, data, inv });
                 }
@@ -272,9 +271,14 @@ impl Maker<'_> {
                 let len = *self.random.pick(&[1_u8, 2, 4]);
                 let transport = self.random.one_in(2);
                 let offset = self.random.below(packet.bytes.len() as u64 + 2) as u8;
-                push(Fast::Payload { transport, offset, len, dreg });
                 let header = if transport { packet.transport } else { Some(0) };
                 let start = header.map(|header| usize::from(header) + usize::from(offset));
+                // Versions with registers of 128 bits leave the last byte to `eval`.
+                let last = start.is_some_and(|at| at + usize::from(len) == packet.bytes.len());
+                if lacks.words && last {
+                    return;
+                }
+                push(Fast::Payload { transport, offset, len, dreg });
                 let bytes =
                     start.and_then(|start| packet.bytes.get(start..start + usize::from(len)));
                 let mut word = [0; 4];
