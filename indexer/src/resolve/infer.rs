@@ -171,13 +171,15 @@ fn holding(
     }
     let mut rest = wanted & !CHEAP_CONDITIONS;
     let frame = memory.near(Address(cpu.get(Reg::Rsp)));
+    // Where chains are.
+    let objects = memory.first();
     // All of the u64 has to be there, since that is what a client reads.
     while rest != 0 {
         let number = rest.trailing_zeros() as usize;
         rest &= rest - 1;
         let value = if number <= 32 {
             let address = cpu.registers[number - 17].wrapping_add_signed(i64::from(abi.policy));
-            memory.read(Address(address), 8).ok()
+            objects.word(address)
         } else {
             frame.word(slots[number - 33].address(cpu))
         };
@@ -201,6 +203,8 @@ pub struct Coverage<'a> {
     runs: usize,
     /// Sets that have been made.
     sets: usize,
+    /// A drop came by no site that only drops have come by.
+    hopeless: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -250,6 +254,7 @@ impl<'a> Coverage<'a> {
             drops: [RunSet::default(), RunSet::default()],
             runs: 0,
             sets: 0,
+            hopeless: false,
         }
     }
 
@@ -265,6 +270,7 @@ impl<'a> Coverage<'a> {
         if let Some(event) = event {
             self.drops[event].insert(run);
         }
+        let mut seen_by_any = event.is_none();
         for instruction in self.visited.drain(..) {
             let site = &mut self.sites[instruction];
             let (once, twice) = (site.once, site.twice | site.late);
@@ -284,6 +290,7 @@ impl<'a> Coverage<'a> {
                     continue;
                 }
                 let mut fresh = once & site.left[which];
+                seen_by_any |= fresh != 0;
                 if fresh != 0 && site.seen[which].is_empty() {
                     site.seen[which] = vec![RunSet::default(); CONDITIONS];
                 }
@@ -295,6 +302,13 @@ impl<'a> Coverage<'a> {
                 }
             }
         }
+        self.hopeless |= !seen_by_any;
+    }
+
+    /// Whether some drop is seen by nothing that is left, so that there is no need to look further:
+    /// what is struck out stays so.
+    pub fn hopeless(&self) -> bool {
+        self.hopeless
     }
 
     /// Whether so much is left that it would not fit memory; no compiled function comes near.

@@ -147,6 +147,17 @@ impl Memory {
         Ok(u64::from_le_bytes(value))
     }
 
+    /// As [`Memory::map`], to be looked through first: what most accesses go to.
+    pub fn map_first(&mut self, base: Address, bytes: Vec<u8>, writable: bool) {
+        self.regions.insert(0, Region { base: base.0, bytes: bytes.into(), writable });
+    }
+
+    /// The region that is looked through first.
+    pub fn first(&self) -> Near<'_> {
+        let first = self.regions.first();
+        first.map_or(Near { base: 0, bytes: &[] }, |r| Near { base: r.base, bytes: &r.bytes })
+    }
+
     /// The region an address is in, for many reads near it: one look-up for all of them.
     pub fn near(&self, address: Address) -> Near<'_> {
         let found = self.locate(address.0, 1).map(|(index, _)| &self.regions[index]);

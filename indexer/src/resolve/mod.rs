@@ -445,6 +445,9 @@ fn resolve_with(
         enters(Stage::Runs);
         let mut coverage = Coverage::new(abi, &slots, &eligible, kind);
         for (case, world) in runs.worlds() {
+            if kind == Kind::DropOnly && coverage.hopeless() {
+                break;
+            }
             for image in images {
                 runs.one(image, case, &world, &mut styles, &mut coverage, &mut edges)?;
                 coverage.end_run(case.expected.end.outcome());
@@ -453,6 +456,9 @@ fn resolve_with(
                 let detail = "more sites and conditions see drops than any compiled function has";
                 return Err(Unresolved::new(Reason::AmbiguousSite, detail));
             }
+        }
+        if kind == Kind::DropOnly && coverage.hopeless() {
+            continue;
         }
         enters(Stage::Choice);
         probes = choose_probes(&runs, function, &rules, coverage, &visits, &slots);

@@ -285,10 +285,11 @@ impl World {
                 memory.map(*base, Arc::clone(bytes), false);
             }
         }
-        memory.map(Address(heap.base), heap.bytes, true);
         let stack = 0xffff_c900_0000_0000 | random.below(1 << 16) << 16;
-        memory.map(Address(stack), random.junk_bytes(STACK_SIZE), true);
         memory.map(Address(GS_BASE), per_cpu(), true);
+        memory.map_first(Address(stack), random.junk_bytes(STACK_SIZE), true);
+        // The objects: the first region to be looked through.
+        memory.map_first(Address(heap.base), heap.bytes, true);
         // Aligned as at a function's entry: 8 more than a multiple of 16.
         let stack = Address(stack + STACK_SIZE as u64 - 1032 - 16 * random.below(16));
         let base_chain = chains[0];
