@@ -7,7 +7,7 @@
 
 use super::layout::Abi;
 use super::link::Linked;
-use super::memory::{Address, Memory};
+use super::memory::{Address, Memory, Near};
 use super::rules::Outcome;
 use super::run::Observer;
 use super::x86_64::machine::Cpu;
@@ -28,8 +28,10 @@ const MAX_ADD: u64 = 512;
 type ConditionSet = u128;
 /// The one that always holds.
 const NO_CONDITION: ConditionSet = 1;
-/// None and those on registers.
-const CHEAP_CONDITIONS: ConditionSet = u128::MAX >> (128 - 17);
+/// Those on the policy behind a register.
+const POLICY_CONDITIONS: ConditionSet = 0xffff << 17;
+/// Those on slots.
+const SLOT_CONDITIONS: ConditionSet = u128::MAX << 33;
 
 /// A u64 of the frame: where it is from the stack pointer, or from the frame pointer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -47,10 +49,37 @@ impl Slot {
 }
 
 /// The frame's slots that the code itself names: whatever it keeps there it reads or writes by such
-/// an operand. Those it keeps pointers in come first.
-pub fn slots(linked: &Linked) -> Vec<Slot> {
+/// an operand.
+#[derive(Debug, Clone, Default)]
+pub struct Frame {
+    /// All, those that the code keeps u64 in, such as pointers, first.
+    pub slots: Vec<Slot>,
+    /// Those it keeps smaller numbers in, such as verdicts and policies.
+    pub numbers: Vec<Slot>,
+}
+
+impl Frame {
+    /// Of a function.
+    pub fn new(linked: &Linked) -> Self {
+        let named = named_slots(linked);
+        let mut frame = Self::default();
+        for (size, slot) in named {
+            if frame.slots.len() < MAX_SLOTS && !frame.slots.contains(&slot) {
+                frame.slots.push(slot);
+            }
+            let number = size < 8 && !frame.numbers.contains(&slot);
+            if number && frame.numbers.len() < MAX_SLOTS {
+                frame.numbers.push(slot);
+            }
+        }
+        frame
+    }
+}
+
+/// Operands in the frame with their sizes, the largest first.
+fn named_slots(linked: &Linked) -> Vec<(usize, Slot)> {
     let of = |i: &Instruction| {
-        let operand = (0..i.op_count()).find(|&n| i.op_kind(n) == OpKind::Memory)?;
+        (0..i.op_count()).find(|&n| i.op_kind(n) == OpKind::Memory)?;
         let base = match i.memory_base() {
             Register::RSP => Reg::Rsp,
             Register::RBP => Reg::Rbp,
@@ -58,13 +87,7 @@ pub fn slots(linked: &Linked) -> Vec<Slot> {
         };
         let offset = i32::try_from(i.memory_displacement64() as i64).ok()?;
         let plain = i.memory_index() == Register::None && i.segment_prefix() == Register::None;
-        // Pointers are stored whole.
-        let rank = match (i.mnemonic(), operand, i.memory_size().size()) {
-            (Mnemonic::Mov, 0, 8) => 0,
-            (_, _, 8) => 1,
-            _ => 2,
-        };
-        plain.then_some((rank, Slot { base, offset }))
+        plain.then_some((i.memory_size().size(), Slot { base, offset }))
     };
     let instructions = linked.instructions.iter().map(|decoded| &decoded.instruction);
     let has_frame_pointer = instructions.clone().any(|i| {
@@ -72,18 +95,12 @@ pub fn slots(linked: &Linked) -> Vec<Slot> {
         let from_stack = i.op1_register() == Register::RSP || i.memory_base() == Register::RSP;
         moves && i.op0_register() == Register::RBP && from_stack
     });
-    let mut named: Vec<(u8, Slot)> = instructions
+    let mut named: Vec<(usize, Slot)> = instructions
         .filter_map(of)
         .filter(|(_, slot)| slot.base == Reg::Rsp || has_frame_pointer)
         .collect();
-    named.sort_unstable();
-    let mut slots: Vec<Slot> = Vec::new();
-    for (_, slot) in named {
-        if slots.len() < MAX_SLOTS && !slots.contains(&slot) {
-            slots.push(slot);
-        }
-    }
-    slots
+    named.sort_by_key(|&(size, slot)| (std::cmp::Reverse(size), slot));
+    named
 }
 
 /// Which sites are looked for.
@@ -165,27 +182,32 @@ fn holding(
     if wanted == NO_CONDITION {
         return NO_CONDITION;
     }
-    let mut set = NO_CONDITION;
+    let mut registers = 0_u32;
     for (number, value) in cpu.registers.iter().enumerate() {
-        set |= u128::from(value.trailing_zeros() >= 8) << (1 + number);
+        registers |= u32::from(value & 0xff == 0) << number;
     }
-    let mut rest = wanted & !CHEAP_CONDITIONS;
-    let frame = memory.near(Address(cpu.get(Reg::Rsp)));
-    // Where chains are.
-    let objects = memory.first();
+    let mut set = NO_CONDITION | u128::from(registers) << 1;
     // All of the u64 has to be there, since that is what a client reads.
-    while rest != 0 {
-        let number = rest.trailing_zeros() as usize;
-        rest &= rest - 1;
-        let value = if number <= 32 {
-            let address = cpu.registers[number - 17].wrapping_add_signed(i64::from(abi.policy));
-            objects.word(address)
-        } else {
-            frame.word(slots[number - 33].address(cpu))
-        };
-        if value.is_some_and(|value| value.trailing_zeros() >= 8) {
-            set |= 1 << number;
+    let zero = |region: &Near<'_>, address: u64| {
+        u128::from(region.word(address).is_some_and(|value| value & 0xff == 0))
+    };
+    if wanted & POLICY_CONDITIONS != 0 {
+        // Where chains are.
+        let objects = memory.first();
+        let mut policies = 0;
+        for base in cpu.registers.iter().rev() {
+            let address = base.wrapping_add_signed(i64::from(abi.policy));
+            policies = policies << 1 | zero(&objects, address);
         }
+        set |= policies << 17;
+    }
+    if wanted & SLOT_CONDITIONS != 0 {
+        let frame = memory.near(Address(cpu.get(Reg::Rsp)));
+        let mut numbers = 0;
+        for slot in slots.iter().rev() {
+            numbers = numbers << 1 | zero(&frame, slot.address(cpu));
+        }
+        set |= numbers << 33;
     }
     set
 }

@@ -29,7 +29,7 @@ pub mod x86_64;
 
 use crate::image::function::{Function, ObjectKind, Part};
 use choose::Ranked;
-use infer::{Coverage, Kind, Places, Slot, Truth, Visits};
+use infer::{Coverage, Frame, Kind, Places, Slot, Truth, Visits};
 use layout::Abi;
 use link::{KeyState, LinkError, Linked, Placement};
 use nfdrop_db::plan::{self, SCHEMA};
@@ -51,6 +51,8 @@ pub const ANALYZER: &str = env!("CARGO_PKG_VERSION");
 const SEEDS: [u64; 2] = [0x6e66_7461_626c_6573, 0x7061_636b_6574_7321];
 /// Random rulesets besides the systematic ones, for the choice and for the proof.
 const RANDOM_CASES: [usize; 2] = [60, 120];
+/// States of the static keys that a random ruleset is run in, if there are more.
+const RANDOM_STATES: usize = 4;
 /// Static keys that are tried in all combinations; of more only some combinations are.
 const MAX_FULL_KEYS: usize = 4;
 /// Most static keys.
@@ -391,6 +393,13 @@ impl Runs<'_> {
         let world = |case: &Case| World::new(&case.scene, self.abi, &self.images[0]);
         self.cases.iter().map(move |case| (case, world(case)))
     }
+
+    /// The states of the static keys that the case of this number is run in: the systematic ones in
+    /// all, of the random ones each in some, in turn.
+    fn states(&self, number: usize, case: &Case) -> impl Iterator<Item = &Linked> {
+        let step = if case.random { (self.images.len() / RANDOM_STATES).max(1) } else { 1 };
+        self.images.iter().skip(number % step).step_by(step)
+    }
 }
 
 /// The pointers of a case that ends with a drop.
@@ -426,7 +435,7 @@ fn resolve_with(
         .map(|decoded| decoded.place.part == 0 && rules.probe_site(decoded.place.offset).is_some())
         .collect();
     let vocabulary = Vocabulary::new(first, abi);
-    let slots = infer::slots(first);
+    let frame = Frame::new(first);
     let warnings = run::warnings(first, function);
     let mut edges = Edges::new(first);
     let mut styles = Styles::ANY;
@@ -443,12 +452,12 @@ fn resolve_with(
     let mut probes = Err(Unresolved::new(Reason::NoSite, "not looked for"));
     for kind in [Kind::DropOnly, Kind::Conditional] {
         enters(Stage::Runs);
-        let mut coverage = Coverage::new(abi, &slots, &eligible, kind);
-        for (case, world) in runs.worlds() {
+        let mut coverage = Coverage::new(abi, &frame.numbers, &eligible, kind);
+        for (number, (case, world)) in runs.worlds().enumerate() {
             if kind == Kind::DropOnly && coverage.hopeless() {
                 break;
             }
-            for image in images {
+            for image in runs.states(number, case) {
                 runs.one(image, case, &world, &mut styles, &mut coverage, &mut edges)?;
                 coverage.end_run(case.expected.end.outcome());
             }
@@ -461,7 +470,7 @@ fn resolve_with(
             continue;
         }
         enters(Stage::Choice);
-        probes = choose_probes(&runs, function, &rules, coverage, &visits, &slots);
+        probes = choose_probes(&runs, function, &rules, coverage, &visits, &frame.slots);
         if probes.is_ok() {
             break;
         }
@@ -471,13 +480,13 @@ fn resolve_with(
     enters(Stage::Proof);
     let confirming = worlds::generate(&vocabulary, SEEDS[1], RANDOM_CASES[1]);
     let warnings = runs.warnings.clone();
-    let runs_again = Runs { images: images_again, cases: &confirming, warnings, ..runs };
+    let runs_again = Runs { images: images_again, cases: &confirming, warnings, abi, budget };
     let layout = abi.plan_layout(&function.fields);
     let mut proof = proof::Proof::new(&probes, first);
     let mut counts = [0_u32; 3];
-    for (case, world) in runs_again.worlds() {
+    for (number, (case, world)) in runs_again.worlds().enumerate() {
         let outcome = case.expected.end.outcome();
-        for image in images_again {
+        for image in runs_again.states(number, case) {
             proof.begin_run(event(outcome), truth(case, &world));
             runs_again.one(image, case, &world, &mut styles, &mut proof, &mut edges)?;
             proof.end_run().map_err(|error| Unresolved::new(Reason::AmbiguousSite, error))?;
@@ -491,15 +500,14 @@ fn resolve_with(
         return Err(Unresolved::new(Reason::NoSite, detail));
     }
     // Both sets of runs count: all of them agreed with the reference.
-    let chosen_on = |event: Event| {
-        let of = |case: &&Case| self::event(case.expected.end.outcome()) == Some(event);
-        (cases.iter().filter(of).count() * images.len()) as u32
-    };
+    for (number, case) in cases.iter().enumerate() {
+        counts[case.expected.end.outcome() as usize] += runs.states(number, case).count() as u32;
+    }
     let evidence = Evidence {
         method: Method::Executed,
-        runs: ((cases.len() + confirming.len()) * images.len()) as u32,
-        rule_drops: chosen_on(Event::RuleDrop) + counts[Outcome::RuleDrop as usize],
-        policy_drops: chosen_on(Event::PolicyDrop) + counts[Outcome::PolicyDrop as usize],
+        runs: counts.iter().sum(),
+        rule_drops: counts[Outcome::RuleDrop as usize],
+        policy_drops: counts[Outcome::PolicyDrop as usize],
         edges: share,
         analyzer: ANALYZER.to_owned(),
     };
@@ -534,10 +542,13 @@ fn choose_probes(
     let mut places = Places::new(&candidates, slots, first.instructions.len());
     let mut styles = Styles::ANY;
     let mut edges = Edges::new(first);
+    let mut counted = 0;
     for (number, (case, world)) in runs.worlds().enumerate() {
-        let Some(event) = event(case.expected.end.outcome()) else { continue };
-        for (which, image) in runs.images.iter().enumerate() {
-            let run = number * runs.images.len() + which;
+        let event = event(case.expected.end.outcome());
+        for image in runs.states(number, case) {
+            let run = counted;
+            counted += 1;
+            let Some(event) = event else { continue };
             places.begin_run(run, event, truth(case, &world));
             runs.one(image, case, &world, &mut styles, &mut places, &mut edges)?;
         }

@@ -651,4 +651,6 @@ pub struct Case {
     pub scene: Scene,
     /// How it ends.
     pub expected: Expected,
+    /// Whether it is one of many random ones.
+    pub random: bool,
 }

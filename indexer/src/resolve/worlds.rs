@@ -142,8 +142,12 @@ pub fn generate(vocabulary: &Vocabulary, seed: u64, random_cases: usize) -> Vec<
         make.chains(vec![Chain::default()]);
         make.chains(vec![Chain { rules: vec![Rule::default(), Rule::default()] }]);
     }
+    let systematic = make.cases.len();
     for _ in 0..random_cases {
         make.any();
+    }
+    for case in &mut make.cases[systematic..] {
+        case.random = true;
     }
     make.cases
 }
@@ -210,7 +214,7 @@ impl<'a> Maker<'a> {
         }
         let generation = (number / 2 + self.generation) % 2;
         let scene = Scene { ruleset, packet, generation, seed: self.random.bits() };
-        self.cases.push(Case { scene, expected });
+        self.cases.push(Case { scene, expected, random: false });
     }
 
     fn packet(&mut self) -> Packet {
