@@ -184,12 +184,12 @@ fn holding(
     }
     let mut registers = 0_u32;
     for (number, value) in cpu.registers.iter().enumerate() {
-        registers |= u32::from(value & 0xff == 0) << number;
+        registers |= u32::from(value.trailing_zeros() >= 8) << number;
     }
     let mut set = NO_CONDITION | u128::from(registers) << 1;
     // All of the u64 has to be there, since that is what a client reads.
     let zero = |region: &Near<'_>, address: u64| {
-        u128::from(region.word(address).is_some_and(|value| value & 0xff == 0))
+        u128::from(region.word(address).is_some_and(|value| value.trailing_zeros() >= 8))
     };
     if wanted & POLICY_CONDITIONS != 0 {
         // Where chains are.
