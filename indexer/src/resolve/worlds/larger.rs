@@ -268,7 +268,9 @@ impl Maker<'_> {
                 push(Fast::Cmp16 { sreg: dreg, mask: masks, data, inv });
             }
             _ if payload => {
-                let len = *self.random.pick(&[1_u8, 2, 4]);
+                // Before 4.1 the rest of the register keeps what it held.
+                let lens: &[u8] = if lacks.words { &[4] } else { &[1, 2, 4] };
+                let len = *self.random.pick(lens);
                 let transport = self.random.one_in(2);
                 let offset = self.random.below(packet.bytes.len() as u64 + 2) as u8;
                 let header = if transport { packet.transport } else { Some(0) };
