@@ -224,12 +224,13 @@ impl Cpu {
             | Mnemonic::Lfence
             | Mnemonic::Mfence
             | Mnemonic::Sfence
-            | Mnemonic::Pause
             | Mnemonic::Prefetcht0
             | Mnemonic::Prefetcht1
             | Mnemonic::Prefetcht2
             | Mnemonic::Prefetchnta
             | Mnemonic::Prefetchw => {}
+            // With a REX.B prefix some processors exchange r8 and rax instead.
+            Mnemonic::Pause if i.len() == 2 => {}
             Mnemonic::Mov | Mnemonic::Movzx | Mnemonic::Movnti => {
                 let value = self.read(memory, i, 1)?;
                 self.write(memory, i, 0, value)?;
@@ -338,10 +339,17 @@ impl Cpu {
             Mnemonic::Xadd => {
                 let (a, b) = (self.read(memory, i, 0)?, self.read(memory, i, 1)?);
                 let sum = self.add(a, b, false, bits);
-                self.write(memory, i, 1, a)?;
-                self.write(memory, i, 0, sum)?;
+                if i.op0_kind() == OpKind::Memory {
+                    // Before the register changes, which may be of the address.
+                    self.write(memory, i, 0, sum)?;
+                    self.write(memory, i, 1, a)?;
+                } else {
+                    self.write(memory, i, 1, a)?;
+                    self.write(memory, i, 0, sum)?;
+                }
             }
-            Mnemonic::Cmpxchg => {
+            // With a register in the place of memory processors differ in what they zero-extend.
+            Mnemonic::Cmpxchg if i.op0_kind() == OpKind::Memory => {
                 let (a, b) = (self.read(memory, i, 0)?, self.read(memory, i, 1)?);
                 let accumulator = match bits {
                     8 => Register::AL,
@@ -354,8 +362,6 @@ impl Cpu {
                 if expected == a {
                     self.write(memory, i, 0, b)?;
                 } else {
-                    // The processor writes the operand back to itself, which zero-extends it.
-                    self.write(memory, i, 0, a)?;
                     self.set_register(accumulator, a).ok_or(unsupported)?;
                 }
             }
