@@ -13,3 +13,5 @@ pub mod package;
 pub mod resolve;
 #[cfg(feature = "crawl")]
 pub mod source;
+#[cfg(feature = "crawl")]
+pub mod stats;

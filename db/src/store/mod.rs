@@ -22,11 +22,13 @@ mod check;
 mod error;
 mod open;
 mod read;
+mod stats;
 mod write;
 
 pub use body::{Body, BodyOutcome, InputKey, PlanTemplate};
 pub use error::StoreError;
 pub use read::{BuildFilter, BuildSummary, Counts, Failure, Known, flavour, series};
+pub use stats::{Group, Stats, Tally};
 
 use crate::{BuildId, Reason, Record};
 use rusqlite::Connection;

@@ -349,7 +349,10 @@ pub(super) fn body(connection: &Connection, key: &InputKey) -> rusqlite::Result<
 }
 
 /// A column whose content this program never writes.
-fn wrong(column: usize, error: impl std::error::Error + Send + Sync + 'static) -> rusqlite::Error {
+pub(super) fn wrong(
+    column: usize,
+    error: impl std::error::Error + Send + Sync + 'static,
+) -> rusqlite::Error {
     rusqlite::Error::FromSqlConversionFailure(column, Type::Text, Box::new(error))
 }
 

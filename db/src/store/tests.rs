@@ -1,5 +1,5 @@
 use super::*;
-use crate::{Status, hex, plan::fields, samples};
+use crate::{Condition, Cost, Location, Reg, Status, hex, plan::fields, sample, samples};
 use proptest::prelude::*;
 use std::{
     fs,
@@ -653,4 +653,67 @@ fn a_killed_crawl_ends_with_the_same_content() {
         }
     }
     assert!(interrupted >= 10, "only {interrupted} kills came before the end");
+}
+
+#[test]
+fn builds_are_counted_by_series_and_flavour() {
+    let folder = folder();
+    let store = Store::create_or_open(folder.path().join("db.sqlite")).unwrap();
+    assert_eq!(store.stats().unwrap(), Stats::default());
+    let id = |byte| BuildId::from_bytes(&[byte; 20]).unwrap();
+    let resolved = |byte| sample::resolved(id(byte));
+    let mut slow = resolved(3);
+    let plan = slow.plan.as_mut().unwrap();
+    plan.body_sha256.0[0] ^= 1;
+    plan.probes[0].cost = Cost::Trap;
+    let mut conditional = resolved(6);
+    let verdict = Condition { value: Location::reg(Reg::Rdx), mask: 0xff, equals: 0 };
+    conditional.plan.as_mut().unwrap().probes[1].when = vec![verdict];
+    let mut inputs = 0..;
+    let mut put = |record: Record, release: &str, shared: Option<u8>| {
+        let mut put = sample::kernel(record, release);
+        let Outcome::Build(build) = &mut put.outcome else { panic!("no build") };
+        let own = inputs.next().unwrap();
+        build.input = Some(InputKey([shared.unwrap_or(own); 32]));
+        store.put_kernel(&put).unwrap();
+    };
+    put(resolved(1), "6.9.1-cloud-amd64", Some(0x80));
+    put(resolved(2), "6.12.2-cloud-amd64", Some(0x81));
+    put(resolved(5), "6.12.5-cloud-amd64", Some(0x81));
+    put(slow, "6.12.3-cloud-amd64", None);
+    // One build under two names.
+    put(resolved(2), "6.12.2-rt-amd64", Some(0x81));
+    put(conditional, "6.12.6-rt-amd64", None);
+    put(sample::unresolved(id(4)), "6.12.4-rt-amd64", None);
+    let failed = |suite: &str, release: &str| KernelOutcome {
+        kernel: Kernel { release: release.to_owned(), ..kernel(7, suite) },
+        ..failed(7, suite, Reason::IncompletePackageSet)
+    };
+    for (suite, release) in [("sid", "7.0-amd64"), ("forky", "7.0-amd64"), ("sid", "odd")] {
+        store.put_kernel(&failed(suite, release)).unwrap();
+    }
+
+    let tally = |counts: [u64; 5], unresolved: &[(Reason, u64)]| {
+        let [builds, resolved, bodies, drop_only, optimizable] = counts;
+        let unresolved = unresolved.iter().copied().collect();
+        Tally { builds, resolved, bodies, drop_only, optimizable, unresolved }
+    };
+    let incomplete = Reason::IncompletePackageSet;
+    let found = Store::open_read_only(store.path()).unwrap().stats().unwrap();
+    let groups: Vec<_> = found
+        .groups
+        .iter()
+        .map(|group| (group.series.as_str(), group.flavour.as_str(), group.tally.clone()))
+        .collect();
+    let expected = [
+        ("7.0", "amd64", tally([0; 5], &[(incomplete, 1)])),
+        ("6.12", "cloud-amd64", tally([3, 3, 2, 3, 2], &[])),
+        ("6.12", "rt-amd64", tally([3, 2, 2, 1, 2], &[(Reason::NoSite, 1)])),
+        ("6.9", "cloud-amd64", tally([1, 1, 1, 1, 1], &[])),
+        ("odd", "odd", tally([0; 5], &[(incomplete, 1)])),
+    ];
+    assert_eq!(groups, expected);
+    // The body of 6.9 is that of 6.12, and a build without a plan has a body too.
+    let total = tally([6, 5, 3, 4, 4], &[(Reason::NoSite, 1), (incomplete, 2)]);
+    assert_eq!(found.total, total);
 }

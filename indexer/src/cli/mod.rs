@@ -9,6 +9,7 @@ mod inputs;
 mod list;
 mod progress;
 mod resolve;
+mod stats;
 
 use clap::{Parser, Subcommand};
 use std::{
@@ -32,6 +33,7 @@ enum Command {
     Extract(extract::Args),
     Crawl(crawl::Args),
     List(list::Args),
+    Stats(stats::Args),
     Completions(generate::CompletionsArgs),
     Man(generate::ManArgs),
 }
@@ -47,6 +49,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Extract(args) => extract::run(&args),
         Command::Crawl(args) => crawl::run(args),
         Command::List(args) => list::run(&args),
+        Command::Stats(args) => stats::run(&args),
         Command::Completions(args) => generate::completions(&args),
         Command::Man(args) => generate::man(&args),
     };

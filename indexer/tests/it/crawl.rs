@@ -154,6 +154,34 @@ fn every_kernel_has_its_outcome_and_is_fetched_once() {
 }
 
 #[test]
+fn a_crawled_database_has_figures() {
+    let mirror = mirror();
+    let server = Server::new(mirror.root.path());
+    let place = Place::new();
+    assert_eq!(run(place.crawl(&mirror, &server.url, &[])).0, 0);
+    let stats = |format: &str| {
+        let mut command = indexer(&["stats", "--format", format, "--db"]);
+        let (code, stdout, stderr) = done(&command.arg(place.db()).output().unwrap());
+        assert_eq!((code, stderr.as_str()), (0, ""));
+        stdout
+    };
+    insta::assert_snapshot!(stats("text"), @"
+    series  flavour      builds  resolved  bodies  drop-only  optimizable  unresolved
+    6.12    cloud-amd64       4         3       1      100 %        100 %  1 no_nf_tables, 1 malformed_image, 1 incomplete_package_set
+    all                       4         3       1      100 %        100 %  1 no_nf_tables, 1 malformed_image, 1 incomplete_package_set
+    ");
+    insta::assert_snapshot!(stats("markdown"), @"
+    | series | flavour | builds | resolved | bodies | drop-only | optimizable | unresolved |
+    | --- | --- | ---: | ---: | ---: | ---: | ---: | --- |
+    | 6.12 | cloud-amd64 | 4 | 3 | 1 | 100 % | 100 % | 1 no_nf_tables, 1 malformed_image, 1 incomplete_package_set |
+    | all |  | 4 | 3 | 1 | 100 % | 100 % | 1 no_nf_tables, 1 malformed_image, 1 incomplete_package_set |
+    ");
+    let tally = r#""builds":4,"resolved":3,"bodies":1,"drop_only":3,"optimizable":3,"unresolved":{"no_nf_tables":1,"malformed_image":1,"incomplete_package_set":1}"#;
+    let group = format!(r#"{{"series":"6.12","flavour":"cloud-amd64",{tally}}}"#);
+    assert_eq!(stats("json"), format!("{{\"groups\":[{group}],\"total\":{{{tally}}}}}\n"));
+}
+
+#[test]
 fn the_number_of_jobs_does_not_matter() {
     let mirror = mirror();
     let server = Server::new(mirror.root.path());
