@@ -87,6 +87,8 @@ impl Mirror {
         let made = Command::new("dpkg-deb")
             .args(["--root-owner-group", "-Zxz", "-z0", "--build"])
             .args([tree.path(), &path])
+            // A package that two suites list is made twice, and has to be the same both times.
+            .env("SOURCE_DATE_EPOCH", "1600000000")
             .output()
             .expect("dpkg-deb is there on every Debian");
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
