@@ -93,9 +93,9 @@ impl fmt::Display for Event {
 pub enum Cost {
     /// Replaced by a jump.
     Optimized,
-    /// Breakpoint, without the single step after it.
+    /// A breakpoint, and no single step after it: kernels without preemption only.
     Boosted,
-    /// Breakpoint and single step.
+    /// A breakpoint and a single step, which is a second breakpoint from 5.13 on.
     Trap,
 }
 

@@ -16,7 +16,7 @@ use crate::{
         extract::to_json,
         function::{ObjectKind, SYMBOL},
     },
-    resolve::{self, ANALYZER},
+    resolve::{self, ANALYZER, x86_64::kprobe::Era},
 };
 use nfdrop_db::{
     BuildId, Plan, Reason, Record,
@@ -127,13 +127,9 @@ fn load_both(vmlinuz: &[u8], module: &[u8]) -> (Result<Function, NoFunction>, Op
 }
 
 /// SHA-256 over all that [`resolve::resolve`] reads: the function as an extract, without the
-/// identity of its build, and of its release only the series, which rules of kprobes depend on.
+/// identity of its build, and of its release only the era, which rules of kprobes depend on.
 pub fn input_key(function: &Function) -> InputKey {
-    let series = |release: &str| {
-        let mut numbers = release.split(|c: char| !c.is_ascii_digit());
-        Some(format!("{}.{}", numbers.next()?, numbers.next()?))
-    };
-    let release = function.release.as_deref().and_then(series);
+    let release = Era::of(function.release.as_deref()).representative().map(str::to_owned);
     let read = Function { release, build_id: None, ..function.clone() };
     InputKey(Sha256::digest(to_json(&read)).into())
 }
@@ -255,6 +251,7 @@ mod tests {
         let others = [
             Function { release: Some("6.5.0-arch1-1".into()), ..function.clone() },
             Function { release: None, ..function.clone() },
+            Function { preemption: Some(false), ..function.clone() },
             Function { object: ObjectKind::Vmlinux, ..function.clone() },
             Function { jump_labels: Some(Vec::new()), ..function.clone() },
             Function { has_exception_entries: true, ..function },
@@ -264,11 +261,12 @@ mod tests {
     }
 
     #[test]
-    fn a_series_stands_for_its_release() {
+    fn an_era_has_a_release_that_stands_for_it() {
         let function = listing();
-        let release = Some("6.2".into());
-        let series = Function { release, ..function.clone() };
-        assert_eq!(resolve(&series), resolve(&function));
+        let release = Era::of(function.release.as_deref()).representative().map(str::to_owned);
+        assert_ne!(release, function.release);
+        let other = Function { release, ..function.clone() };
+        assert_eq!(resolve(&other), resolve(&function));
     }
 
     #[test]

@@ -40,6 +40,7 @@ pub enum ExtractError {
 struct Listing {
     arch: String,
     kernel: Option<String>,
+    preemption: Option<bool>,
     build_id: Option<BuildId>,
     #[serde(default)]
     object: Object,
@@ -197,6 +198,9 @@ pub fn to_json(function: &Function) -> String {
     out.member("arch", "x86_64");
     if let Some(release) = &function.release {
         out.member("kernel", release);
+    }
+    if let Some(preemption) = &function.preemption {
+        out.member("preemption", preemption);
     }
     if let Some(build_id) = &function.build_id {
         out.member("build_id", build_id);
@@ -368,6 +372,7 @@ pub fn from_json(bytes: &[u8]) -> Result<Function, ExtractError> {
     let fields = listing.fields.into_iter();
     let function = Function {
         release: listing.kernel,
+        preemption: listing.preemption,
         build_id: listing.build_id,
         object: listing.object.into(),
         parts: std::iter::once(main).chain(further).collect(),
@@ -520,6 +525,7 @@ mod tests {
             table in part(".rodata+0x8".to_owned(), PartKind::Data),
             further in 0..3usize,
             release in proptest::option::of("[0-9.a-z+-]{1,20}"),
+            preemption in any::<Option<bool>>(),
             id in proptest::option::of(vec(any::<u8>(), 20)),
             labels in proptest::option::of(vec((any::<bool>(), "[a-z]{1,9}"), 0..3)),
             warning in any::<bool>(),
@@ -532,6 +538,7 @@ mod tests {
             };
             Function {
                 release,
+                preemption,
                 build_id: id.map(|id| BuildId::from_bytes(&id).unwrap()),
                 object: if warning { ObjectKind::Vmlinux } else { ObjectKind::Module },
                 parts: [main, cold, table].into_iter().take(1 + further).collect(),

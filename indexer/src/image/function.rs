@@ -21,6 +21,8 @@ pub const MAX_NAME: usize = 1024;
 pub struct Function {
     /// First word of the module's vermagic, or of the banner of a vmlinux: what `uname -r` prints.
     pub release: Option<String>,
+    /// `CONFIG_PREEMPTION`, by vermagic or banner, which decides how kprobes run; `None`: not told.
+    pub preemption: Option<bool>,
     /// Of the ELF object the function is in.
     pub build_id: Option<BuildId>,
     /// The ELF object the function is in.

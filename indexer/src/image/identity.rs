@@ -9,6 +9,8 @@ use nfdrop_db::BuildId;
 const GNU_BUILD_ID: u32 = 3;
 /// Longest release accepted; `uname -r` has 64 bytes.
 const MAX_RELEASE: usize = 64;
+/// Longest vermagic or banner read; `UTS_VERSION` has 64 bytes, names of compilers more.
+const MAX_BANNER: usize = 1024;
 
 /// The GNU build-id, from whichever note section or segment has it.
 pub(super) fn build_id(elf: &Elf<'_>) -> Option<BuildId> {
@@ -34,22 +36,45 @@ fn build_id_note(mut notes: &[u8]) -> Option<BuildId> {
     }
 }
 
-/// The first word of a module's vermagic, or of the banner of vmlinux behind `Linux version`.
+/// What `uname -r` prints: the first word of the vermagic or banner.
 pub(super) fn release(elf: &Elf<'_>) -> Option<String> {
+    first_word(version(elf)?)
+}
+
+/// `CONFIG_PREEMPTION`: the words `preempt` or `preempt_rt` of the vermagic
+/// (include/linux/vermagic.h), or `PREEMPT`, `PREEMPT_DYNAMIC`, `PREEMPT_RT` of the banner, behind
+/// the build's number (init/Makefile).
+pub(super) fn preemption(elf: &Elf<'_>) -> Option<bool> {
+    words_of_preemption(elf.kind, version(elf)?)
+}
+
+fn words_of_preemption(kind: ObjectKind, version: &[u8]) -> Option<bool> {
+    let version = version.get(..version.len().min(MAX_BANNER))?;
+    let end = version.iter().position(|byte| matches!(byte, 0 | b'\n'))?;
+    let mut words = version[..end].split(|byte| *byte == b' ');
+    if kind == ObjectKind::Vmlinux {
+        // The names of builder and compiler come first and may say anything.
+        words.by_ref().find(|word| {
+            word.strip_prefix(b"#")
+                .is_some_and(|number| number.first().is_some_and(u8::is_ascii_digit))
+        })?;
+    }
+    Some(words.any(|word| word.to_ascii_lowercase().starts_with(b"preempt")))
+}
+
+/// A module's vermagic, or the banner of vmlinux behind `Linux version`, and what follows.
+fn version<'a>(elf: &Elf<'a>) -> Option<&'a [u8]> {
     match elf.kind {
         ObjectKind::Module => {
             let (_, section) = elf.section(".modinfo")?;
-            section
-                .bytes
-                .split(|byte| *byte == 0)
-                .find_map(|entry| first_word(entry.strip_prefix(b"vermagic=")?))
+            let mut entries = section.bytes.split_inclusive(|byte| *byte == 0);
+            entries.find_map(|entry| entry.strip_prefix(b"vermagic="))
         }
         ObjectKind::Vmlinux => {
             let (_, section) = elf.section(".rodata")?;
             // Others quote the words, in format strings; only the banner goes on with a digit.
             occurrences(section.bytes, b"Linux version ")
                 .find(|rest| rest.first().is_some_and(u8::is_ascii_digit))
-                .and_then(first_word)
         }
     }
 }
@@ -107,6 +132,26 @@ mod tests {
         }
         // Lengths that overflow.
         assert_eq!(build_id_note(&[0xff; 64]), None);
+    }
+
+    #[test]
+    fn preemption_is_told_by_vermagic_and_banner() {
+        use ObjectKind::{Module, Vmlinux};
+        let banner = |flags: &str| {
+            format!("6.1.0-56-amd64 (preempt@builder) (gcc-12 PREEMPT #x) #1 SMP{flags} Debian\n\0")
+        };
+        for (kind, text, expected) in [
+            (Module, "6.1.0-56-amd64 SMP preempt mod_unload modversions \0".to_owned(), Some(true)),
+            (Module, "6.1.0-56-rt-amd64 SMP preempt_rt mod_unload \0".to_owned(), Some(true)),
+            (Module, "5.10.0-46-amd64 SMP mod_unload modversions \0".to_owned(), Some(false)),
+            (Module, "5.10.0-46-amd64 SMP".to_owned(), None),
+            (Vmlinux, banner(" PREEMPT_DYNAMIC"), Some(true)),
+            (Vmlinux, banner(" PREEMPT_RT"), Some(true)),
+            (Vmlinux, banner(""), Some(false)),
+            (Vmlinux, "6.1.0 (preempt) (gcc)\n".to_owned(), None),
+        ] {
+            assert_eq!(words_of_preemption(kind, text.as_bytes()), expected, "{text}");
+        }
     }
 
     #[test]

@@ -84,6 +84,7 @@ fn from_elf(elf: &Elf<'_>) -> Result<Function, ImageError> {
     let patches = tables::read(elf, &mut parts)?;
     Ok(Function {
         release: identity::release(elf),
+        preemption: identity::preemption(elf),
         build_id: identity::build_id(elf),
         object: elf.kind,
         parts: parts.finish()?,

@@ -241,7 +241,13 @@ fn module_with(function: &Function, btf: &[u8]) -> Vec<u8> {
         writer.table("__ex_table", 12, &placed[0], &[0]);
     }
     if let Some(release) = &function.release {
-        let info = format!("license=GPL\0vermagic={release} SMP preempt mod_unload modversions \0");
+        // Cut off, nothing is said of preemption.
+        let flags = match function.preemption {
+            Some(true) => " SMP preempt mod_unload modversions \0",
+            Some(false) => " SMP mod_unload modversions \0",
+            None => " SMP",
+        };
+        let info = format!("license=GPL\0vermagic={release}{flags}");
         writer.section(".modinfo", SectionKind::ReadOnlyData, info.as_bytes());
     }
     if !btf.is_empty() {
