@@ -33,13 +33,13 @@ pub enum Compression {
     Gzip,
     /// The legacy framing of lz4, which kernel images have and modules have not.
     Lz4Legacy,
-    /// bzip2: not supported.
+    /// bzip2.
     Bzip2,
-    /// lzma of before xz: not supported.
+    /// lzma of before xz.
     Lzma,
-    /// lzop: not supported.
+    /// lzop.
     Lzo,
-    /// lz4's later framing: not supported.
+    /// lz4's later framing, which kernels do not have: not supported.
     Lz4Frame,
 }
 
@@ -137,9 +137,18 @@ pub(super) fn decompress_sized(
             decoder.take(most).read_to_end(&mut out).map_err(broken)?;
         }
         Compression::Lz4Legacy => lz4_legacy(bytes, limit, &mut out)?,
-        Compression::Bzip2 | Compression::Lzma | Compression::Lzo | Compression::Lz4Frame => {
-            return Err(CompressError::Unsupported(compression));
+        Compression::Bzip2 => {
+            let decoder = bzip2::bufread::BzDecoder::new(bytes);
+            decoder.take(most).read_to_end(&mut out).map_err(broken)?;
         }
+        Compression::Lzma => {
+            let stream = liblzma::stream::Stream::new_lzma_decoder(XZ_MEMORY);
+            let stream = stream.map_err(|error| broken(error.into()))?;
+            let decoder = liblzma::bufread::XzDecoder::new_stream(bytes, stream);
+            decoder.take(most).read_to_end(&mut out).map_err(broken)?;
+        }
+        Compression::Lzo => lzop(bytes, limit, &mut out)?,
+        Compression::Lz4Frame => return Err(CompressError::Unsupported(compression)),
     }
     if out.len() > limit {
         return Err(CompressError::TooLarge { compression, limit });
@@ -183,6 +192,61 @@ fn lz4_legacy(bytes: &[u8], limit: usize, out: &mut Vec<u8>) -> Result<(), Compr
     }
 }
 
+/// What lzop writes, as `lib/decompress_unlzo.c` reads it: magic, { u16 version; u16 library; from
+/// 0.940: u16 needed; u8 method; from 0.940: u8 level; u32 flags; by flag u32 filter; u32 mode; u32
+/// time; from 0.940: u32 time; u8 length and a name; u32 checksum }, then blocks { u32 size; u32
+/// compressed size; by flags u32 checksums; data } up to one of size 0. All big-endian. Checksums are
+/// not compared: the object has to make sense.
+fn lzop(bytes: &[u8], limit: usize, out: &mut Vec<u8>) -> Result<(), CompressError> {
+    const HAS_FILTER: u32 = 0x800;
+    const OF_CONTENT: [u32; 2] = [0x1, 0x100];
+    const OF_DATA: [u32; 2] = [0x2, 0x200];
+    let compression = Compression::Lzo;
+    let broken = |message: &str| CompressError::Broken { compression, message: message.to_owned() };
+    let mut rest = bytes;
+    let mut take = |len: usize| {
+        let (taken, after) = rest.split_at_checked(len).ok_or_else(|| broken("it ends early"))?;
+        rest = after;
+        Ok::<_, CompressError>(taken)
+    };
+    let number = |bytes: &[u8]| bytes.iter().fold(0, |all, byte| all << 8 | u32::from(*byte));
+    take(9)?;
+    let new = number(take(2)?) >= 0x940;
+    take(if new { 2 + 2 + 1 + 1 } else { 2 + 1 })?;
+    let flags = number(take(4)?);
+    take(if flags & HAS_FILTER != 0 { 4 } else { 0 })?;
+    take(if new { 12 } else { 8 })?;
+    let name = number(take(1)?) as usize;
+    take(name + 4)?;
+    let checksums = |of: [u32; 2]| 4 * of.iter().filter(|flag| flags & **flag != 0).count();
+    loop {
+        let size = number(take(4)?) as usize;
+        if size == 0 {
+            return Ok(());
+        }
+        let packed = number(take(4)?) as usize;
+        take(checksums(OF_CONTENT))?;
+        if packed < size {
+            take(checksums(OF_DATA))?;
+        }
+        let data = take(packed)?;
+        let start = out.len();
+        if start + size > limit {
+            return Err(CompressError::TooLarge { compression, limit });
+        }
+        if packed == size {
+            out.extend(data);
+            continue;
+        }
+        out.resize(start + size, 0);
+        let filled = lzo::decompress_into(data, &mut out[start..]);
+        let filled = filled.map_err(|error| broken(&error.to_string()))?;
+        if filled != size {
+            return Err(broken("a block is shorter than it says"));
+        }
+    }
+}
+
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
@@ -209,12 +273,53 @@ pub(super) mod tests {
                 }
                 out
             }
+            Compression::Bzip2 => {
+                let mut encoder =
+                    bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
+                encoder.write_all(bytes).unwrap();
+                encoder.finish().unwrap()
+            }
+            Compression::Lzma => {
+                let options = liblzma::stream::LzmaOptions::new_preset(1).unwrap();
+                let stream = liblzma::stream::Stream::new_lzma_encoder(&options).unwrap();
+                let mut encoder = liblzma::write::XzEncoder::new_stream(Vec::new(), stream);
+                encoder.write_all(bytes).unwrap();
+                encoder.finish().unwrap()
+            }
+            Compression::Lzo => {
+                // Blocks of literals only: 17 + their number, they themselves, the end.
+                let mut out = b"\x89LZO\0\r\n\x1a\n\x10\x30\x20\xa0\x09\x40\x01\x05".to_vec();
+                out.extend([0, 0, 0, 1].iter().chain(&[0; 12]).chain(b"\x02vm").chain(&[0; 4]));
+                for block in bytes.chunks(200) {
+                    let packed = [&[17 + block.len() as u8], block, &[0x11, 0, 0]].concat();
+                    // As long as what is in it, or longer, a block is not compressed.
+                    let size = block.len() as u32;
+                    out.extend([size, size, 0].map(u32::to_be_bytes).as_flattened());
+                    out.extend(block);
+                    assert!(packed.len() > block.len());
+                }
+                out.extend([0; 4]);
+                out
+            }
             other => panic!("{other} is not written"),
         }
     }
 
-    const ALL: [Compression; 4] =
-        [Compression::Xz, Compression::Zstd, Compression::Gzip, Compression::Lz4Legacy];
+    const ALL: [Compression; 7] = [
+        Compression::Xz,
+        Compression::Zstd,
+        Compression::Gzip,
+        Compression::Lz4Legacy,
+        Compression::Bzip2,
+        Compression::Lzma,
+        Compression::Lzo,
+    ];
+
+    /// What `lzop -9` makes of the ten digits, thirty times.
+    const LZOP: &[u8] =
+        b"\x89LZO\0\x0d\x0a\x1a\x0a\x10@ \xa0\x09@\x03\x09\x03\0\0\x01\0\0\x81\xa4k\x04\xc7t\0\
+        \0\0\0\x06in.txtX\xb5\x06\xa4\0\0\x01,\0\0\0\x13$\xe4=\x87\x1b0123456789 \0\x02$\0\
+        \x11\0\0\0\0\0\0";
 
     #[test]
     fn gives_back_what_was_compressed() {
@@ -245,7 +350,7 @@ pub(super) mod tests {
     fn a_cut_is_an_error() {
         for with in ALL {
             let packed = compress(&[7; 1000], with);
-            for end in 8..packed.len() {
+            for end in 9..packed.len() {
                 let result = decompress(&packed[..end], 1000);
                 assert!(matches!(result, Err(CompressError::Broken { .. })), "{with} cut at {end}");
             }
@@ -253,11 +358,23 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn names_what_is_not_supported() {
-        for (bytes, name) in [(&b"BZh91AY"[..], "bzip2"), (b"\x5d\0\0\0\x04", "lzma")] {
-            let error = decompress(bytes, 10).unwrap_err();
-            assert!(error.to_string().contains(name), "{error}");
+    fn what_lzop_writes() {
+        assert_eq!(decompress(LZOP, 300).unwrap(), b"0123456789".repeat(30));
+        let limit = 299;
+        let compression = Compression::Lzo;
+        let error = CompressError::TooLarge { compression, limit };
+        assert_eq!(decompress(LZOP, limit), Err(error));
+        for end in 9..LZOP.len() {
+            let result = decompress(&LZOP[..end], 300);
+            assert!(matches!(result, Err(CompressError::Broken { .. })), "cut at {end}");
         }
+    }
+
+    #[test]
+    fn names_what_is_not_supported() {
+        let error = decompress(b"\x04\x22\x4d\x18abcd", 10).unwrap_err();
+        assert_eq!(error, CompressError::Unsupported(Compression::Lz4Frame));
+        assert!(error.to_string().contains("lz4"), "{error}");
     }
 
     proptest! {
@@ -269,7 +386,8 @@ pub(super) mod tests {
             let mut packed = compress(&noise, ALL[with]);
             let at = at % packed.len();
             packed[at] ^= flip;
-            if let Ok(out) = decompress(&packed, 300) {
+            // What no longer says what it is compressed with comes back as it is.
+            if let Ok(Cow::Owned(out)) = decompress(&packed, 300) {
                 prop_assert!(out.len() <= 300);
             }
         }

@@ -86,22 +86,49 @@ fn payload(image: &[u8]) -> Result<&[u8], ImageError> {
 
 /// What else people give, by name.
 pub(super) fn other_image(bytes: &[u8]) -> ImageError {
-    // Documentation/arch/arm64/booting.rst, "Call the kernel image"; zboot: drivers/firmware/efi.
-    if bytes.get(0x38..0x3c) == Some(b"ARM\x64") {
-        return ImageError::UnsupportedArch("arm64".into());
-    }
-    if bytes.starts_with(b"MZ\0\0zimg") {
-        return ImageError::UnsupportedArch("a machine that boots EFI zboot images".into());
+    if let Some(machine) = machine(bytes) {
+        return ImageError::UnsupportedArch(machine.into());
     }
     let what = match bytes {
         [] => "an empty file".to_owned(),
         _ if bytes.starts_with(b"\x89PNG") => "a PNG picture".to_owned(),
         _ if bytes.starts_with(b"!<arch>\n") => "an ar archive".to_owned(),
+        _ if pe_machine(bytes).is_some() => {
+            "an EFI program; if a kernel is inside it, give that".to_owned()
+        }
         _ => format!("{} bytes that begin with {:02x?}", bytes.len(), &bytes[..bytes.len().min(8)]),
     };
     ImageError::Malformed(format!(
         "expected a kernel module, a kernel image or an extract, found {what}"
     ))
+}
+
+/// The machine a kernel image of another architecture is for.
+fn machine(bytes: &[u8]) -> Option<&'static str> {
+    // Documentation/arch/arm64/booting.rst, Documentation/arch/riscv/boot-image-header.rst and
+    // arch/arm/boot/compressed/head.S.
+    match (bytes.get(0x38..0x3c), bytes.get(0x24..0x28)) {
+        (Some(b"ARM\x64"), _) => Some("arm64"),
+        (Some(b"RSC\x05"), _) => Some("riscv"),
+        (_, Some(b"\x18\x28\x6f\x01")) => Some("arm"),
+        // IMAGE_FILE_MACHINE_…; x86 has no such images, so an EFI program for it is something else.
+        _ => match pe_machine(bytes)? {
+            0xaa64 => Some("arm64"),
+            0x01c0 | 0x01c2 | 0x01c4 => Some("arm"),
+            0x5064 => Some("riscv"),
+            0x6264 => Some("loongarch"),
+            _ if bytes.starts_with(b"MZ\0\0zimg") => Some("a machine that boots EFI zboot images"),
+            _ => None,
+        },
+    }
+}
+
+/// The machine an EFI program is for, from the header that the first one says the place of.
+fn pe_machine(bytes: &[u8]) -> Option<u16> {
+    let header = bytes.strip_prefix(b"MZ").and(bytes.get(0x3c..))?.first_chunk()?;
+    let header = bytes.get(u32::from_le_bytes(*header) as usize..)?;
+    let (machine, _) = header.strip_prefix(b"PE\0\0")?.split_first_chunk()?;
+    Some(u16::from_le_bytes(*machine))
 }
 
 #[cfg(test)]
@@ -132,7 +159,14 @@ mod tests {
     #[test]
     fn every_compression_of_the_payload() {
         let object = [&b"\x7fELF"[..], &[5; 5000]].concat();
-        for with in [Compression::Xz, Compression::Zstd, Compression::Lz4Legacy] {
+        for with in [
+            Compression::Xz,
+            Compression::Zstd,
+            Compression::Lz4Legacy,
+            Compression::Bzip2,
+            Compression::Lzma,
+            Compression::Lzo,
+        ] {
             let image = bzimage(&sized(&compress(&object, with), object.len()));
             assert!(vmlinux(&image, 1 << 20).unwrap() == object, "{with}");
             let error = vmlinux(&image, 5003).unwrap_err();
@@ -147,9 +181,9 @@ mod tests {
         assert!(vmlinux(&image, 1 << 20).unwrap() == object);
         // The whole image compressed once more.
         assert!(vmlinux(&compress(&image, Compression::Gzip), 1 << 20).unwrap() == object);
-        let image = bzimage(&sized(b"BZh91AY&SY", 0));
+        let image = bzimage(&sized(b"\x04\x22\x4d\x18", 0));
         let error = vmlinux(&image, 1 << 20).unwrap_err();
-        assert_eq!(error, CompressError::Unsupported(Compression::Bzip2).into());
+        assert_eq!(error, CompressError::Unsupported(Compression::Lz4Frame).into());
     }
 
     #[test]
@@ -184,7 +218,38 @@ mod tests {
         let text = |bytes: &[u8]| vmlinux(bytes, 1 << 20).unwrap_err().to_string();
         assert!(text(b"").contains("an empty file"));
         assert!(text(b"\x89PNG\r\n\x1a\n").contains("a PNG picture"));
-        let arm64 = [&[0; 0x38][..], b"ARM\x64"].concat();
-        assert_eq!(vmlinux(&arm64, 9).unwrap_err(), ImageError::UnsupportedArch("arm64".into()));
+    }
+
+    #[test]
+    fn images_for_other_machines_are_named() {
+        // Of an EFI zboot image, with its PE header at 0x40.
+        let zboot = |machine: u16| {
+            let mut image = b"MZ\0\0zimg".to_vec();
+            image.resize(0x3c, 0);
+            image.extend(0x40_u32.to_le_bytes());
+            [&image[..], b"PE\0\0", &machine.to_le_bytes()].concat()
+        };
+        let at = |offset: usize, magic: &[u8]| [&vec![0; offset][..], magic, &[0; 64]].concat();
+        for (image, name) in [
+            (at(0x38, b"ARM\x64"), "arm64"),
+            (at(0x38, b"RSC\x05"), "riscv"),
+            (at(0x24, b"\x18\x28\x6f\x01"), "arm"),
+            (zboot(0xaa64), "arm64"),
+            (zboot(0x6264), "loongarch"),
+            (zboot(0x5064), "riscv"),
+            (zboot(0x1234), "a machine that boots EFI zboot images"),
+        ] {
+            let expected = ImageError::UnsupportedArch(name.into());
+            assert_eq!(vmlinux(&image, 1 << 20).unwrap_err(), expected);
+            let packed = compress(&image, Compression::Gzip);
+            assert_eq!(vmlinux(&packed, 1 << 20).unwrap_err(), expected);
+        }
+        let mut stub = zboot(0x8664);
+        stub[4..8].fill(0);
+        let error = vmlinux(&stub, 1 << 20).unwrap_err();
+        assert!(error.to_string().contains("an EFI program"), "{error}");
+        stub.truncate(0x44);
+        let error = vmlinux(&stub, 1 << 20).unwrap_err();
+        assert!(error.to_string().contains("bytes that begin with"), "{error}");
     }
 }
