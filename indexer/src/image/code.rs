@@ -2,7 +2,7 @@
 //! target they know (a call to a neighbour in the same section, everything in vmlinux) and leave no
 //! relocation; decoding the code brings those back.
 
-use iced_x86::{Decoder, DecoderOptions, Instruction, OpKind, Register};
+use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register};
 
 /// An instruction, as far as references go.
 pub(super) struct Decoded {
@@ -68,6 +68,33 @@ pub(super) fn instruction_len(code: &[u8]) -> u32 {
     let instruction = Decoder::new(64, code, DecoderOptions::NONE).decode();
     if instruction.is_invalid() { 1 } else { instruction.len().max(1) as u32 }
 }
+
+/// Bytes of a function without the padding that may follow it: `nop`s and `int3`s. Where the
+/// compiler puts an `int3` behind every return (`CONFIG_SLS`), the last one's is not padding.
+pub(super) fn unpadded_len(code: &[u8]) -> usize {
+    let mut decoder = Decoder::new(64, code, DecoderOptions::NONE);
+    let mut end = 0;
+    let mut last_returns = false;
+    // Whether returns in front of the last are followed by an `int3`.
+    let mut trapped = false;
+    while decoder.can_decode() {
+        let start = decoder.position();
+        let instruction = decoder.decode();
+        if matches!(instruction.mnemonic(), Mnemonic::Nop | Mnemonic::Int3) {
+            continue;
+        }
+        trapped |= last_returns && code.get(end) == Some(&INT3);
+        if instruction.is_invalid() {
+            let _ = decoder.set_position(start + 1);
+        }
+        end = decoder.position();
+        let flow = instruction.flow_control();
+        last_returns = matches!(flow, FlowControl::Return | FlowControl::UnconditionalBranch);
+    }
+    if trapped && last_returns && code.get(end) == Some(&INT3) { end + 1 } else { end }
+}
+
+const INT3: u8 = 0xcc;
 
 fn branch(instruction: &Instruction, encoded: &[u8], start: u32) -> Option<Field> {
     if instruction.op_count() != 1 || instruction.op0_kind() != OpKind::NearBranch64 {
@@ -143,6 +170,22 @@ mod tests {
                 (28, Value::Wide(0x0807_0605_0403_0201)),
             ]
         );
+    }
+
+    #[test]
+    fn padding_is_not_code() {
+        // ret; then a nop, int3
+        let padded = |code: &[u8], len| assert_eq!(unpadded_len(code), len, "{code:02x?}");
+        padded(&[0xc3, 0x0f, 0x1f, 0x40, 0, 0xcc], 1);
+        padded(&[0xc3, 0xcc, 0xcc], 1);
+        // Where one return is followed by an int3, the last one is as well.
+        padded(&[0xc3, 0xcc, 0x90, 0xc3, 0xcc, 0xcc], 5);
+        padded(&[0xc3, 0xcc, 0x90, 0xc3, 0x90, 0xcc], 4);
+        // ud2 does not return; 06 is no instruction.
+        padded(&[0xc3, 0xcc, 0x0f, 0x0b, 0xcc], 4);
+        padded(&[0xc3, 0x06, 0xcc], 2);
+        padded(&[0x90, 0xcc], 0);
+        padded(&[], 0);
     }
 
     #[test]

@@ -6,12 +6,16 @@
 //! Everything here is read from hostile bytes: an offset is used only after it was found inside its
 //! section, and a broken table is an error or no table, never a panic.
 
-use super::{ImageError, function::ObjectKind};
+use super::{
+    ImageError,
+    function::ObjectKind,
+    kallsyms::{self, Missing, Region},
+};
 use object::{
     LittleEndian, SectionIndex, elf,
     read::elf::{FileHeader, ProgramHeader, Rela, SectionHeader, Sym},
 };
-use std::{collections::HashMap, fmt, ops::Range};
+use std::{borrow::Cow, collections::HashMap, fmt, ops::Range};
 
 type Header = elf::FileHeader64<LittleEndian>;
 type RelaEntry = elf::Rela64<LittleEndian>;
@@ -30,12 +34,13 @@ const MAX_NAME: usize = 512;
 /// A parsed object.
 pub(super) struct Elf<'data> {
     pub(super) kind: ObjectKind,
+    pub(super) names: Names,
     pub(super) sections: Vec<Section<'data>>,
     symbols: Vec<Symbol<'data>>,
     /// Indices of the symbols that cover bytes, by section and start; the best of equals last.
     covering: Vec<usize>,
     /// How many places a name is defined at.
-    definitions: HashMap<&'data str, Vec<Place>>,
+    definitions: HashMap<Cow<'data, str>, Vec<Place>>,
     /// Loaded sections by address.
     by_address: Vec<usize>,
     notes: Vec<&'data [u8]>,
@@ -80,11 +85,24 @@ pub(super) struct RawRelocation {
     addend: i64,
 }
 
+/// Which symbols an object has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Names {
+    /// Those of its symbol table.
+    Table,
+    /// All, from kallsyms: sizes reach to the next symbol (`CONFIG_KALLSYMS_ALL`).
+    All,
+    /// Those of code, from kallsyms: as above, and nothing says where data is.
+    Code,
+}
+
 /// A symbol.
 pub(super) struct Symbol<'data> {
-    pub(super) name: &'data str,
+    pub(super) name: Cow<'data, str>,
     /// `None`: undefined, or an absolute value.
     pub(super) place: Option<Place>,
+    /// In vmlinux; ends of sections are in no section, so that they have no place.
+    pub(super) address: u64,
     pub(super) size: u64,
     pub(super) kind: SymbolKind,
     global: bool,
@@ -171,6 +189,7 @@ impl<'data> Elf<'data> {
         }
         let mut object = Self {
             kind,
+            names: Names::Table,
             sections,
             symbols: Vec::new(),
             covering: Vec::new(),
@@ -220,9 +239,50 @@ impl<'data> Elf<'data> {
             elf::STT_OBJECT => SymbolKind::Object,
             _ => SymbolKind::Other,
         };
-        let size = symbol.st_size(ENDIAN);
+        let (address, mut size) = (symbol.st_value(ENDIAN), symbol.st_size(ENDIAN));
+        if size == 0 && is_thunk(name) {
+            size = 1;
+        }
         let global = symbol.st_bind() != elf::STB_LOCAL;
-        self.symbols.push(Symbol { name, place, size, kind, global });
+        let name = Cow::Borrowed(name);
+        self.symbols.push(Symbol { name, place, address, size, kind, global });
+    }
+
+    /// Takes the symbols that the kernel carries for itself, where a vmlinux has no others.
+    pub(super) fn read_kallsyms(&mut self) -> Result<(), Missing> {
+        let loaded = || self.by_address.iter().map(|&index| &self.sections[index]);
+        let end = |section: &Section<'_>| section.address.saturating_add(section.size);
+        let code = loaded().filter(|section| section.is_code());
+        let bounds = code.map(|code| code.address..end(code));
+        let code = bounds.reduce(|all, one| all.start.min(one.start)..all.end.max(one.end));
+        let Some(code) = code else { return Err(Missing::Tables) };
+        let data = self.data().map(|(_, data)| Region { address: data.address, bytes: data.bytes });
+        let mut entries = kallsyms::find(&data.collect::<Vec<_>>(), &code)?;
+        entries.sort_by_key(|entry| entry.address);
+        let is_text = |kind: u8| matches!(kind.to_ascii_lowercase(), b't' | b'w');
+        let only_code = entries.iter().all(|entry| is_text(entry.kind));
+        self.names = if only_code { Names::Code } else { Names::All };
+        let mut next = None;
+        for entry in entries.into_iter().rev() {
+            let address = entry.address;
+            let place = self.at_address(address);
+            // Of several symbols at an address each reaches to the next address.
+            let (at, behind) = match next {
+                Some((at, behind)) if at == address => (at, behind),
+                Some((at, _)) => (address, at),
+                None => (address, u64::MAX),
+            };
+            next = Some((at, behind));
+            let size = place.map_or(0, |place| {
+                end(&self.sections[place.section]).min(behind).saturating_sub(address)
+            });
+            let in_code = place.is_some_and(|place| self.sections[place.section].is_code());
+            let kind = if in_code { SymbolKind::Function } else { SymbolKind::Object };
+            let (name, global) = (Cow::Owned(entry.name), entry.kind.is_ascii_uppercase());
+            self.symbols.push(Symbol { name, place, address, size, kind, global });
+        }
+        self.index();
+        Ok(())
     }
 
     fn add_relocations(
@@ -270,19 +330,27 @@ impl<'data> Elf<'data> {
                 symbol.place.is_some()
                     && symbol.size > 0
                     && symbol.kind != SymbolKind::Section
-                    && !is_label(symbol.name)
+                    && !is_label(&symbol.name)
                     && !symbol.name.starts_with("__pfx_")
                     && !symbol.name.starts_with("__cfi_")
             })
             .collect();
         covering.sort_by_key(|&index| {
             let symbol = &symbols[index];
-            (symbol.place, symbol.global, symbol.kind, symbol.size, symbol.name)
+            (
+                symbol.place,
+                is_thunk(&symbol.name),
+                symbol.global,
+                symbol.kind,
+                symbol.size,
+                &symbol.name,
+            )
         });
+        self.definitions.clear();
         for &index in &covering {
             let symbol = &symbols[index];
             if let Some(place) = symbol.place {
-                let places = self.definitions.entry(symbol.name).or_default();
+                let places = self.definitions.entry(symbol.name.clone()).or_default();
                 if !places.contains(&place) && places.len() < NESTING {
                     places.push(place);
                 }
@@ -324,12 +392,12 @@ impl<'data> Elf<'data> {
     /// The symbol's name; where several places have that name, with its place behind a dot, so that
     /// a name means one place.
     pub(super) fn unique_name(&self, symbol: &Symbol<'data>) -> String {
-        let ambiguous = self.definitions.get(symbol.name).is_some_and(|places| places.len() > 1);
+        let ambiguous = self.definitions.get(&symbol.name).is_some_and(|places| places.len() > 1);
         match symbol.place {
             Some(place) if ambiguous && !symbol.global => {
                 format!("{}.{}", symbol.name, self.place_name(place))
             }
-            _ => symbol.name.to_owned(),
+            _ => symbol.name.clone().into_owned(),
         }
     }
 
@@ -343,6 +411,12 @@ impl<'data> Elf<'data> {
     pub(super) fn bytes(&self, section: usize, range: Range<u64>) -> Option<&'data [u8]> {
         let bytes = self.sections.get(section)?.bytes;
         bytes.get(usize::try_from(range.start).ok()?..usize::try_from(range.end).ok()?)
+    }
+
+    /// The sections of data that are loaded, with their index.
+    pub(super) fn data(&self) -> impl Iterator<Item = (usize, &Section<'data>)> {
+        let sections = self.by_address.iter().map(|&index| (index, &self.sections[index]));
+        sections.filter(|(_, section)| !section.is_code())
     }
 
     /// The section of this name, with its index.
@@ -395,7 +469,7 @@ impl<'data> Elf<'data> {
                 // Relative to no symbol: the addend is an address.
                 return Ok(Target::Elsewhere(address_name(0), addend));
             }
-            return Ok(Target::Elsewhere(symbol.name.to_owned(), addend));
+            return Ok(Target::Elsewhere(symbol.name.clone().into_owned(), addend));
         };
         let offset = i128::from(start.offset) + i128::from(addend) + i128::from(bias);
         match u64::try_from(offset) {
@@ -404,14 +478,14 @@ impl<'data> Elf<'data> {
             Err(_) if symbol.kind == SymbolKind::Section => {
                 Ok(Target::Elsewhere(self.place_name(start), addend))
             }
-            Err(_) => Ok(Target::Elsewhere(symbol.name.to_owned(), addend)),
+            Err(_) => Ok(Target::Elsewhere(symbol.name.clone().into_owned(), addend)),
         }
     }
 
     /// The symbol a relocation names, unless it is only a section or a compiler's label.
     pub(super) fn named_symbol(&self, relocation: &RawRelocation) -> Option<&Symbol<'data>> {
         self.symbols.get(relocation.symbol).filter(|symbol| {
-            symbol.kind != SymbolKind::Section && !symbol.name.is_empty() && !is_label(symbol.name)
+            symbol.kind != SymbolKind::Section && !symbol.name.is_empty() && !is_label(&symbol.name)
         })
     }
 
@@ -439,6 +513,12 @@ pub(super) fn address_name(address: u64) -> String {
 /// Labels of compilers that assemblers left in the table: they name no object.
 fn is_label(name: &str) -> bool {
     name.starts_with(".L") || name.is_empty()
+}
+
+/// Thunks of arch/x86/lib/retpoline.S. They are labels without a size, and the first of them is
+/// where their array begins, which has one.
+fn is_thunk(name: &str) -> bool {
+    name.starts_with("__x86_") && !name.ends_with("_array")
 }
 
 fn check_machine(bytes: &[u8]) -> Result<(), ImageError> {

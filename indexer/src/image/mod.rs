@@ -16,6 +16,7 @@ mod error;
 pub mod extract;
 pub mod function;
 mod identity;
+mod kallsyms;
 mod parts;
 mod tables;
 #[cfg(test)]
@@ -54,7 +55,12 @@ pub fn load(file: &[u8], vmlinux: Option<&[u8]>) -> Result<Function, ImageError>
         return Ok(extract::from_json(file)?);
     }
     let object = vmlinuz::vmlinux(file, compress::MAX_BYTES)?;
-    let elf = Elf::parse(&object)?;
+    let mut elf = Elf::parse(&object)?;
+    if elf.kind == ObjectKind::Vmlinux && !elf.has_symbols() {
+        elf.read_kallsyms().map_err(|missing| {
+            ImageError::NoSymbol(format!("{missing}; give the vmlinux it was stripped from"))
+        })?;
+    }
     let mut function = from_elf(&elf)?;
     let own = elf.section(".BTF").map(|(_, section)| section.bytes).filter(|btf| !btf.is_empty());
     function.fields = match (elf.kind, vmlinux) {

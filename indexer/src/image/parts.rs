@@ -5,7 +5,7 @@
 use super::{
     ImageError, code,
     code::Value,
-    elf::{self, Elf, Place, RawRelocation, Section, Symbol, SymbolKind, Target},
+    elf::{self, Elf, Names, Place, RawRelocation, Section, Symbol, SymbolKind, Target},
     function::{
         self, MAX_PART, MAX_PARTS, ObjectKind, PartKind, Relocation, RelocationKind, SYMBOL,
     },
@@ -125,8 +125,28 @@ impl<'elf, 'data> Parts<'elf, 'data> {
             Some((symbol, start)) => {
                 (self.elf.unique_name(symbol), (place.offset - start.offset) as i64)
             }
-            None => (self.elf.place_name(place), 0),
+            None => (self.ops_name(place).unwrap_or_else(|| self.elf.place_name(place)), 0),
         }
+    }
+
+    /// The name of a `struct nft_expr_ops`, which code compares with, where data has no names: told
+    /// by its `init`, among the first of its members in all versions. Of the two with the `init` of
+    /// payload expressions it is the fast one that `nft_do_chain` knows.
+    fn ops_name(&self, place: Place) -> Option<String> {
+        if self.elf.names != Names::Code {
+            return None;
+        }
+        let range = place.offset..place.offset.checked_add(6 * 8)?;
+        let (words, _) = self.elf.bytes(place.section, range)?.as_chunks::<8>();
+        words.iter().find_map(|word| {
+            let function = self.elf.at_address(u64::from_le_bytes(*word))?;
+            let symbol = self.elf.covering(function)?;
+            let name = symbol.name.strip_suffix("_init").filter(|_| symbol.place == Some(function));
+            match name? {
+                "nft_payload" => Some("nft_payload_fast_ops".to_owned()),
+                name => name.starts_with("nft_").then(|| format!("{name}_ops")),
+            }
+        })
     }
 
     /// The parts as the resolver gets them.
@@ -182,7 +202,7 @@ impl<'elf, 'data> Parts<'elf, 'data> {
                     let Some(symbol) = self.elf.covering(place) else { continue };
                     let run = symbol.kind != SymbolKind::Object
                         && self.elf.sections[place.section].is_code()
-                        && callee(symbol.name) == Callee::Run;
+                        && callee(&symbol.name) == Callee::Run;
                     if run && self.at(place).is_none() {
                         self.add_symbol(symbol, PartKind::Code)?;
                     }
@@ -194,10 +214,12 @@ impl<'elf, 'data> Parts<'elf, 'data> {
     }
 
     fn add_symbol(&mut self, symbol: &Symbol<'data>, kind: PartKind) -> Result<(), ImageError> {
-        match symbol.place {
-            Some(place) => self.add(self.elf.unique_name(symbol), kind, place, symbol.size),
-            None => Ok(()),
-        }
+        let Some(place) = symbol.place else { return Ok(()) };
+        let size = match kind {
+            PartKind::Code => function_size(self.elf, place, symbol.size),
+            PartKind::Data => symbol.size,
+        };
+        self.add(self.elf.unique_name(symbol), kind, place, size)
     }
 
     fn add(
@@ -228,7 +250,7 @@ impl<'elf, 'data> Parts<'elf, 'data> {
             (ObjectKind::Module, PartKind::Code) => self.module_code(start, bytes)?,
             (ObjectKind::Module, PartKind::Data) => self.module_data(start, bytes)?,
             (ObjectKind::Vmlinux, PartKind::Code) => self.linked_code(start, bytes),
-            (ObjectKind::Vmlinux, PartKind::Data) => self.linked_data(bytes),
+            (ObjectKind::Vmlinux, PartKind::Data) => self.linked_data(start, bytes),
         };
         self.found.push(Found { name, kind, start, bytes, fields });
         Ok(())
@@ -353,32 +375,41 @@ impl<'elf, 'data> Parts<'elf, 'data> {
         fields
     }
 
-    fn linked_data(&self, bytes: &[u8]) -> Vec<Field> {
-        let (slots, _) = bytes.as_chunks::<8>();
-        let places = slots.iter().enumerate().filter_map(|(index, slot)| {
-            let address = u64::from_le_bytes(*slot);
+    fn linked_data(&self, start: Place, bytes: &[u8]) -> Vec<Field> {
+        let field = |offset: usize, kind, bias, target| {
+            let (offset, target) = (offset as u32, Target::Here(target));
+            Field { offset, kind, bias, target, written: None }
+        };
+        let places = wide(bytes).enumerate().filter_map(|(index, address)| {
             let place = self.elf.at_address(address).filter(|_| address >= KERNEL_BASE)?;
-            Some((index as u32 * 8, place))
+            Some(field(8 * index, RelocationKind::Abs64, 0, place))
         });
-        let kind = RelocationKind::Abs64;
-        places
-            .map(|(offset, place)| Field {
-                offset,
-                kind,
-                bias: 0,
-                target: Target::Here(place),
-                written: None,
-            })
-            .collect()
+        let places: Vec<Field> = places.collect();
+        if !places.is_empty() {
+            return places;
+        }
+        // A table of distances from its start, of code that is here.
+        let table = near(bytes, self.elf.address(start)).enumerate().map(|(index, address)| {
+            let place = self.elf.at_address(address).filter(|&place| self.code_at(place).is_some());
+            place.map(|place| field(4 * index, RelocationKind::Pc32, -4 * index as i64, place))
+        });
+        table.collect::<Option<_>>().unwrap_or_default()
     }
 
     fn add_data(&mut self, place: Place, limit: Option<Place>) -> Result<(), ImageError> {
         let Some(section) = self.elf.sections.get(place.section) else { return Ok(()) };
         let readable = section.name.starts_with(".rodata")
-            && section.is_constant()
+            // In vmlinux it is writable until the kernel has started.
+            && (section.is_constant() || self.elf.kind == ObjectKind::Vmlinux)
             && place.offset < section.bytes.len() as u64;
         if !readable || self.at(place).is_some() {
             return Ok(());
+        }
+        let end = limit.filter(|limit| limit.section == place.section).map(|limit| limit.offset);
+        // Before names are asked: without a symbol table everything reaches to the next one.
+        let table = self.switch_table_size(place, end.unwrap_or(u64::MAX));
+        if table > 0 {
+            return self.add(self.elf.place_name(place), PartKind::Data, place, table);
         }
         if let Some(symbol) = self.elf.covering(place) {
             // What compilers make of a switch that only picks a value.
@@ -386,24 +417,21 @@ impl<'elf, 'data> Parts<'elf, 'data> {
                 ["CSWTCH.", "switch.table."].iter().any(|made| symbol.name.starts_with(made));
             return if made { self.add_symbol(symbol, PartKind::Data) } else { Ok(()) };
         }
-        let size = match self.switch_table_size(place) {
-            0 => {
-                let next = [
-                    self.elf.next_symbol(place),
-                    limit.filter(|limit| limit.section == place.section).map(|limit| limit.offset),
-                ];
-                let end = next.into_iter().flatten().min().unwrap_or(u64::MAX);
-                let end = end.min(section.bytes.len() as u64);
-                end.saturating_sub(place.offset).min(MAX_LOOSE_DATA)
-            }
-            size => size,
-        };
+        // What is in vmlinux has a symbol, unless only functions have.
+        let named = self.elf.names != Names::Code || self.ops_name(place).is_some();
+        if self.elf.kind == ObjectKind::Vmlinux && named {
+            return Ok(());
+        }
+        let end = [self.elf.next_symbol(place), end].into_iter().flatten().min();
+        let end = end.unwrap_or(u64::MAX).min(section.bytes.len() as u64);
+        let size = end.saturating_sub(place.offset).min(MAX_LOOSE_DATA);
         self.add(self.elf.place_name(place), PartKind::Data, place, size)
     }
 
-    /// Bytes from `place` on that are a table of places in code parts; 0 if there is none.
-    fn switch_table_size(&self, place: Place) -> u64 {
-        let end = place.offset.saturating_add(MAX_PART);
+    /// Bytes from `place` on that are a table of places in code parts, up to `end`, where something
+    /// else begins; 0 if there is none.
+    fn switch_table_size(&self, place: Place, end: u64) -> u64 {
+        let end = end.min(place.offset.saturating_add(MAX_PART));
         let mut size = 0;
         if self.elf.kind == ObjectKind::Module {
             for entry in self.elf.relocations(place.section, place.offset..end) {
@@ -422,31 +450,56 @@ impl<'elf, 'data> Parts<'elf, 'data> {
             }
             return size;
         }
-        while size + 8 <= MAX_PART {
-            let slot = place.offset + size..place.offset + size + 8;
-            let leads_to_code = self
-                .elf
-                .bytes(place.section, slot)
-                .and_then(|slot| Some(u64::from_le_bytes(slot.try_into().ok()?)))
-                .and_then(|address| self.code_at(self.elf.at_address(address)?))
-                .is_some();
-            if !leads_to_code {
-                break;
-            }
-            size += 8;
+        let whole = self.elf.sections.get(place.section).map_or(0, |section| section.bytes.len());
+        let end = end.min(whole as u64);
+        let bytes = self.elf.bytes(place.section, place.offset..end).unwrap_or_default();
+        let leads_to_code = |address: &u64| {
+            self.elf.at_address(*address).is_some_and(|p| self.code_at(p).is_some())
+        };
+        let addresses = wide(bytes).take_while(leads_to_code).count() as u64;
+        let distances = near(bytes, self.elf.address(place)).take_while(leads_to_code).count();
+        match (addresses, distances as u64) {
+            (0, 0 | 1) => 0,
+            (0, distances) => 4 * distances,
+            (addresses, _) => 8 * addresses,
         }
-        size
     }
+}
+
+/// A switch table's entries as addresses.
+fn wide(bytes: &[u8]) -> impl Iterator<Item = u64> {
+    let (words, _) = bytes.as_chunks();
+    words.iter().map(|word| u64::from_le_bytes(*word))
+}
+
+/// A switch table's entries as distances of 4 bytes from its start.
+fn near(bytes: &[u8], start: u64) -> impl Iterator<Item = u64> {
+    let (words, _) = bytes.as_chunks();
+    words.iter().map(move |word| start.wrapping_add_signed(i32::from_le_bytes(*word).into()))
 }
 
 /// `__START_KERNEL_map` of `arch/x86/include/asm/page_64_types.h`.
 const KERNEL_BASE: u64 = 0xffff_ffff_8000_0000;
 
+/// Bytes of the function that begins at a place. Without a symbol table they are known up to the next
+/// symbol only, with padding: what is behind the last instruction that can be run is left out.
+fn function_size(elf: &Elf<'_>, place: Place, size: u64) -> u64 {
+    if elf.names == Names::Table {
+        return size;
+    }
+    let end = place.offset.saturating_add(size.min(MAX_PART));
+    elf.bytes(place.section, place.offset..end).map_or(size, |bytes| {
+        let unpadded = code::unpadded_len(bytes) as u64;
+        // More than a function may have is refused later, with its size.
+        if size > MAX_PART { size } else { unpadded }
+    })
+}
+
 /// Name, place and size of the function itself.
 fn entry(elf: &Elf<'_>) -> Result<(String, Place, u64), ImageError> {
     if !elf.has_symbols() {
         return Err(ImageError::NoSymbol(
-            "the object has no symbol table; give the vmlinux of the debug package".into(),
+            "the object has no symbol table; give the one it was stripped from".into(),
         ));
     }
     let mut found: Vec<(Place, u64)> = elf
@@ -454,6 +507,7 @@ fn entry(elf: &Elf<'_>) -> Result<(String, Place, u64), ImageError> {
         .filter(|symbol| symbol.kind == SymbolKind::Function)
         .filter_map(|symbol| Some((symbol.place?, symbol.size)))
         .filter(|(place, _)| elf.sections.get(place.section).is_some_and(Section::is_code))
+        .map(|(place, size)| (place, function_size(elf, place, size)))
         .collect();
     found.sort_unstable();
     found.dedup();

@@ -6,9 +6,11 @@
 //! entry is found out: it is the one with which the first field of every entry points where such
 //! entries point.
 
+mod unnamed;
+
 use super::{
     ImageError,
-    elf::{Elf, Place, Section, Target},
+    elf::{Elf, Names, Place, Section, Target},
     function::{self, Bug, JumpLabel, KeepOff, ObjectKind, Patched},
     parts::Parts,
 };
@@ -48,7 +50,11 @@ pub(super) fn read<'data>(
     }
     alternatives(elf, parts, &mut keep_off)?;
     paravirt(elf, parts, &mut keep_off)?;
-    fentry(parts, &mut keep_off)?;
+    calls(parts, &mut keep_off)?;
+    if elf.names == Names::Code {
+        unnamed::ftrace(parts, &mut keep_off);
+        unnamed::check_nops(parts, &jump_labels, &keep_off)?;
+    }
     keep_off.sort_by_key(|keep| (keep.range.start, keep.range.end, keep.why));
     keep_off.dedup();
     let has_exception_entries = has_exception_entries(elf, parts)?;
@@ -98,10 +104,13 @@ impl<'elf, 'data> Table<'elf, 'data> {
         if elf.kind == ObjectKind::Module {
             return Ok(None);
         }
-        let bound = |name| elf.named(name).find_map(|symbol| symbol.place);
-        match (bound(bounds[0]), bound(bounds[1])) {
-            (Some(start), Some(end)) if start.section == end.section => {
-                found(start.section, start.offset..end.offset)
+        let bound = |name| elf.named(name).map(|symbol| symbol.address).next();
+        let (Some(start), Some(end)) = (bound(bounds[0]), bound(bounds[1])) else {
+            return Ok(None);
+        };
+        match (elf.at_address(start), end.checked_sub(start)) {
+            (Some(place), Some(len)) if len > 0 => {
+                found(place.section, place.offset..place.offset.saturating_add(len))
             }
             _ => Ok(None),
         }
@@ -174,7 +183,11 @@ fn jump_labels<'data>(
     parts: &mut Parts<'_, 'data>,
 ) -> Result<Vec<JumpLabel>, ImageError> {
     let bounds = ["__start___jump_table", "__stop___jump_table"];
-    let Some(table) = Table::find(elf, "__jump_table", bounds)? else { return Ok(Vec::new()) };
+    let table = match elf.names {
+        Names::Code => unnamed::jump_table(elf)?,
+        _ => Table::find(elf, "__jump_table", bounds)?,
+    };
+    let Some(table) = table else { return Ok(Vec::new()) };
     let form = |size| match size {
         16 => (Form::Near, 4, 8, Form::Far),
         _ => (Form::Absolute, 8, 16, Form::Absolute),
@@ -374,12 +387,17 @@ fn paravirt(
     Ok(())
 }
 
-/// The call that ftrace turns into a nop, also where no table tells of it.
-fn fentry(parts: &Parts<'_, '_>, keep_off: &mut Vec<KeepOff>) -> Result<(), ImageError> {
+/// The call that ftrace turns into a nop, and static calls, also where no table tells of them.
+fn calls(parts: &Parts<'_, '_>, keep_off: &mut Vec<KeepOff>) -> Result<(), ImageError> {
     for relocation in parts.finish()?.into_iter().take(1).flat_map(|part| part.relocations) {
-        if ["__fentry__", "mcount"].contains(&relocation.symbol.as_str()) && relocation.offset > 0 {
-            let place = function::Place { part: 0, offset: relocation.offset - 1 };
-            keep(parts, place, 5, Patched::Ftrace, keep_off);
+        let why = match relocation.symbol.as_str() {
+            "__fentry__" | "mcount" => Patched::Ftrace,
+            // STATIC_CALL_TRAMP_PREFIX of include/linux/static_call_types.h.
+            name if name.starts_with("__SCT__") => Patched::StaticCall,
+            _ => continue,
+        };
+        if let Some(offset) = relocation.offset.checked_sub(1) {
+            keep(parts, function::Place { part: 0, offset }, 5, why, keep_off);
         }
     }
     Ok(())

@@ -2,8 +2,9 @@
 //! and what may come instead of them.
 
 use super::{
-    elf::Elf,
+    elf::{Elf, Names},
     function::{Bug, JumpLabel, KeepOff, ObjectKind, PartKind, Patched, Place, RelocationKind},
+    kallsyms::tests::{Form, entry as kallsyms_entry, tables as kallsyms_tables},
     *,
 };
 use nfdrop_db::Reason;
@@ -283,56 +284,81 @@ fn a_compressed_module_is_the_same() {
 
 /// The sections of a module, linked at `address`: addresses instead of relocations.
 fn linked(address: u64) -> Vec<u8> {
+    linked_with(address, Names::Table)
+}
+
+/// As above, with a symbol table or with kallsyms of all symbols or of those of code.
+fn linked_with(address: u64, names: Names) -> Vec<u8> {
     let place = |at: u64| address + at;
     let distance = |from: u64, to: u64| ((to as i64) - (from as i64)) as i32;
     let [text_at, rodata_at, data_at, table_at] = [0x0, 0x1000, 0x2000, 0x3000].map(place);
-    let mut code = text();
+    // Padding, and another function that has jump labels.
+    let mut code = [&text()[..], &[0xcc; 5], &[0x0f, 0x1f, 0x44, 0, 0, 0xc3]].concat();
     let mut put = |at: u64, value: i32| {
         code[(START + at) as usize..][..4].copy_from_slice(&value.to_le_bytes());
     };
     let start = text_at + START;
+    let other = start + SIZE + 8;
     put(0x05, distance(start + 0x09, text_at)); // __fentry__ is the padding
     put(0x15, distance(start + 0x19, start + SIZE + 2));
-    put(0x1c, (rodata_at + 0x10) as i32);
+    put(0x1c, (rodata_at + 0x40) as i32);
     put(0x22, rodata_at as i32);
     put(0x28, distance(start + 0x2d, data_at + 8));
-    let mut rodata = vec![0; 0x28];
-    rodata[0x10..0x18].copy_from_slice(&(start + 0x2d).to_le_bytes());
-    rodata[0x18..0x20].copy_from_slice(&(start + 0x2f).to_le_bytes());
+    // struct nft_expr_ops: no eval, a size, init.
+    let mut rodata = [0, 16, other].map(u64::to_le_bytes).as_flattened().to_vec();
+    rodata.resize(0x40, 0);
+    rodata.extend([start + 0x2d, start + 0x2f].map(u64::to_le_bytes).as_flattened());
     rodata.extend(b"Linux version %s\0Linux version 6.1.2-x (gcc)\0");
     let mut table = Vec::new();
-    table.extend(distance(table_at, start + 0x09).to_le_bytes());
-    table.extend(distance(table_at + 4, start + 0x2d).to_le_bytes());
-    table.extend((data_at as i64 + 0x10 + 1 - (table_at as i64 + 8)).to_le_bytes());
-    let mut strings = vec![0];
-    let mut symtab = vec![0; 24];
-    // Name, type, address, size, section.
-    for (name, kind, at, size, section) in [
-        ("nft_do_chain", 2, start, SIZE, 1u16),
+    for n in 0..20 {
+        let at = table_at + 16 * n;
+        let from = if n == 7 { start + 0x09 } else { other };
+        table.extend(distance(at, from).to_le_bytes());
+        table.extend(distance(at + 4, start + 0x2d).to_le_bytes());
+        table.extend((data_at as i64 + 0x10 + 1 - (at as i64 + 8)).to_le_bytes());
+    }
+    let table_end = table_at + table.len() as u64;
+    // Name, type, address, size, section; kallsyms want them ascending.
+    let symbols = [
+        ("__fentry__", 2, text_at, 16, 1u16),
+        ("nft_do_chain", 2, start, SIZE, 1),
         ("nft_payload_fast_eval", 2, start + SIZE, 2, 1),
         ("nft_trace", 2, start + SIZE + 2, 1, 1),
-        ("__fentry__", 2, text_at, 16, 1),
+        ("nft_cmp_fast_init", 2, other, 6, 1),
         ("nft_cmp_fast_ops", 1, rodata_at, 0x10, 2),
         ("the_counter", 1, data_at, 0x10, 3),
         ("a_key", 1, data_at + 0x10, 0x10, 3),
         ("__start___jump_table", 0, table_at, 0, 4),
-        ("__stop___jump_table", 0, table_at + 16, 0, 4),
-    ] {
+        ("__stop___jump_table", 0, table_end, 0, 4),
+    ];
+    let mut strings = vec![0];
+    let mut symtab = vec![0; 24];
+    let mut entries = Vec::new();
+    for (name, kind, at, size, section) in symbols {
         symtab.extend((strings.len() as u32).to_le_bytes());
         symtab.extend([1 << 4 | kind, 0]);
         symtab.extend(section.to_le_bytes());
         symtab.extend([at, size].map(u64::to_le_bytes).as_flattened());
         strings.extend([name.as_bytes(), b"\0"].concat());
+        if section == 1 || names == Names::All {
+            entries.push(kallsyms_entry(if section == 1 { b'T' } else { b'D' }, at, name));
+        }
     }
+    let kallsyms_at = place(0x4000);
+    let kallsyms = kallsyms_tables(Form::Behind, &entries, kallsyms_at);
     let (alloc, write, code_flag) = (2, 1, 4);
-    elf_file(&[
-        (".text", 1, alloc | code_flag, text_at, &code),
-        (".rodata", 1, alloc, rodata_at, &rodata),
+    let mut sections = vec![
+        (".text", 1, alloc | code_flag, text_at, &code[..]),
+        (".rodata", 1, alloc | write, rodata_at, &rodata),
         (".data", 1, alloc | write, data_at, &[0; 0x20]),
         (".data..ro_after_init", 1, alloc | write, table_at, &table),
-        (".symtab", 2, 0, 0, &symtab),
-        (".strtab", 3, 0, 0, &strings),
-    ])
+    ];
+    if names == Names::Table {
+        sections.extend([(".symtab", 2, 0, 0, &symtab[..]), (".strtab", 3, 0, 0, &strings)]);
+    } else {
+        sections.push((".rodata1", 1, alloc, kallsyms_at, &kallsyms));
+    }
+    elf_file(&sections)
 }
 
 /// An executable with these sections: name, type, flags, address, content. A symbol table is
@@ -374,14 +400,14 @@ fn a_vmlinux() {
     assert_eq!(function.release.as_deref(), Some("6.1.2-x"));
     assert_eq!(function.object, ObjectKind::Vmlinux);
     let names: Vec<_> = function.parts.iter().map(|part| part.name.as_str()).collect();
-    assert_eq!(names, ["nft_do_chain", "nft_payload_fast_eval", ".rodata+0x10"]);
+    assert_eq!(names, ["nft_do_chain", "nft_payload_fast_eval", ".rodata+0x40"]);
     assert_eq!(
         relocations(&function.parts[0]),
         [
             (0x05, RelocationKind::Pc32, "__fentry__", -4),
             (0x0f, RelocationKind::Pc32, "nft_payload_fast_eval", -4),
             (0x15, RelocationKind::Pc32, "nft_trace", -4),
-            (0x1c, RelocationKind::Abs32Signed, ".rodata+0x10", 0),
+            (0x1c, RelocationKind::Abs32Signed, ".rodata+0x40", 0),
             (0x22, RelocationKind::Abs32Signed, "nft_cmp_fast_ops", 0),
             (0x28, RelocationKind::Pc32, "the_counter", 8 - 5),
             (0x33, RelocationKind::Pc32, "nft_trace", -4),
@@ -409,12 +435,53 @@ fn a_vmlinux() {
 }
 
 #[test]
+fn a_stripped_vmlinux_is_the_same_by_its_kallsyms() {
+    let at = 0xffff_ffff_8100_0000;
+    let expected = load(&linked(at), None).unwrap();
+    assert_eq!(load(&linked_with(at, Names::All), None).as_ref(), Ok(&expected));
+    // Without names of data the same but for these, and the table of keys is found all the same.
+    let function = load(&linked_with(at, Names::Code), None).unwrap();
+    let mut named = function.clone();
+    let mut rename = |from: &str, to: &str, by: i64| {
+        let relocations = named.parts.iter_mut().flat_map(|part| &mut part.relocations);
+        for relocation in relocations.filter(|relocation| relocation.symbol == from) {
+            to.clone_into(&mut relocation.symbol);
+            relocation.addend += by;
+        }
+        for label in named.jump_labels.iter_mut().flatten().filter(|label| label.key == from) {
+            to.clone_into(&mut label.key);
+        }
+    };
+    rename(".data+0x8", "the_counter", 8);
+    rename(".data+0x10", "a_key", 0);
+    assert_eq!(named, expected);
+    assert_ne!(function, expected);
+}
+
+#[test]
+fn a_nop_that_could_be_a_jump_label_is_none_to_pass_over() {
+    let at = 0xffff_ffff_8100_0000;
+    let mut file = linked_with(at, Names::Code);
+    assert!(load(&file, None).is_ok());
+    // The code of the one entry that is of the function: out of the function.
+    let entry = i32::to_le_bytes((START as i32 + 0x09) - (0x3000 + 7 * 16));
+    let place = file.windows(4).position(|bytes| bytes == entry).unwrap();
+    file[place..place + 4].copy_from_slice(&i32::to_le_bytes(START as i32 + 0x41 - 0x3070));
+    let error = load(&file, None).unwrap_err();
+    assert_eq!(error.reason(), Reason::MalformedImage);
+    assert!(error.to_string().contains("whether the nop at nft_do_chain+0x9 is"), "{error}");
+    // An entry of another kind breaks the table into two that are too short.
+    file[place..place + 4].fill(0);
+    assert!(load(&file, None).is_err());
+}
+
+#[test]
 fn a_stripped_vmlinux_has_no_symbol_and_still_its_btf() {
     let text = b"Linux version 6.1.2-x (gcc)\0";
     let file = elf_file(&[(".rodata", 1, 2, 0, text), (".BTF", 1, 0, 0, b"types")]);
     let error = load(&file, None).unwrap_err();
     assert_eq!(error.reason(), Reason::NoSymbol);
-    assert!(error.to_string().contains("no symbol table"), "{error}");
+    assert!(error.to_string().contains("neither a symbol table nor kallsyms"), "{error}");
     let info = vmlinux_btf(&file).unwrap();
     assert_eq!((&info.btf[..], info.release.as_deref()), (&b"types"[..], Some("6.1.2-x")));
 }
@@ -445,6 +512,25 @@ fn other_objects_have_typed_reasons() {
         let error = load(&file, None).unwrap_err();
         assert_eq!(error, ImageError::UnsupportedArch(name.into()));
         assert_eq!(error.reason(), Reason::UnsupportedArch);
+    }
+    // ELF class, byte order and machine, also of what a bzImage unpacks to.
+    for (class, data, machine, name) in [
+        (1, 1, [3, 0], "i386"),
+        (1, 1, [62, 0], "x32"),
+        (2, 2, [0, 21], "powerpc"),
+        (1, 2, [0, 8], "mips"),
+        (2, 2, [0, 22], "s390"),
+        (2, 1, [183, 0], "arm64"),
+        (2, 2, [0, 183], "arm64"),
+    ] {
+        let mut object = b"\x7fELF".to_vec();
+        object.extend([class, data, 1]);
+        object.resize(16, 0);
+        object.extend([1, 0, machine[0], machine[1]]);
+        let expected = Err(ImageError::UnsupportedArch(name.into()));
+        assert_eq!(load(&object, None), expected, "{name}");
+        let packed = compress::tests::compress(&object, compress::Compression::Gzip);
+        assert_eq!(load(&vmlinuz::tests::bzimage(&packed), None), expected, "{name}");
     }
     let mut other = Module::new(Architecture::X86_64);
     let text = other.section(".text", SectionKind::Text, &[0xc3; 8]);
@@ -495,7 +581,8 @@ fn code_that_calls_in_circles_ends() {
 
 #[test]
 fn every_cut_is_an_error() {
-    for file in [module(), linked(0xffff_ffff_8100_0000)] {
+    let stripped = linked_with(0xffff_ffff_8100_0000, Names::All);
+    for file in [module(), linked(0xffff_ffff_8100_0000), stripped] {
         assert!(load(&file, None).is_ok());
         for end in 0..file.len() {
             // The end of a section's padding says nothing; everything else is missed.
@@ -511,7 +598,10 @@ fn the_symbol_that_covers_a_place() {
     let module = module();
     let elf = Elf::parse(&module).unwrap();
     let (section, _) = elf.section(".text").unwrap();
-    let name = |offset| elf.covering(super::elf::Place { section, offset }).map(|s| s.name);
+    let name = |offset| {
+        let symbol = elf.covering(super::elf::Place { section, offset });
+        symbol.map(|symbol| &*symbol.name)
+    };
     assert_eq!(name(0), None); // __pfx_
     assert_eq!(name(START), Some("nft_do_chain"));
     assert_eq!(name(START + SIZE - 1), Some("nft_do_chain"));
@@ -523,9 +613,15 @@ proptest! {
     #[test]
     fn flipped_bytes_do_not_panic(
         flips in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
-        vmlinux in any::<bool>(),
+        kind in 0..4,
     ) {
-        let mut file = if vmlinux { linked(0xffff_ffff_8100_0000) } else { module() };
+        let linked = |names| linked_with(0xffff_ffff_8100_0000, names);
+        let mut file = match kind {
+            0 => module(),
+            1 => linked(Names::Table),
+            2 => linked(Names::All),
+            _ => linked(Names::Code),
+        };
         for (at, value) in flips {
             let at = at.index(file.len());
             file[at] = value;

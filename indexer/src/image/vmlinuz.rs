@@ -132,7 +132,7 @@ fn pe_machine(bytes: &[u8]) -> Option<u16> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::{
         super::compress::{CompressError, Compression, tests::compress},
         *,
@@ -140,7 +140,7 @@ mod tests {
     use crate::image::ImageError;
 
     /// A bzImage with this payload.
-    fn bzimage(payload: &[u8]) -> Vec<u8> {
+    pub(in crate::image) fn bzimage(payload: &[u8]) -> Vec<u8> {
         let mut image = vec![0; 5 * 512];
         image[0x1fe..0x206].copy_from_slice(b"\x55\xaa\xeb\x66HdrS");
         image[0x206..0x208].copy_from_slice(&0x20fu16.to_le_bytes());
