@@ -1,7 +1,8 @@
 //! Where members of kernel structures are, from BTF (Documentation/bpf/btf.rst).
 //!
 //! A module's BTF is split: its type ids and string offsets go on where those of vmlinux end, so
-//! without the very vmlinux it was built with it means nothing.
+//! without the very vmlinux it was built with it means nothing. A module that was built apart from
+//! the kernel has in `.BTF.base` what it needs of one instead (from 6.11 on), or is not split.
 //!
 //! This is a reader of its own because a few dozen members are wanted out of 150 thousand types:
 //! one pass over the type records notes where each begins and compares the names of structures in
@@ -68,16 +69,24 @@ pub fn fields(
     module: Option<&[u8]>,
     wanted: &[&str],
 ) -> Result<Fields, BtfError> {
-    let Some(vmlinux) = vmlinux else { return Ok(Fields::new()) };
+    fields_of([(BtfOf::Vmlinux, vmlinux), (BtfOf::Module, module)], wanted)
+}
+
+/// As [`fields`], of a base and of what is split from it.
+fn fields_of(
+    [(base_of, base), (of, split)]: [(BtfOf, Option<&[u8]>); 2],
+    wanted: &[&str],
+) -> Result<Fields, BtfError> {
+    let Some(base) = base else { return Ok(Fields::new()) };
     let mut by_struct: HashMap<&[u8], [Vec<u32>; 2]> = HashMap::new();
     for path in wanted {
         let name = path.split('.').next().unwrap_or_default();
         by_struct.entry(name.as_bytes()).or_default();
     }
     let mut types = Types { sections: Vec::with_capacity(2) };
-    types.add(BtfOf::Vmlinux, vmlinux, &mut by_struct)?;
-    if let Some(module) = module {
-        types.add(BtfOf::Module, module, &mut by_struct)?;
+    types.add(base_of, base, &mut by_struct)?;
+    if let Some(split) = split {
+        types.add(of, split, &mut by_struct)?;
     }
     let mut fields = Fields::new();
     for path in wanted {
@@ -98,6 +107,54 @@ pub fn fields(
     Ok(fields)
 }
 
+/// As [`fields`] for a module, which may bring its own base along: the content of `.BTF.base`. Then,
+/// and where its BTF is not split, what it says itself holds, and `vmlinux` adds what it does not say.
+pub fn module_fields(
+    vmlinux: Option<&[u8]>,
+    base: Option<&[u8]>,
+    module: Option<&[u8]>,
+    wanted: &[&str],
+) -> Result<Fields, BtfError> {
+    let own = match (base, module) {
+        (Some(base), Some(module)) => {
+            fields_of([(BtfOf::Module, Some(base)), (BtfOf::Module, Some(module))], wanted)?
+        }
+        (None, Some(module)) if is_whole(module) => {
+            fields_of([(BtfOf::Module, Some(module)), (BtfOf::Module, None)], wanted)?
+        }
+        _ => return fields(vmlinux, module, wanted),
+    };
+    let mut found = fields(vmlinux, None, wanted)?;
+    found.extend(own);
+    Ok(found)
+}
+
+/// Whether BTF refers to nothing that is not in it.
+fn is_whole(bytes: &[u8]) -> bool {
+    let mut types = Types { sections: Vec::new() };
+    if types.add(BtfOf::Module, bytes, &mut HashMap::new()).is_err() {
+        return false;
+    }
+    let [section] = &types.sections[..] else { return false };
+    let named = |name: u32| (name as usize) < section.strings.len().max(1);
+    let known = |id: u32| id as usize <= section.starts.len();
+    section.starts.iter().all(|&start| {
+        let Some((name, found)) = section.read(start as usize) else { return false };
+        let (members, _) = found.rest.as_chunks::<12>();
+        let inside = match found.kind {
+            kind::STRUCT | kind::UNION => members.iter().all(|member| {
+                word(member, 0).is_some_and(named) && word(member, 4).is_some_and(known)
+            }),
+            kind::PTR | kind::TYPEDEF | kind::VOLATILE | kind::CONST | kind::RESTRICT => {
+                known(found.value)
+            }
+            kind::ARRAY => word(found.rest, 0).is_some_and(known),
+            _ => true,
+        };
+        named(name) && inside
+    })
+}
+
 /// The types of vmlinux, and behind them those of the module.
 struct Types<'data> {
     sections: Vec<Section<'data>>,
@@ -108,6 +165,9 @@ struct Section<'data> {
     /// Where each type begins in `records`.
     starts: Vec<u32>,
     strings: &'data [u8],
+    /// Sizes of what follows each kind of record: { u8 once; u8 per element; u16 flags }. Empty
+    /// before 7.0.
+    layout: &'data [u8],
     /// Id of the first type.
     first_id: u32,
     /// Offset of the first string.
@@ -164,13 +224,25 @@ fn word(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
 }
 
-fn read_type(records: &[u8], start: usize) -> Option<(u32, Type<'_>)> {
-    let name = word(records, start)?;
-    let info = word(records, start + 4)?;
-    let (kind, count) = ((info >> 24) as u8 & 0x1f, (info & 0xffff) as usize);
-    let value = word(records, start + 8)?;
-    let rest = records.get(start + 12..)?.get(..rest_len(kind, count)?)?;
-    Some((name, Type { kind, flag: info >> 31 == 1, count, value, rest }))
+impl<'data> Section<'data> {
+    /// The record at an offset, and its name. Kind and number of elements have more bits from 7.0
+    /// on, which are 0 before.
+    fn read(&self, start: usize) -> Option<(u32, Type<'data>)> {
+        let name = word(self.records, start)?;
+        let info = word(self.records, start + 4)?;
+        let (kind, count) = ((info >> 24) as u8 & 0x7f, (info & 0x00ff_ffff) as usize);
+        let value = word(self.records, start + 8)?;
+        let len = rest_len(kind, count).or_else(|| self.unknown_len(kind, count))?;
+        let rest = self.records.get(start + 12..)?.get(..len)?;
+        Some((name, Type { kind, flag: info >> 31 == 1, count, value, rest }))
+    }
+
+    /// Bytes behind a record of a kind that is not known here.
+    fn unknown_len(&self, kind: u8, count: usize) -> Option<usize> {
+        let (layout, _) = self.layout.as_chunks::<4>();
+        let [once, each, ..] = layout.get(usize::from(kind))?;
+        Some(usize::from(*once) + usize::from(*each) * count)
+    }
 }
 
 impl<'data> Types<'data> {
@@ -187,14 +259,15 @@ impl<'data> Types<'data> {
             None => (1, 0),
             Some(base) => (base.first_id + base.starts.len() as u32, base.strings.len() as u32),
         };
-        let (records, strings) = sections(bytes).map_err(broken)?;
-        let section = Section { records, starts: Vec::new(), strings, first_id, first_string };
+        let [records, strings, layout] = sections(bytes).map_err(broken)?;
+        let starts = Vec::new();
+        let section = Section { records, starts, strings, layout, first_id, first_string };
         let index = self.sections.len();
         self.sections.push(section);
         let mut starts = Vec::with_capacity(records.len() / 24);
         let mut start = 0;
         while start < records.len() {
-            let Some((name, found)) = read_type(records, start) else {
+            let Some((name, found)) = self.sections[index].read(start) else {
                 return Err(broken(format!(
                     "the type record {} at {start:#x} of {:#x} is cut off or of an unknown kind",
                     first_id as usize + starts.len(),
@@ -225,7 +298,7 @@ impl<'data> Types<'data> {
     fn get(&self, id: u32) -> Option<Type<'data>> {
         let section = self.sections.iter().rev().find(|section| id >= section.first_id)?;
         let start = *section.starts.get((id - section.first_id) as usize)?;
-        read_type(section.records, start as usize).map(|(_, found)| found)
+        section.read(start as usize).map(|(_, found)| found)
     }
 
     /// The type behind typedefs and qualifiers.
@@ -328,10 +401,10 @@ impl<'data> Types<'data> {
     }
 }
 
-/// The records and the strings of BTF: { u16 magic; u8 version; u8 flags; u32 header length; u32
-/// type offset; u32 type length; u32 string offset; u32 string length }, offsets from the header's
-/// end.
-fn sections(bytes: &[u8]) -> Result<(&[u8], &[u8]), String> {
+/// The records, the strings and, where there is one, the layout of BTF: { u16 magic; u8 version; u8
+/// flags; u32 header length; u32 type offset; u32 type length; u32 string offset; u32 string length;
+/// from 7.0 on u32 layout offset; u32 layout length }, offsets from the header's end.
+fn sections(bytes: &[u8]) -> Result<[&[u8]; 3], String> {
     if !is_btf(bytes) {
         return Err(format!(
             "it should begin with 9f eb, found {:02x?}",
@@ -346,8 +419,9 @@ fn sections(bytes: &[u8]) -> Result<(&[u8], &[u8]), String> {
         let start = header(4)?.checked_add(header(offset)?)?;
         bytes.get(start..)?.get(..header(len)?)
     };
-    match (part(8, 12), part(16, 20)) {
-        (Some(records), Some(strings)) => Ok((records, strings)),
+    let layout = if header(4) >= Some(32) { part(24, 28) } else { Some(&[][..]) };
+    match (part(8, 12), part(16, 20), layout) {
+        (Some(records), Some(strings), Some(layout)) => Ok([records, strings, layout]),
         _ => Err(format!("its {} bytes are fewer than its header says", bytes.len())),
     }
 }
@@ -469,6 +543,74 @@ mod tests {
     }
 
     #[test]
+    fn a_module_with_a_base_of_its_own() {
+        let wanted = ["own.first.list", "own.me", "outer.count", "outer.list"];
+        let find = |vmlinux: Option<&[u8]>, base: Option<&[u8]>, module: &[u8]| {
+            let fields = module_fields(vmlinux, base, Some(module), &wanted).unwrap();
+            wanted.map(|path| fields.get(path).map(|field| field.bit_offset))
+        };
+        // What is distilled of vmlinux: structures without members.
+        let mut distilled = Builder::default();
+        distilled.record("int", kind::INT, 0, false, &[4, 32]); // 1
+        distilled.structure("outer", kind::STRUCT, 64, false, &[]); // 2
+        let first_string = distilled.strings.len() as u32;
+        let mut split = Builder { first_string, ..Builder::default() };
+        split.structure("own", kind::STRUCT, 64, false, &[("first", 2, 0), ("me", 1, 512)]); // 3
+        let (distilled, split) = (distilled.finish(), split.finish());
+        assert_eq!(find(None, Some(&distilled), &split), [None, Some(512), None, None]);
+        let vmlinux = base().finish();
+        let both = find(Some(&vmlinux), Some(&distilled), &split);
+        assert_eq!(both, [None, Some(512), Some(0), Some(32)]);
+        // Without its base a split one means nothing.
+        assert_eq!(find(None, None, &split), [None; 4]);
+    }
+
+    #[test]
+    fn a_module_whose_btf_is_not_split() {
+        let mut module = base();
+        module.structure("own", kind::STRUCT, 64, false, &[("first", 8, 0), ("me", 2, 512)]); // 9
+        let module = module.finish();
+        let mut vmlinux = Builder::default();
+        vmlinux.record("int", kind::INT, 0, false, &[4, 32]); // 1
+        vmlinux.structure("other", kind::STRUCT, 8, false, &[("count", 1, 32)]);
+        vmlinux.structure("outer", kind::STRUCT, 8, false, &[("count", 1, 32)]);
+        let vmlinux = vmlinux.finish();
+        let wanted = ["own.first.list", "outer.count", "other.count"];
+        let find = |vmlinux| {
+            let fields = module_fields(vmlinux, None, Some(&module), &wanted).unwrap();
+            wanted.map(|path| fields.get(path).map(|field| field.bit_offset))
+        };
+        assert_eq!(find(None), [Some(32), Some(0), None]);
+        assert_eq!(find(Some(&vmlinux)), [Some(32), Some(0), Some(32)]);
+        assert_eq!(module_fields(None, None, None, &wanted), Ok(Fields::new()));
+    }
+
+    #[test]
+    fn kinds_to_come_are_passed_over_by_the_layout() {
+        let mut btf = Builder::default();
+        btf.record("int", kind::INT, 0, false, &[4, 32]); // 1
+        // A kind that nobody knows, with one word and three of two words each.
+        btf.record("", 0x45, 3, false, &[0, 1, 2, 3, 4, 5, 6, 7]); // 2
+        btf.structure("s", kind::STRUCT, 8, false, &[("a", 1, 32)]);
+        let mut layout = vec![[0; 4]; 0x46];
+        layout[0x45] = [4, 8, 0, 0];
+        let (types, strings) = (btf.records.len() as u32, btf.strings.len() as u32);
+        let with = |layout: &[[u8; 4]]| {
+            let mut out = vec![0x9f, 0xeb, 1, 0];
+            let len = layout.as_flattened().len() as u32;
+            for word in [32, 0, types, types, strings, types + strings, len] {
+                out.extend(u32::to_le_bytes(word));
+            }
+            [&out[..], &btf.records, &btf.strings, layout.as_flattened()].concat()
+        };
+        assert_eq!(find(&with(&layout), None, "s.a"), Some((32, 32)));
+        let error = fields(Some(&with(&layout[..0x45])), None, &[]).unwrap_err().to_string();
+        assert!(error.contains("unknown kind"), "{error}");
+        let whole = with(&layout);
+        assert!(fields(Some(&whole[..whole.len() - 1]), None, &[]).is_err());
+    }
+
+    #[test]
     fn structures_that_disagree_say_nothing() {
         let mut btf = base();
         btf.structure("outer", kind::STRUCT, 64, false, &[("count", 1, 0), ("list", 3, 64)]);
@@ -518,7 +660,10 @@ mod tests {
                 let at = at.index(btf.len());
                 btf[at] = value;
             }
-            let _ = fields(Some(&btf), Some(&btf), &["outer.inner.low", "outer.list", "outer.bit"]);
+            let wanted = ["outer.inner.low", "outer.list", "outer.bit"];
+            let _ = fields(Some(&btf), Some(&btf), &wanted);
+            let _ = module_fields(None, None, Some(&btf), &wanted);
+            let _ = module_fields(Some(&btf), Some(&btf), Some(&btf), &wanted);
         }
     }
 }

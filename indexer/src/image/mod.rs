@@ -44,12 +44,12 @@ pub struct VmlinuxInfo {
     pub release: Option<String>,
 }
 
-/// The function in a file: `nf_tables.ko`, vmlinux with symbols, vmlinuz of a kernel that has
-/// nf_tables built in, each plain or compressed with xz, zstd or gzip, or an extract.
+/// The function in a file: `nf_tables.ko`, vmlinux or vmlinuz of a kernel that has nf_tables built in,
+/// each plain or compressed, or an extract.
 ///
 /// `vmlinux` is where a module's fields come from: vmlinux or vmlinuz, plain or compressed, or the
-/// BTF of [`vmlinux_btf`]. Without it a module has no fields. It must be of the module's release
-/// where both tell theirs.
+/// BTF of [`vmlinux_btf`]. Without it a module has the fields that it tells by itself, mostly none.
+/// It must be of the module's release where both tell theirs.
 pub fn load(file: &[u8], vmlinux: Option<&[u8]>) -> Result<Function, ImageError> {
     if extract::is_json(file) {
         return Ok(extract::from_json(file)?);
@@ -62,13 +62,13 @@ pub fn load(file: &[u8], vmlinux: Option<&[u8]>) -> Result<Function, ImageError>
         })?;
     }
     let mut function = from_elf(&elf)?;
-    let own = elf.section(".BTF").map(|(_, section)| section.bytes).filter(|btf| !btf.is_empty());
+    let section = |name| elf.section(name).map(|(_, s)| s.bytes).filter(|bytes| !bytes.is_empty());
+    let own = section(".BTF");
+    let fields = |vmlinux| btf::module_fields(vmlinux, section(".BTF.base"), own, layout::WANTED);
     function.fields = match (elf.kind, vmlinux) {
         (ObjectKind::Vmlinux, _) => btf::fields(own, None, layout::WANTED)?,
-        (ObjectKind::Module, None) => Fields::new(),
-        (ObjectKind::Module, Some(btf)) if btf::is_btf(btf) => {
-            btf::fields(Some(btf), own, layout::WANTED)?
-        }
+        (ObjectKind::Module, None) => fields(None)?,
+        (ObjectKind::Module, Some(btf)) if btf::is_btf(btf) => fields(Some(btf))?,
         (ObjectKind::Module, Some(vmlinux)) => {
             let vmlinux = vmlinux_btf(vmlinux)?;
             if let (Some(module), Some(vmlinux)) = (&function.release, vmlinux.release)
@@ -76,8 +76,7 @@ pub fn load(file: &[u8], vmlinux: Option<&[u8]>) -> Result<Function, ImageError>
             {
                 return Err(ImageError::OtherRelease { module: module.clone(), vmlinux });
             }
-            let btf = Some(vmlinux.btf.as_slice()).filter(|btf| !btf.is_empty());
-            btf::fields(btf, own, layout::WANTED)?
+            fields(Some(vmlinux.btf.as_slice()).filter(|btf| !btf.is_empty()))?
         }
     };
     function.check().map_err(ImageError::Malformed)?;
