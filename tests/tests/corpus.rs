@@ -52,7 +52,7 @@ fn debian_kernels_from_6_1_on_have_drop_only_sites() {
         let drop_only = findings.probes.iter().all(|probe| probe.when.is_empty());
         assert_eq!(drop_only, !conditional, "{name}");
         let optimized = findings.probes.iter().all(|probe| probe.cost == Cost::Optimized);
-        let old = conditional || name.starts_with("debian-6.1.");
+        let old = conditional || name.contains("-6.1.");
         assert_eq!(optimized, !old, "{name}: kernels before 6.5 do not optimize here");
     }
 }
