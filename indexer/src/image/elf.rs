@@ -60,8 +60,9 @@ pub(super) struct Section<'data> {
 }
 
 impl Section<'_> {
+    /// `.data` of Debian's kernels from 6.16 on is executable, for a few bytes of some function.
     pub(super) fn is_code(&self) -> bool {
-        self.flags.contains(elf::SHF_EXECINSTR)
+        self.flags.contains(elf::SHF_EXECINSTR) && !self.name.starts_with(".data")
     }
 
     /// Constants, but not merged strings.

@@ -350,7 +350,8 @@ fn linked_with(address: u64, names: Names) -> Vec<u8> {
     let mut sections = vec![
         (".text", 1, alloc | code_flag, text_at, &code[..]),
         (".rodata", 1, alloc | write, rodata_at, &rodata),
-        (".data", 1, alloc | write, data_at, &[0; 0x20]),
+        // As in Debian's kernels from 6.16 on.
+        (".data", 1, alloc | write | code_flag, data_at, &[0; 0x20]),
         (".data..ro_after_init", 1, alloc | write, table_at, &table),
     ];
     if names == Names::Table {
