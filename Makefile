@@ -3,13 +3,13 @@
 CARGO ?= cargo
 FUZZ_SECONDS ?= 900
 BINARIES = -p nfdrop-indexer -p nfdrop-server -p nfdrop-client
-SCRIPTS = ci/install-deps ci/run-demo .ci/run
+SCRIPTS = ci/install-deps ci/run-demo .ci/run $(addprefix tests/guest/,init scenario sites)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint bench fuzz mutants deny clean
+.PHONY: help run test test-kernels lint bench fuzz mutants deny clean
 
 help: ## Show this
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 15
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
 run: ## Index the newest cloud kernels of your Debian mirror, serve and show a plan
 	@ci/install-deps
@@ -18,6 +18,10 @@ run: ## Index the newest cloud kernels of your Debian mirror, serve and show a p
 
 test: lint ## Everything CI checks: lint and all tests
 	$(CARGO) test --workspace --all-features --locked
+
+test-kernels: ## Plans on real kernels, in QEMU: the newest of every series and flavour
+	@ci/install-deps
+	$(CARGO) test --locked -p nfdrop-tests --test kernels -- --include-ignored --nocapture
 
 lint: ## Formatting, clippy and shellcheck; warnings are errors
 	@ci/install-deps

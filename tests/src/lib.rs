@@ -1,5 +1,7 @@
 //! What the tests share: the corpus of real functions, and the way to it.
 
+pub mod vm;
+
 use anyhow::{Context, Result};
 use nfdrop_db::{BuildId, Record};
 use nfdrop_indexer::image::{self, Function};

@@ -51,25 +51,33 @@ pub fn kernel_files(
     wanted: Wanted,
     limits: &Limits,
 ) -> Result<KernelFiles, DebError> {
-    let mut archive = ArReader::new(reader)?;
-    let first = archive.next()?.unwrap_or_default();
+    with_data(reader, |data| Ok(members::search(data, wanted, limits)?))
+}
+
+/// Hands the decompressed `data.tar` of a .deb to `read`, which is the one that sets limits.
+pub fn with_data<T, E: From<DebError>>(
+    reader: impl Read,
+    read: impl FnOnce(&mut dyn Read) -> Result<T, E>,
+) -> Result<T, E> {
+    let mut archive = ArReader::new(reader).map_err(DebError::from)?;
+    let first = archive.next().map_err(DebError::from)?.unwrap_or_default();
     if first != "debian-binary" {
-        return Err(DebError::NotDeb(first));
+        return Err(DebError::NotDeb(first).into());
     }
     let mut format = String::new();
-    archive.member().take(16).read_to_string(&mut format)?;
+    archive.member().take(16).read_to_string(&mut format).map_err(DebError::from)?;
     if !format.starts_with("2.") {
-        return Err(DebError::Format(format));
+        return Err(DebError::Format(format).into());
     }
     for _ in 0..MAX_AR_MEMBERS {
-        let Some(name) = archive.next()? else { break };
+        let Some(name) = archive.next().map_err(DebError::from)? else { break };
         let Some(suffix) = name.strip_prefix("data.tar") else { continue };
         let Some(data) = decoder(suffix, archive.member()) else {
-            return Err(DebError::Compression(name));
+            return Err(DebError::Compression(name).into());
         };
-        return Ok(members::search(data?, wanted, limits)?);
+        return read(&mut data.map_err(DebError::from)?);
     }
-    Err(DebError::NoData)
+    Err(DebError::NoData.into())
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ mod decoder;
 mod members;
 
 pub use ar::ArError;
-pub use deb::{DebError, kernel_files};
+pub use deb::{DebError, kernel_files, with_data};
 pub use members::{KernelFiles, Limits, MembersError, NamedBytes, Wanted};
 
 #[cfg(feature = "crawl")]

@@ -287,11 +287,23 @@ pub async fn read_all(
     outcomes
 }
 
-/// Reads one suite; `None`: the mirror does not offer it.
+/// Reads the kernel packages of one suite; `None`: the mirror does not offer it.
 pub async fn read_suite(
     fetcher: &Fetcher,
     archive: &Archive,
     suite: &str,
+    now: SystemTime,
+    reporter: &dyn DownloadReporter,
+) -> Result<Option<Suite>, SuiteError> {
+    read_suite_of(fetcher, archive, suite, PREFIX, now, reporter).await
+}
+
+/// Reads those packages of one suite whose names begin with `prefix`.
+pub async fn read_suite_of(
+    fetcher: &Fetcher,
+    archive: &Archive,
+    suite: &str,
+    prefix: &str,
     now: SystemTime,
     reporter: &dyn DownloadReporter,
 ) -> Result<Option<Suite>, SuiteError> {
@@ -300,7 +312,8 @@ pub async fn read_suite(
     let url = release_url(&archive.base, suite);
     let indices = release.packages(COMPONENT, ARCH);
     let indices = indices.map_err(|error| SuiteError::Release { url, error })?;
-    let packages = read_packages(fetcher, &archive.base, suite, &indices, reporter).await?;
+    let base = &archive.base;
+    let packages = read_packages(fetcher, base, suite, &indices, prefix, reporter).await?;
     let (suite, base) = (suite.to_owned(), archive.base.clone());
     let stale_since = release.stale_since(now);
     let index = SuiteIndex { suite, base, signed_by, packages };
@@ -344,6 +357,7 @@ async fn read_packages(
     base: &str,
     suite: &str,
     indices: &[Index],
+    prefix: &str,
     reporter: &dyn DownloadReporter,
 ) -> Result<Vec<Package>, SuiteError> {
     let mut missing = SuiteError::Aborted("no index is listed".to_owned());
@@ -353,7 +367,9 @@ async fn read_packages(
             let (size, sha256) = (index.hash.size, index.hash.sha256);
             let download = Download { url: url.clone(), size, sha256 };
             match fetcher.verified(&download, reporter).await {
-                Ok(path) => return read_index(url, path, index.compression).await,
+                Ok(path) => {
+                    return read_index(url, path, index.compression, prefix.to_owned()).await;
+                }
                 Err(error) if error.is_not_found() => missing = error.into(),
                 Err(error) => return Err(error.into()),
             }
@@ -366,9 +382,10 @@ async fn read_index(
     url: String,
     path: PathBuf,
     compression: Compression,
+    prefix: String,
 ) -> Result<Vec<Package>, SuiteError> {
     let read = move || -> Result<Vec<Package>, IndexError> {
-        packages::read(packages::decompress(File::open(path)?, compression)?, PREFIX)
+        packages::read(packages::decompress(File::open(path)?, compression)?, &prefix)
     };
     let read = tokio::task::spawn_blocking(read).await;
     let read = read.map_err(|error| SuiteError::Aborted(error.to_string()))?;

@@ -1,0 +1,278 @@
+//! Kernels and programs of the machine's own Debian mirror, chosen from its signed indices when the
+//! test runs, and kept in the indexer's cache.
+
+use anyhow::{Context, Result, ensure};
+use nfdrop_db::{Plan, Reason};
+use nfdrop_indexer::{
+    crawl::{Survey, survey},
+    fetch::{Download, DownloadReporter, Fetcher, Options, Silent, default_cache},
+    image::{Function, compress},
+    kernel::{Bodies, Files, analyse, load},
+    package::with_data,
+    source::{
+        apt_config,
+        debian::{KernelSet, PackageSet, Series, newest_per_series},
+        mirror::{self, Archive, SuiteError},
+        packages::Package,
+    },
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::File,
+    io::Read,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::SystemTime,
+};
+
+/// Most bytes of all files taken from a package.
+const MAX_PACKAGE: u64 = 2 << 30;
+/// Files by path, without a slash in front.
+pub type FilesByPath = BTreeMap<String, Entry>;
+
+/// What a package holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Entry {
+    /// A file: its bytes, and whether it may be executed.
+    File(Vec<u8>, bool),
+    /// A symbolic link, and where it leads.
+    Link(String),
+}
+
+/// Debian, as the machine's apt configuration names it.
+pub struct Mirror {
+    runtime: tokio::runtime::Runtime,
+    fetcher: Fetcher,
+    archives: Vec<Archive>,
+    survey: Survey,
+}
+
+/// A kernel from its packages.
+pub struct Kernel {
+    /// As `uname -r` prints it.
+    pub release: String,
+    /// The image.
+    pub vmlinuz: Vec<u8>,
+    /// Modules by name without ending, with `_` for `-`, as they are in the package.
+    modules: BTreeMap<String, Vec<u8>>,
+}
+
+impl Mirror {
+    /// Reads the indices of all suites.
+    pub fn open() -> Result<Self> {
+        let cache = default_cache().context("there is no place for downloads: set HOME")?;
+        let runtime = tokio::runtime::Runtime::new()?;
+        let fetcher = Fetcher::new(Options::new(cache))?;
+        let (now, root) = (SystemTime::now(), Path::new("/"));
+        let reporter: Arc<dyn DownloadReporter> = Arc::new(Silent);
+        let (archives, survey) = runtime.block_on(async {
+            let found = mirror::discover(&fetcher, &apt_config::read(root), root, now).await;
+            let survey = survey(&fetcher, &found.archives, now, &reporter).await;
+            (found.archives, survey)
+        });
+        ensure!(!archives.is_empty(), "apt's configuration names no Debian archive");
+        Ok(Self { runtime, fetcher, archives, survey })
+    }
+
+    /// The newest complete kernel of every series in a flavour, the newest series first.
+    pub fn newest(&self, flavour: &str) -> Vec<&KernelSet> {
+        let newest = newest_per_series(&self.survey.kernels, |k| {
+            k.flavour == flavour && k.packages.is_complete()
+        });
+        newest.into_iter().rev().collect()
+    }
+
+    /// The newest complete kernel of a series in a flavour, if the mirror has one.
+    pub fn newest_of(&self, series: Series, flavour: &str) -> Option<&KernelSet> {
+        self.newest(flavour).into_iter().find(|kernel| kernel.series == series)
+    }
+
+    /// Fetches and unpacks a kernel.
+    pub fn kernel(&self, set: &KernelSet) -> Result<Kernel> {
+        let PackageSet::Complete { image, modules } = &set.packages else {
+            anyhow::bail!("{}: its packages are not complete", set.release);
+        };
+        let mut files = FilesByPath::new();
+        let both = if image == modules { vec![image] } else { vec![image, modules] };
+        for package in both {
+            let listing = package.listings.first().context("a package without a listing")?;
+            let path = self.fetch(&listing.url, package.size, package.sha256)?;
+            let kernel_file = |path: &str| {
+                path.starts_with("boot/vmlinuz-")
+                    || path.strip_prefix("usr/").unwrap_or(path).starts_with("lib/modules/")
+                        && (path.contains(".ko") || path.ends_with("/vmlinuz"))
+            };
+            unpack(&path, kernel_file, &mut files).with_context(|| package.name.clone())?;
+        }
+        let mut kernel =
+            Kernel { release: set.release.clone(), vmlinuz: vec![], modules: BTreeMap::new() };
+        for (path, entry) in files {
+            let Entry::File(bytes, _) = entry else { continue };
+            let name = path.rsplit('/').next().unwrap_or_default();
+            match name.split_once(".ko") {
+                Some((name, _)) => {
+                    kernel.modules.insert(name.replace('-', "_"), bytes);
+                }
+                None => kernel.vmlinuz = bytes,
+            }
+        }
+        ensure!(!kernel.vmlinuz.is_empty(), "{}: no vmlinuz in its packages", kernel.release);
+        Ok(kernel)
+    }
+
+    /// The files of these packages of a suite and of all they depend on, without documentation.
+    pub fn programs(&self, suite: &str, names: &[&str]) -> Result<FilesByPath> {
+        let now = SystemTime::now();
+        let index = self.runtime.block_on(async {
+            for archive in &self.archives {
+                let read =
+                    mirror::read_suite_of(&self.fetcher, archive, suite, "", now, &Silent).await?;
+                if let Some(read) = read {
+                    return Ok(Some(read.index));
+                }
+            }
+            Ok::<_, SuiteError>(None)
+        })?;
+        let index = index.with_context(|| format!("the mirror has no suite {suite}"))?;
+        let by_name: BTreeMap<&str, &Package> =
+            index.packages.iter().map(|package| (package.name.as_str(), package)).collect();
+        let mut files = FilesByPath::new();
+        for package in closure(&by_name, names)? {
+            let url = format!("{}/{}", index.base, package.filename);
+            let path = self.fetch(&url, package.size, package.sha256)?;
+            let wanted = |path: &str| {
+                !["usr/share/", "usr/lib/x86_64-linux-gnu/gconv/", "etc/", "var/"]
+                    .iter()
+                    .any(|unused| path.starts_with(unused))
+            };
+            unpack(&path, wanted, &mut files).with_context(|| package.name.clone())?;
+        }
+        Ok(files)
+    }
+
+    fn fetch(&self, url: &str, size: u64, sha256: [u8; 32]) -> Result<PathBuf> {
+        let download = Download { url: url.to_owned(), size, sha256 };
+        Ok(self.runtime.block_on(self.fetcher.verified(&download, &Silent))?)
+    }
+}
+
+/// The packages and what they depend on. Of alternatives the first that the suite has; a virtual
+/// package that nothing has by its own name is left out.
+fn closure<'a>(
+    by_name: &BTreeMap<&'a str, &'a Package>,
+    names: &[&str],
+) -> Result<Vec<&'a Package>> {
+    let mut found: BTreeMap<&str, &Package> = BTreeMap::new();
+    let mut waiting = Vec::new();
+    for name in names {
+        waiting.push(*by_name.get(name).with_context(|| format!("no package {name}"))?);
+    }
+    while let Some(package) = waiting.pop() {
+        if found.insert(&package.name, package).is_some() {
+            continue;
+        }
+        for alternatives in package.depends.split(',') {
+            let mut names = alternatives.split('|').filter_map(|alternative| {
+                let name = alternative.split(['(', ':', '[']).next()?.trim();
+                by_name.get(name).copied()
+            });
+            waiting.extend(names.next());
+        }
+    }
+    Ok(found.into_values().collect())
+}
+
+/// Adds the wanted members of a package.
+fn unpack(deb: &Path, wanted: impl Fn(&str) -> bool, files: &mut FilesByPath) -> Result<()> {
+    with_data(File::open(deb)?, |data| {
+        for member in tar::Archive::new(data.take(MAX_PACKAGE)).entries()? {
+            let mut member = member?;
+            let path = member.path()?.to_string_lossy().into_owned();
+            let path = merged(path.trim_start_matches("./"));
+            if !wanted(&path) {
+                continue;
+            }
+            let kind = member.header().entry_type();
+            let entry = if kind.is_file() {
+                let mut bytes = Vec::new();
+                member.read_to_end(&mut bytes)?;
+                Entry::File(bytes, member.header().mode()? & 0o100 != 0)
+            } else if kind.is_symlink() {
+                let target = member.link_name()?.context("a link to nowhere")?;
+                Entry::Link(target.to_string_lossy().into_owned())
+            } else {
+                continue;
+            };
+            files.insert(path, entry);
+        }
+        anyhow::Ok(())
+    })
+}
+
+/// The path where `/bin`, `/lib` and `/sbin` lie below `/usr`.
+fn merged(path: &str) -> String {
+    let old = ["bin/", "sbin/", "lib/", "lib64/"].iter().any(|old| path.starts_with(old));
+    if old { format!("usr/{path}") } else { path.to_owned() }
+}
+
+impl Kernel {
+    /// These modules and all that they depend on, each behind those it needs, unpacked. Names that
+    /// the kernel has no module of are built in, or not there at all: the guest will tell.
+    pub fn modules(&self, names: &[&str]) -> Result<Vec<(String, Vec<u8>)>> {
+        let mut loaded = Vec::new();
+        let mut seen = BTreeSet::new();
+        for name in names {
+            self.load(name, &mut seen, &mut loaded)?;
+        }
+        Ok(loaded)
+    }
+
+    fn load(
+        &self,
+        name: &str,
+        seen: &mut BTreeSet<String>,
+        loaded: &mut Vec<(String, Vec<u8>)>,
+    ) -> Result<()> {
+        let name = name.replace('-', "_");
+        let Some(packed) = self.modules.get(&name) else { return Ok(()) };
+        if !seen.insert(name.clone()) {
+            return Ok(());
+        }
+        let module = compress::decompress(packed, compress::MAX_BYTES)?.into_owned();
+        for needed in dependencies(&module) {
+            self.load(&needed, seen, loaded)?;
+        }
+        loaded.push((name, module));
+        Ok(())
+    }
+
+    /// The function, as the resolver gets it.
+    pub fn function(&self) -> Result<Function> {
+        Ok(load(self.files()).0?)
+    }
+
+    fn files(&self) -> Files<'_> {
+        let nf_tables = self.modules.get("nf_tables").map(Vec::as_slice);
+        Files { vmlinuz: Some(&self.vmlinuz), nf_tables }
+    }
+
+    /// The plan, as `nfdrop-indexer resolve` makes it of the same files.
+    pub fn plan(&self) -> Result<Plan> {
+        let analysis = analyse(self.files(), &Bodies::default(), |_| None);
+        let record = analysis.record().context("a kernel without a build-id")?;
+        let why = || {
+            let reason = record.reason.unwrap_or(Reason::NoNfTables);
+            format!("{}: {reason}: {:?}", self.release, record.detail)
+        };
+        record.plan.clone().with_context(why)
+    }
+}
+
+/// The modules that a module says it needs: `depends=a,b` in its `.modinfo`.
+fn dependencies(module: &[u8]) -> Vec<String> {
+    const KEY: &[u8] = b"\0depends=";
+    let Some(start) = memchr::memmem::find(module, KEY) else { return Vec::new() };
+    let value = module[start + KEY.len()..].split(|byte| *byte == 0).next().unwrap_or_default();
+    let names = value.split(|byte| *byte == b',').filter(|name| !name.is_empty());
+    names.map(|name| String::from_utf8_lossy(name).into_owned()).collect()
+}

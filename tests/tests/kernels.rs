@@ -1,0 +1,255 @@
+//! Plans on real kernels: Debian's, booted in QEMU, whose rules count what the probes have to see.
+//!
+//! `make test` takes four kernels, `make test-kernels` the newest of every series and flavour. Set
+//! `NFDROP_OFFLINE` to leave them out; without QEMU they are left out as well. Both are said.
+
+#![expect(clippy::unwrap_used, reason = "a test ends where something is missing")]
+#![expect(clippy::print_stdout, reason = "what was run, and what not, is said")]
+
+use nfdrop_db::{Cost, Plan, render};
+use nfdrop_indexer::source::debian::{KernelSet, Series};
+use nfdrop_tests::vm::{
+    initramfs,
+    machine::{self, Sections},
+    mirror::{Entry, FilesByPath, Kernel, Mirror},
+    scenario::{self, Flow},
+    sites::{self, Difference},
+    verdict,
+};
+use std::{
+    path::Path,
+    sync::{LazyLock, Mutex, PoisonError},
+    time::Instant,
+};
+
+/// What cloud machines run, and the smallest packages.
+const CLOUD: &str = "cloud-amd64";
+const SUITE: &str = "bookworm";
+const PROGRAMS: [&str; 5] = ["busybox-static", "iptables", "libcrypt1", "nftables", "perl-base"];
+const MODULES: [&str; 16] = [
+    "nf_tables",
+    "nf_tables_set",
+    "nft_counter",
+    "nft_reject_inet",
+    "nft_reject_ipv4",
+    "nft_reject_ipv6",
+    "nft_meta_bridge",
+    "nft_objref",
+    "nft_ct",
+    "nft_compat",
+    "veth",
+    "bridge",
+    "8021q",
+    "crc32c_generic",
+    "crc32c_intel",
+    "crc32_cryptoapi",
+];
+/// A processor that has return thunks where kernels know of them: what kprobes cost is then what
+/// plans say of all processors.
+const CPU: &str = "EPYC";
+
+static MIRROR: LazyLock<Mirror> = LazyLock::new(|| Mirror::open().unwrap());
+/// One guest at a time: each wants a processor for itself.
+static TURN: Mutex<()> = Mutex::new(());
+
+fn why_not() -> Option<&'static str> {
+    if std::env::var_os("NFDROP_OFFLINE").is_some() {
+        Some("NFDROP_OFFLINE is set: not run")
+    } else if !machine::is_there() {
+        Some("there is no qemu-system-x86_64: not run")
+    } else {
+        None
+    }
+}
+
+/// The newest kernel of a series.
+fn with_newest(series: Series, test: fn(&KernelSet)) {
+    match why_not() {
+        Some(why) => println!("{why}"),
+        None => match MIRROR.newest_of(series, CLOUD) {
+            Some(set) => test(set),
+            None => println!("the mirror has no {CLOUD} kernel of {series}: not run"),
+        },
+    }
+}
+
+fn put(files: &mut FilesByPath, path: &str, bytes: &[u8]) {
+    let program = path == "init";
+    files.insert(path.to_owned(), Entry::File(bytes.to_vec(), program));
+}
+
+/// What every guest has. `scenario` is sourced by its init.
+fn guest(kernel: &Kernel, scenario: &[u8]) -> FilesByPath {
+    static FILES: LazyLock<FilesByPath> =
+        LazyLock::new(|| MIRROR.programs(SUITE, &PROGRAMS).unwrap());
+    let mut files = FILES.clone();
+    put(&mut files, "init", include_bytes!("../guest/init"));
+    put(&mut files, "scenario", scenario);
+    for (number, (name, module)) in kernel.modules(&MODULES).unwrap().iter().enumerate() {
+        put(&mut files, &format!("modules/{number:02}-{name}.ko"), module);
+    }
+    files
+}
+
+/// Runs the guest, in its turn.
+fn run(kernel: &Kernel, files: &FilesByPath) -> Sections {
+    let initramfs = initramfs::archive(files);
+    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let begun = Instant::now();
+    let said = machine::run(&kernel.vmlinuz, &initramfs, CPU).unwrap();
+    println!("{}: ran {:.1?}", kernel.release, begun.elapsed());
+    drop(turn);
+    if let Some(directory) = std::env::var_os("NFDROP_KEEP") {
+        std::fs::write(Path::new(&directory).join(&kernel.release), said.to_string()).unwrap();
+    }
+    said
+}
+
+/// What was sent in a phase.
+fn sent(phase: &str) -> Vec<Flow> {
+    match phase {
+        "accepted" => scenario::accepted(),
+        "burst" => scenario::burst(),
+        name if name.starts_with("counters") => [scenario::all(), scenario::stats()].concat(),
+        _ => scenario::all(),
+    }
+}
+
+/// Every drop is seen once, with its rule, and nothing else is.
+fn plan_holds(set: &KernelSet) {
+    let kernel = MIRROR.kernel(set).unwrap();
+    let plan = kernel.plan().unwrap();
+    let said = run(&kernel, &with_plan(&kernel, &plan));
+    let phases = verdict::phases(&said).unwrap();
+    let mut differences = Vec::new();
+    let mut before = None;
+    for phase in &phases {
+        let fates = scenario::fates(&sent(&phase.name));
+        differences.extend(verdict::differences(before, phase, &fates));
+        before = Some(phase);
+    }
+    let (reloaded, rulesets) = verdict::reloaded(&said).unwrap();
+    differences.extend(reloaded);
+    let placed = verdict::placed(said.get("list").unwrap()).unwrap();
+    differences.extend(verdict::misplaced(&plan, &placed));
+    let missed = verdict::missed(said.get("profile").unwrap()).unwrap();
+    let events: u64 = phases.iter().flat_map(|phase| phase.events.values()).sum();
+    let frames: u64 = phases.iter().map(|phase| phase.sent).sum();
+    println!(
+        "{}: {} phases, {frames} frames, {events} events, {missed} missed, {rulesets} rulesets",
+        kernel.release,
+        phases.len()
+    );
+    assert!(differences.is_empty(), "{}:\n{}", kernel.release, differences.join("\n"));
+    assert_eq!(missed, 0, "{}", kernel.release);
+    assert_eq!(said.get("end").unwrap(), "", "{}: probes are left behind", kernel.release);
+}
+
+fn with_plan(kernel: &Kernel, plan: &Plan) -> FilesByPath {
+    let mut files = guest(kernel, include_bytes!("../guest/scenario"));
+    put(&mut files, "send.pl", include_bytes!("../guest/send.pl"));
+    put(&mut files, "events.pl", include_bytes!("../guest/events.pl"));
+    put(&mut files, "rules/root.nft", include_bytes!("../guest/root.nft"));
+    put(&mut files, "rules/other.nft", include_bytes!("../guest/other.nft"));
+    put(&mut files, "rules/reload.nft", include_bytes!("../guest/reload.nft"));
+    put(&mut files, "rules/stats.rules", include_bytes!("../guest/stats.rules"));
+    put(&mut files, "plan", render::kprobe_events(plan).unwrap().as_bytes());
+    let optimized = plan.probes.iter().filter(|probe| probe.cost == Cost::Optimized).count();
+    put(&mut files, "settings", format!("OPTIMIZED={optimized}\n").as_bytes());
+    for (name, flows) in [
+        ("all", scenario::all()),
+        ("accepted", scenario::accepted()),
+        ("burst", scenario::burst()),
+        ("stats", scenario::stats()),
+        ("reload", scenario::reload()),
+    ] {
+        for (interface, frames) in scenario::files(&flows) {
+            put(&mut files, &format!("frames/{interface}/{name}"), &frames);
+        }
+    }
+    files
+}
+
+/// What the rules say of probes at every instruction is what the kernel does with them.
+fn rules_hold(set: &KernelSet) {
+    let kernel = MIRROR.kernel(set).unwrap();
+    let sites = sites::predicted(&kernel.function().unwrap()).unwrap();
+    let mut files = guest(&kernel, include_bytes!("../guest/sites"));
+    put(&mut files, "settings", b"");
+    for (number, batch) in sites::batches(&sites).iter().enumerate() {
+        let offsets: Vec<_> = batch.iter().map(|site| site.offset.to_string()).collect();
+        let lines = offsets.join("\n") + "\n";
+        put(&mut files, &format!("batches/{number:02}"), lines.as_bytes());
+        let optimized = batch.iter().filter(|site| site.cost == Cost::Optimized).count();
+        put(&mut files, &format!("expected/{number:02}"), format!("{optimized}\n").as_bytes());
+    }
+    let made = sites::made(&run(&kernel, &files)).unwrap();
+    let differences = sites::differences(&sites, &made);
+    let needlessly = sites.iter().filter(|s| !s.allowed && made.placed.contains_key(&s.offset));
+    println!(
+        "{}: {} sites, {} refused, {} optimized, {} kept off needlessly, {} differences",
+        kernel.release,
+        sites.len(),
+        made.refused.len(),
+        made.placed.values().filter(|optimized| **optimized).count(),
+        needlessly.count(),
+        differences.len(),
+    );
+    let differences: Vec<_> = differences.iter().map(Difference::to_string).collect();
+    assert!(differences.is_empty(), "{}:\n{}", kernel.release, differences.join("\n"));
+}
+
+#[test]
+fn plan_holds_on_debian_5_10() {
+    with_newest(Series(5, 10), plan_holds);
+}
+
+#[test]
+fn plan_holds_on_debian_6_1() {
+    with_newest(Series(6, 1), plan_holds);
+}
+
+#[test]
+fn plan_holds_on_debian_6_12() {
+    with_newest(Series(6, 12), plan_holds);
+}
+
+#[test]
+fn plan_holds_on_the_newest() {
+    match why_not() {
+        Some(why) => println!("{why}"),
+        None => plan_holds(MIRROR.newest(CLOUD).first().unwrap()),
+    }
+}
+
+#[test]
+#[ignore = "`make test-kernels`: takes as long as all others"]
+fn plan_holds_on_every_series_and_flavour() {
+    if let Some(why) = why_not() {
+        println!("{why}");
+        return;
+    }
+    for flavour in [CLOUD, "amd64", "rt-amd64"] {
+        for set in MIRROR.newest(flavour) {
+            plan_holds(set);
+        }
+    }
+}
+
+#[test]
+#[ignore = "`make test-kernels`: takes a minute a kernel"]
+fn rules_hold_on_debian_6_12() {
+    with_newest(Series(6, 12), rules_hold);
+}
+
+#[test]
+#[ignore = "`make test-kernels`: takes a minute a kernel"]
+fn rules_hold_on_every_series() {
+    if let Some(why) = why_not() {
+        println!("{why}");
+        return;
+    }
+    for set in MIRROR.newest(CLOUD) {
+        rules_hold(set);
+    }
+}
