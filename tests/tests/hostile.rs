@@ -113,13 +113,15 @@ proptest! {
     }
 }
 
-/// A real function whose call of `__fentry__` runs this code.
-fn entering(code: &[u8]) -> Function {
-    let calls = |r: &nfdrop_indexer::image::function::Relocation| r.symbol == "__fentry__";
-    let traced = |f: &&Function| f.parts[0].relocations.iter().any(calls);
-    let mut function = CORPUS.iter().find(traced).expect("one that is traced").clone();
-    let relocation = function.parts[0].relocations.iter_mut().find(|r| calls(r)).expect("a call");
-    "nft_rule_next".clone_into(&mut relocation.symbol);
+fn is_traced(function: &Function) -> bool {
+    function.parts[0].relocations.iter().any(|relocation| relocation.symbol == "__fentry__")
+}
+
+/// The function, with this code run by its call of `__fentry__`.
+fn entering(function: &Function, code: &[u8]) -> Function {
+    let mut function = function.clone();
+    let calls = function.parts[0].relocations.iter_mut().find(|r| r.symbol == "__fentry__");
+    "nft_rule_next".clone_into(&mut calls.expect("a traced function").symbol);
     function.parts.retain(|part| part.name != "nft_rule_next");
     let (kind, bytes) = (PartKind::Code, code.to_vec());
     let name = "nft_rule_next".to_owned();
@@ -130,15 +132,70 @@ fn entering(code: &[u8]) -> Function {
 
 #[test]
 fn time_is_bounded_though_the_function_behaves() {
+    let traced = CORPUS.iter().find(|function| is_traced(function)).unwrap();
     // ret
-    outcome(&entering(&[0xc3])).unwrap();
+    outcome(&entering(traced, &[0xc3])).unwrap();
     // push rcx; mov ecx, 40000; 1: dec ecx; jne 1b; pop rcx; ret
     let spin = [0x51, 0xb9, 0x40, 0x9c, 0, 0, 0xff, 0xc9, 0x75, 0xfc, 0x59, 0xc3];
-    let error = outcome(&entering(&spin)).unwrap_err();
+    let error = outcome(&entering(traced, &spin)).unwrap_err();
     assert!(error.detail.contains("all runs together"), "{error}");
     // jmp .
-    let error = outcome(&entering(&[0xeb, 0xfe])).unwrap_err();
+    let error = outcome(&entering(traced, &[0xeb, 0xfe])).unwrap_err();
     assert!(error.detail.contains("no end after"), "{error}");
+}
+
+/// The function, returning by way of this code behind its end, which has to end with a return. Only
+/// where compilers had it return by `ret` or the return thunk.
+fn leaving(function: &Function, code: &[u8]) -> Function {
+    let mut function = function.clone();
+    let part = &mut function.parts[0];
+    let start = part.bytes.len() as u32;
+    // jmp __x86_return_thunk
+    let thunks = part.relocations.iter_mut().filter(|r| r.symbol == "__x86_return_thunk");
+    for relocation in thunks {
+        part.name.clone_into(&mut relocation.symbol);
+        relocation.addend += i64::from(start);
+    }
+    part.bytes.extend(code);
+    function.check().expect("a function");
+    function
+}
+
+#[test]
+fn time_is_bounded_though_every_value_may_tell_drops_apart() {
+    // sub rsp, 640; mov ecx, 80; 1: mov [rsp+rcx*8-8], rax; dec ecx; jne 1b
+    let fill = [
+        &[0x48, 0x81, 0xec, 0x80, 2, 0, 0, 0xb9, 80, 0, 0, 0][..],
+        &[0x48, 0x89, 0x44, 0xcc, 0xf8, 0xff, 0xc9, 0x75, 0xf7],
+    ]
+    .concat();
+    // add rsp, 640; ret
+    let end = [0x48, 0x81, 0xc4, 0x80, 2, 0, 0, 0xc3];
+    for function in CORPUS.iter() {
+        // Places where every slot holds the verdict: as many as candidates are kept for, and more.
+        for nops in [300, 4000] {
+            let code = [&fill[..], &vec![0x90; nops], &end].concat();
+            let _ = outcome(&leaving(function, &code));
+        }
+    }
+}
+
+#[test]
+fn time_is_bounded_though_no_value_ever_tells_drops_apart() {
+    // A loop in which no slot and no register is ever 0, so that all have to be looked at each time:
+    // push rcx; push rax; sub rsp, 640; mov ecx, 80; 1: mov dword [rsp+rcx*8-8], 1; dec ecx; jne 1b
+    // mov ecx, 20001; 2: lea ecx, [rcx-2]; cmp ecx, 1; jne 2b
+    // add rsp, 640; pop rax; pop rcx; ret
+    let code = [
+        &[0x51, 0x50, 0x48, 0x81, 0xec, 0x80, 2, 0, 0, 0xb9, 80, 0, 0, 0][..],
+        &[0xc7, 0x44, 0xcc, 0xf8, 1, 0, 0, 0, 0xff, 0xc9, 0x75, 0xf4],
+        &[0xb9, 0x21, 0x4e, 0, 0, 0x8d, 0x49, 0xfe, 0x83, 0xf9, 1, 0x75, 0xf8],
+        &[0x48, 0x81, 0xc4, 0x80, 2, 0, 0, 0x58, 0x59, 0xc3],
+    ]
+    .concat();
+    for function in CORPUS.iter().filter(|function| is_traced(function)) {
+        let _ = outcome(&entering(function, &code));
+    }
 }
 
 #[test]

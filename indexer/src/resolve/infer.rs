@@ -406,39 +406,40 @@ pub struct Truth {
     pub base_chain: Address,
 }
 
-/// Where one pointer may be found: by base location the constant to add.
-#[derive(Debug, Clone)]
-struct Search {
-    adds: Vec<Option<i64>>,
-    started: bool,
-}
+/// Where one pointer may be found: base locations with the constant to add; `None` before the first
+/// hit.
+#[derive(Debug, Clone, Default)]
+struct Search(Option<Vec<(u8, i64)>>);
 
 impl Search {
-    fn new(slots: usize) -> Self {
-        Self { adds: vec![None; 16 + slots], started: false }
+    fn narrow(&mut self, values: &[Option<u64>], wanted: Address) {
+        let distance = |number: usize| {
+            let distance = wanted.0.wrapping_sub(values[number]?) as i64;
+            (distance.unsigned_abs() <= MAX_ADD).then_some(distance)
+        };
+        if let Some(left) = &mut self.0 {
+            left.retain(|&(number, add)| distance(number.into()) == Some(add));
+        } else {
+            let near = (0..values.len()).filter_map(|n| Some((n as u8, distance(n)?)));
+            self.0 = Some(near.collect());
+        }
     }
 
-    fn narrow(&mut self, values: &[Option<u64>], wanted: Address) {
-        for (add, value) in self.adds.iter_mut().zip(values) {
-            let distance = value.map(|value| wanted.0.wrapping_sub(value) as i64);
-            let distance = distance.filter(|d| d.unsigned_abs() <= MAX_ADD);
-            if !self.started {
-                *add = distance;
-            } else if *add != distance {
-                *add = None;
-            }
-        }
-        self.started = true;
+    /// Whether nothing is left.
+    fn is_over(&self) -> bool {
+        self.0.as_ref().is_some_and(Vec::is_empty)
+    }
+
+    /// Values that the next hit is compared with.
+    fn width(&self) -> usize {
+        self.0.as_ref().map_or(16 + MAX_SLOTS, Vec::len)
     }
 
     /// All places, best first: nothing to add, registers, near slots.
     fn locations(&self, slots: &[Slot]) -> Vec<Location> {
-        if !self.started {
-            return Vec::new();
-        }
         let mut found: Vec<(bool, usize, Location)> = Vec::new();
-        for (number, add) in self.adds.iter().enumerate() {
-            let Some(add) = *add else { continue };
+        for &(number, add) in self.0.iter().flatten() {
+            let number = usize::from(number);
             let mut location = if number < 16 {
                 Location::reg(Reg::ALL[number])
             } else {
@@ -473,6 +474,8 @@ pub struct Places<'a> {
     candidates: &'a [Candidate],
     slots: &'a [Slot],
     searches: Vec<[Search; 3]>,
+    /// Of the last visit: values compared.
+    compared: usize,
     run: usize,
     event: Option<Event>,
     truth: Option<Truth>,
@@ -485,9 +488,17 @@ impl<'a> Places<'a> {
         for (number, candidate) in candidates.iter().enumerate() {
             by_instruction[candidate.instruction].push(number);
         }
-        let search = || Search::new(slots.len());
-        let searches = candidates.iter().map(|_| std::array::from_fn(|_| search())).collect();
-        Self { by_instruction, candidates, slots, searches, run: 0, event: None, truth: None }
+        let searches = candidates.iter().map(|_| Default::default()).collect();
+        Self {
+            by_instruction,
+            candidates,
+            slots,
+            searches,
+            compared: 0,
+            run: 0,
+            event: None,
+            truth: None,
+        }
     }
 
     /// The next run, in the order of the first pass.
@@ -510,7 +521,13 @@ impl<'a> Places<'a> {
 }
 
 impl Observer for Places<'_> {
+    fn weight(&self, _: usize) -> u64 {
+        // Of what an instruction takes, comparing one value takes an eighth.
+        1 + self.compared as u64 / 8
+    }
+
     fn visit(&mut self, instruction: usize, cpu: &Cpu, memory: &Memory, _: bool) {
+        self.compared = 0;
         let Some(truth) = self.truth else { return };
         let numbers = &self.by_instruction[instruction];
         if numbers.is_empty() {
@@ -519,7 +536,11 @@ impl Observer for Places<'_> {
         let mut values: Vec<Option<u64>> = Vec::new();
         for &number in numbers {
             let candidate = &self.candidates[number];
-            if Some(candidate.event) != self.event || !candidate.seen.contains(self.run) {
+            self.compared += 1;
+            // Without one of its pointers a candidate is none.
+            let is_over = self.searches[number].iter().any(Search::is_over);
+            let sees = Some(candidate.event) == self.event && candidate.seen.contains(self.run);
+            if is_over || !sees {
                 continue;
             }
             if !candidate.when.is_none_or(|when| holds(&when, cpu, memory)) {
@@ -530,7 +551,9 @@ impl Observer for Places<'_> {
                 let slot = |slot: &Slot| frame.word(slot.address(cpu));
                 values.extend(cpu.registers.iter().map(|&value| Some(value)));
                 values.extend(self.slots.iter().map(slot));
+                self.compared += values.len();
             }
+            self.compared += self.searches[number].iter().map(Search::width).sum::<usize>();
             let [rule, pkt, chain] = &mut self.searches[number];
             if let Some(wanted) = truth.rule {
                 rule.narrow(&values, wanted);
@@ -567,7 +590,7 @@ mod tests {
 
     #[test]
     fn places_are_what_all_hits_agree_on() {
-        let mut search = Search::new(0);
+        let mut search = Search::default();
         assert!(search.locations(&[]).is_empty(), "nothing seen, nothing found");
         let wanted = Address(0xffff_8881_0000_1000);
         let hit = |values: [u64; 4]| values.map(Some);
