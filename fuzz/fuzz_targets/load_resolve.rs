@@ -10,6 +10,6 @@ use nfdrop_indexer::image;
 fuzz_target!(init: prepare(), |data: &[u8]| {
     let Some(([module, vmlinux], name)) = changed(data) else { return };
     if let Ok(function) = image::load(&module, Some(&vmlinux)) {
-        resolve_and_check(&function, name);
+        resolve_and_check(function, name);
     }
 });
