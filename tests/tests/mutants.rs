@@ -318,7 +318,13 @@ fn mutants_get_a_plan_that_holds_or_a_reason() {
         };
         let start = Instant::now();
         let outcome = outcome(&function, findings);
-        Mutant { number, extract: name.clone(), change, outcome, took: start.elapsed() }
+        let took = start.elapsed();
+        let mutant = Mutant { number, extract: name.clone(), change, outcome, took };
+        if let Outcome::Contradicted(contradiction) = &mutant.outcome {
+            // At once: a long run may be ended before its figures are there.
+            println!("a plan that is wrong: {mutant}: {contradiction}");
+        }
+        mutant
     };
     let mutants: Vec<Mutant> = numbers.into_par_iter().map(mutant).collect();
 

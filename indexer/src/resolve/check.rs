@@ -106,9 +106,9 @@ fn check_with(
         let mut proof = Proof::new(&findings.probes, &images[0]);
         let warnings = warnings(&images[0], function);
         let runs = Runs { images: &images, abi, cases: &cases, warnings, budget: &budget };
-        for (case, world) in runs.worlds() {
+        for (number, (case, world)) in runs.worlds().enumerate() {
             let outcome = case.expected.end.outcome();
-            for image in &images {
+            for image in runs.states(number, case) {
                 proof.begin_run(event(outcome), truth(case, &world));
                 runs.one(image, case, &world, &mut styles, &mut proof, &mut edges)
                     .map_err(|found| Contradiction::Run { ruleset: described(case), found })?;

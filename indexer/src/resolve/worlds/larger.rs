@@ -23,9 +23,13 @@ pub fn larger(vocabulary: &Vocabulary, seed: u64, random_cases: usize) -> Vec<Ca
     make.depths();
     make.ladders();
     make.long();
+    let systematic = make.cases.len();
     for _ in 0..random_cases {
         make.tree();
         make.mixed();
+    }
+    for case in &mut make.cases[systematic..] {
+        case.random = true;
     }
     cases.append(&mut make.cases);
     cases
