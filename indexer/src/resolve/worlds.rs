@@ -73,6 +73,10 @@ impl Vocabulary {
     }
 }
 
+/// Most expressions of one rule: with 8 to 48 bytes each they are far more than the 2047 that all
+/// bits of a rule's length but the highest can say, and fewer than 4096.
+const LONGEST_RULE: usize = 100;
+
 /// Where in the ruleset the interesting rule is.
 const PLACES: [Place; 8] = [
     Place::Base,
@@ -136,6 +140,7 @@ pub fn generate(vocabulary: &Vocabulary, seed: u64, random_cases: usize) -> Vec<
         }
     }
     make.fast();
+    make.long_rule(LONGEST_RULE, drop);
     make.nested(JUMP_STACK + 1, drop);
     make.nested(JUMP_STACK, Action::Verdict(verdict::RETURN));
     for _ in 0..2 {
@@ -315,6 +320,19 @@ impl<'a> Maker<'a> {
         self.chains(chains);
     }
 
+    /// A rule of so many expressions that a first one has skipped, and the same without that.
+    fn long_rule(&mut self, expressions: usize, action: Action) {
+        let mut rule = Rule::default();
+        for _ in 1..expressions {
+            rule.expressions.push(self.call(Action::Nothing));
+        }
+        rule.expressions.push(self.call(action));
+        let mut skipped = rule.clone();
+        skipped.expressions.insert(0, self.call(Action::Verdict(verdict::BREAK)));
+        let last = self.rule(Action::Verdict(verdict::DROP));
+        self.chains(vec![Chain { rules: vec![skipped, rule, last] }]);
+    }
+
     /// So many jumps, one chain after the other, then an action; the ends come back all the way.
     fn nested(&mut self, depth: usize, action: Action) {
         let mut chains: Vec<Chain> =
@@ -338,11 +356,13 @@ impl<'a> Maker<'a> {
     /// The inlined expressions, true and false.
     fn fast(&mut self) {
         let drop = || Expression::Call { action: Action::Verdict(verdict::DROP), eval: None };
-        for round in 0..8_u32 {
+        for round in 0..16_u32 {
             let value = self.random.bits() as u32;
-            let mask = self.mask();
             let inv = self.vocabulary.inverted && round & 1 != 0;
-            let differ = u32::from(round & 2 != 0);
+            // Equal, or different in one bit, of every byte in turn: comparisons are of all bits.
+            let byte = round / 4;
+            let differ = if round & 2 != 0 { 1 << (8 * byte + value % 8) } else { 0 };
+            let mask = Some(self.mask()).filter(|mask| mask & differ == differ).unwrap_or(u32::MAX);
             let sreg = self.any_register();
             let load = Fast::Bitwise { sreg, dreg: sreg, mask: 0, xor: value };
             if self.vocabulary.bitwise && !self.vocabulary.cmp {
@@ -358,7 +378,7 @@ impl<'a> Maker<'a> {
             }
             if self.vocabulary.cmp16 && self.vocabulary.bitwise {
                 let words: [u32; 4] = std::array::from_fn(|_| self.random.bits() as u32);
-                let masks: [u32; 4] = std::array::from_fn(|_| self.random.bits() as u32 | 1);
+                let mut masks: [u32; 4] = std::array::from_fn(|_| self.random.bits() as u32 | 1);
                 let mut list: Vec<Expression> = (0..4)
                     .map(|i| {
                         let dreg = 8 + i as u8;
@@ -366,8 +386,13 @@ impl<'a> Maker<'a> {
                     })
                     .collect();
                 let mut data: [u32; 4] = std::array::from_fn(|i| words[i] & masks[i]);
-                // Differs in the first or in the second half.
-                data[if round & 4 == 0 { 0 } else { 3 }] ^= differ;
+                // Differs in every word in turn, in its second or in its last byte.
+                if differ != 0 {
+                    let word = (round / 4) as usize;
+                    let bit = 1 << (8 * (1 + 2 * (round & 1)) + value % 8);
+                    masks[word] |= bit;
+                    data[word] = words[word] & masks[word] ^ bit;
+                }
                 list.push(Expression::Fast(Fast::Cmp16 { sreg: 8, mask: masks, data, inv }));
                 list.push(drop());
                 self.single(list);
@@ -378,7 +403,12 @@ impl<'a> Maker<'a> {
         }
         for transport in [false, true] {
             for len in [1_u8, 2, 4] {
-                for case in 0..4 {
+                for (case, differ) in (0..4).flat_map(|case| [(case, false), (case, true)]) {
+                    let words = self.vocabulary.lacks.words;
+                    // Before 4.1 the rest of the register keeps what it held.
+                    if words && differ != (len == 2) {
+                        continue;
+                    }
                     let mut packet = self.packet();
                     let known = case != 3 || !self.vocabulary.unknown_transport;
                     packet.transport = known.then_some(20);
@@ -388,7 +418,7 @@ impl<'a> Maker<'a> {
                     let offset = match case {
                         0 | 3 => self.random.below(u64::from(room)) as u8,
                         // Versions with registers of 128 bits leave the last byte to `eval`.
-                        1 => room - u8::from(self.vocabulary.lacks.words),
+                        1 => room - u8::from(words),
                         _ => room + 1,
                     };
                     let load = Fast::Payload { transport, offset, len, dreg: 8 };
@@ -398,8 +428,13 @@ impl<'a> Maker<'a> {
                         word[..bytes.len()].copy_from_slice(bytes);
                     }
                     let mask = self.mask();
-                    let data = (u32::from_le_bytes(word) ^ u32::from(len == 2)) & mask;
+                    let data = (u32::from_le_bytes(word) ^ u32::from(differ)) & mask;
                     let mut expressions = vec![Expression::Fast(load)];
+                    if !words {
+                        // What the register held before is gone.
+                        let full = Fast::Payload { transport: false, offset: 0, len: 4, dreg: 8 };
+                        expressions.insert(0, Expression::Fast(full));
+                    }
                     if self.vocabulary.cmp {
                         let cmp = Fast::Cmp { sreg: 8, mask, data, inv: false };
                         expressions.push(Expression::Fast(cmp));

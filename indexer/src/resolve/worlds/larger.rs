@@ -2,14 +2,12 @@
 //! of the jump stack, verdicts with unusual bits, rules of the largest size, and inlined expressions
 //! in the middle of everything. What [`super::super::check`] runs.
 
-use super::{Maker, Vocabulary, generate};
+use super::{LONGEST_RULE, Maker, Vocabulary, generate};
 use crate::resolve::rules::{
     Action, Chain, Expression, Fast, JUMP_STACK, Packet, Rule, Ruleset, reference, verdict,
 };
 use crate::resolve::world::Case;
 
-/// Most expressions of one rule: with 48 bytes each, they come near the 4095 that `dlen` can say.
-const LONGEST_RULE: usize = 80;
 /// Most calls of `eval` in one run; what takes more is left out, so that all runs stay short.
 const MAX_CALLS: usize = 400;
 /// Errnos, and what else may be in a verdict's upper half.
@@ -152,16 +150,7 @@ impl Maker<'_> {
     fn long(&mut self) {
         for expressions in [1, 7, 20, 41, LONGEST_RULE] {
             for action in [Action::Verdict(verdict::DROP), Action::Verdict(verdict::BREAK)] {
-                let mut rule = Rule::default();
-                for _ in 1..expressions {
-                    rule.expressions.push(self.call(Action::Nothing));
-                }
-                rule.expressions.push(self.call(action));
-                // Skipped at once, or run to its end; then another drop.
-                let mut skipped = rule.clone();
-                skipped.expressions.insert(0, self.call(Action::Verdict(verdict::BREAK)));
-                let last = self.rule(Action::Verdict(verdict::DROP));
-                self.finish(vec![Chain { rules: vec![skipped, rule, last] }]);
+                self.long_rule(expressions, action);
             }
         }
         for rules in [10, 30, 60] {
