@@ -199,6 +199,26 @@ fn time_is_bounded_though_no_value_ever_tells_drops_apart() {
 }
 
 #[test]
+fn addresses_that_are_run_as_code_are_refused() {
+    let mut refused = 0;
+    for function in CORPUS.iter() {
+        for relocation in &function.parts[0].relocations {
+            let before = relocation.offset as usize - 1;
+            // Instead of `call`: what follows is code then, of another length in another place.
+            for opcode in [0x90, 0x50, 0xc9, 0x66, 0x48] {
+                let mut function = function.clone();
+                function.parts[0].bytes[before] = opcode;
+                if let Err(error) = outcome(&function) {
+                    let why = "depends on where other symbols are";
+                    refused += u32::from(error.detail.contains(why));
+                }
+            }
+        }
+    }
+    assert!(refused > 0);
+}
+
+#[test]
 fn sizes_are_bounded_before_work_begins() {
     let mut function = CORPUS[0].clone();
     for number in 0..60 {

@@ -27,7 +27,7 @@ pub mod world;
 pub mod worlds;
 pub mod x86_64;
 
-use crate::image::function::{Function, ObjectKind, Part};
+use crate::image::function::{Function, ObjectKind, Part, Place};
 use choose::Ranked;
 use infer::{Coverage, Frame, Kind, Places, Slot, Truth, Visits};
 use layout::Abi;
@@ -153,6 +153,10 @@ pub fn resolve_watched(
     }
     bounded(function)?;
     let (images, again) = (images(function, Placement::Odd)?, images(function, Placement::Round)?);
+    if places(&images[0]) != places(&again[0]) {
+        let detail = "what code can be reached depends on where other symbols are".to_owned();
+        return Err(Unresolved::new(Reason::MalformedImage, detail));
+    }
     let budget = Budget::default();
     let warnings = run::warnings(&images[0], function);
     let mut found: Option<(Abi, Findings)> = None;
@@ -224,6 +228,11 @@ fn bounded(function: &Function) -> Result<(), Unresolved> {
     Ok(())
 }
 
+/// Of all instructions.
+fn places(image: &Linked) -> Vec<Place> {
+    image.instructions.iter().map(|decoded| decoded.place).collect()
+}
+
 /// The function in every state of its static keys, symbols placed in one way.
 fn images(function: &Function, placement: Placement) -> Result<Vec<Linked>, Unresolved> {
     let keys = link::keys(function)?;
@@ -248,7 +257,6 @@ fn images(function: &Function, placement: Placement) -> Result<Vec<Linked>, Unre
         images.push(linked);
     }
     // Numbers of instructions stand for places: they have to be the same in all states.
-    let places = |image: &Linked| image.instructions.iter().map(|d| d.place).collect::<Vec<_>>();
     let expected = places(&images[0]);
     if images.iter().any(|image| places(image) != expected) {
         let detail = "what code can be reached depends on the static keys' state".to_owned();
