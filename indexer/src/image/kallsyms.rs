@@ -25,7 +25,8 @@ const MAX_NAME: usize = 512;
 const MAX_SYMBOLS: usize = 2 << 20;
 /// Most bytes of all names together.
 const MAX_NAMES: usize = 64 << 20;
-/// Most names gone through on the search, wrong beginnings included.
+/// Most places, tokens and names looked at on the search, wrong beginnings included: ten times what
+/// the largest kernels take.
 const MAX_STEPS: usize = 64 << 20;
 /// Symbols per marker.
 const PER_MARKER: usize = 256;
@@ -73,19 +74,29 @@ impl fmt::Display for Missing {
 
 /// The symbols of an image, ascending by address. `code` is the addresses functions may have.
 pub(super) fn find(regions: &[Region<'_>], code: &Range<u64>) -> Result<Vec<Entry>, Missing> {
-    let mut steps = MAX_STEPS;
+    let mut steps = Steps(MAX_STEPS);
     let mut missing = Missing::Tables;
     for region in regions {
-        for tokens in Tokens::candidates(region) {
-            if let Some(names) = Names::before(region, &tokens, &mut steps)? {
-                match addresses(region, &tokens, &names, code) {
-                    Ok(addresses) => return entries(&tokens, &names, &addresses),
-                    Err(reason) => missing = reason,
-                }
+        for index in Tokens::places(region) {
+            let Some(tokens) = Tokens::at(region, index, &mut steps)? else { continue };
+            let Some(names) = Names::before(region, &tokens, &mut steps)? else { continue };
+            match addresses(region, &tokens, &names, code) {
+                Ok(addresses) => return entries(&tokens, &names, &addresses),
+                Err(reason) => missing = reason,
             }
         }
     }
     Err(missing)
+}
+
+/// What is left of the search.
+struct Steps(usize);
+
+impl Steps {
+    fn take(&mut self) -> Result<(), Missing> {
+        self.0 = self.0.checked_sub(1).ok_or(Missing::Bounds)?;
+        Ok(())
+    }
 }
 
 impl Region<'_> {
@@ -128,55 +139,65 @@ struct Tokens<'data> {
 impl<'data> Tokens<'data> {
     const INDEX: usize = 256 * 2;
 
-    fn candidates(region: &Region<'data>) -> impl Iterator<Item = Self> {
+    /// Where their index may be.
+    fn places(region: &Region<'_>) -> impl Iterator<Item = usize> {
         let first = (4 - region.address % 4) as usize % 4;
-        let region = *region;
         let last = region.bytes.len().saturating_sub(Self::INDEX);
-        let index = (first..=last).step_by(4);
-        index.filter_map(move |at| Self::at(&region, at))
+        let region = *region;
+        // All begin with 0, and go on with more.
+        let begins = move |at: &usize| region.u16(*at) == Some(0) && region.u16(at + 2) != Some(0);
+        (first..=last).step_by(4).filter(begins)
     }
 
     /// The tokens whose index is at this offset.
-    fn at(region: &Region<'data>, index: usize) -> Option<Self> {
-        // The first comes at once in nearly all places.
-        if region.u16(index)? != 0 || region.u16(index + 2)? == 0 {
-            return None;
-        }
-        let (starts, _) = region.bytes.get(index..index + Self::INDEX)?.as_chunks::<2>();
+    fn at(
+        region: &Region<'data>,
+        index: usize,
+        steps: &mut Steps,
+    ) -> Result<Option<Self>, Missing> {
+        let Some(starts) = region.bytes.get(index..index + Self::INDEX) else { return Ok(None) };
+        let (starts, _) = starts.as_chunks::<2>();
         let starts: Vec<usize> = starts.iter().map(|b| u16::from_le_bytes(*b).into()).collect();
-        if !starts.is_sorted_by(|a, b| a < b && b - a <= MAX_NAME + 1) {
-            return None;
-        }
+        let (Some(last), true) =
+            (starts.last(), starts.is_sorted_by(|a, b| a < b && b - a <= MAX_NAME + 1))
+        else {
+            return Ok(None);
+        };
         // The strings end in front of the index; how far, the last one's length says, and padding.
-        let last = *starts.last()?;
-        let first = index.checked_sub(last + 1)?;
-        let lowest = first.saturating_sub(MAX_NAME + 8);
-        let mut start = region.aligned_down(first, 4)?;
-        while start >= lowest {
-            let end = |number: usize| {
-                if let Some(next) = starts.get(number + 1) {
-                    return Some(start + next - 1);
-                }
-                let rest = region.bytes.get(start + last..index)?;
-                Some(start + last + rest.iter().position(|byte| *byte == 0)?)
-            };
-            let string = |(number, at): (usize, &usize)| {
-                let end = end(number)?;
-                let string = region.bytes.get(start + at..end)?;
-                let whole = region.bytes.get(end) == Some(&0) && !string.contains(&0);
-                whole.then_some(string)
-            };
-            let strings: Option<Vec<&[u8]>> = starts.iter().enumerate().map(string).collect();
-            if let Some(strings) = strings {
-                let end = end(255)? + 1;
-                let padded = [4, 8].iter().any(|to| region.aligned(end, *to) == Some(index));
-                if padded {
-                    return Some(Self { strings, start, end: index + Self::INDEX });
-                }
+        let first = index.checked_sub(last + 1);
+        let Some(mut start) = first.and_then(|first| region.aligned_down(first, 4)) else {
+            return Ok(None);
+        };
+        for _ in 0..=(MAX_NAME + 8) / 4 {
+            if let Some(tokens) = Self::from(region, start, &starts, index, steps)? {
+                return Ok(Some(tokens));
             }
-            start = start.checked_sub(4)?;
+            let Some(before) = start.checked_sub(4) else { break };
+            start = before;
         }
-        None
+        Ok(None)
+    }
+
+    /// The tokens whose strings begin at `start`, each at its distance, and end at the index.
+    fn from(
+        region: &Region<'data>,
+        start: usize,
+        starts: &[usize],
+        index: usize,
+        steps: &mut Steps,
+    ) -> Result<Option<Self>, Missing> {
+        let mut strings = Vec::new();
+        let mut at = start;
+        for &distance in starts {
+            steps.take()?;
+            let rest = region.bytes.get(at..).unwrap_or_default();
+            let len = rest.iter().take(MAX_NAME + 1).position(|byte| *byte == 0);
+            let Some(len) = len.filter(|_| at == start + distance) else { return Ok(None) };
+            strings.push(&rest[..len]);
+            at += len + 1;
+        }
+        let padded = [4, 8].iter().any(|to| region.aligned(at, *to) == Some(index));
+        Ok(padded.then(|| Self { strings, start, end: index + Self::INDEX }))
     }
 
     /// The type of the symbol whose name begins with this token.
@@ -209,10 +230,11 @@ impl<'data> Names<'data> {
     fn before(
         region: &Region<'data>,
         tokens: &Tokens<'data>,
-        steps: &mut usize,
+        steps: &mut Steps,
     ) -> Result<Option<Self>, Missing> {
         let mut start = tokens.start;
         while let Some(at) = start.checked_sub(4) {
+            steps.take()?;
             start = at;
             // The count is right in front of the names, or behind it is padding, or it has 8 bytes.
             for distance in [4, 8] {
@@ -232,7 +254,7 @@ impl<'data> Names<'data> {
         tokens: &Tokens<'data>,
         count_at: usize,
         start: usize,
-        steps: &mut usize,
+        steps: &mut Steps,
     ) -> Result<Option<Self>, Missing> {
         let Some(count) = region.u32(count_at).map(|count| count as usize) else { return Ok(None) };
         // A symbol takes 2 bytes at least, and 3 more where the names' sequence is there too.
@@ -248,7 +270,7 @@ impl<'data> Names<'data> {
         let mut markers = Vec::new();
         let mut at = start;
         for number in 0..count {
-            *steps = steps.checked_sub(1).ok_or(Missing::Bounds)?;
+            steps.take()?;
             if number % PER_MARKER == 0 {
                 markers.push(at - start);
             }
@@ -632,7 +654,10 @@ pub(super) mod tests {
         // Tokens of a real table behind nothing but counts that each could be the right one.
         let symbols = symbols(Form::Behind, 2);
         let bytes = tables(Form::Behind, &symbols, 0);
-        let tokens = Tokens::candidates(&Region { address: 0, bytes: &bytes }).next().unwrap();
+        let region = Region { address: 0, bytes: &bytes };
+        let tokens = Tokens::places(&region)
+            .find_map(|at| Tokens::at(&region, at, &mut Steps(MAX_STEPS)).unwrap())
+            .unwrap();
         let tail = &bytes[tokens.start..tokens.end];
         // Each word is a count of 0x10000 to 0x20000 and, byte by byte, a name of two tokens.
         let names = [2, b't', 2, b't'].repeat(1 << 22);
@@ -641,6 +666,17 @@ pub(super) mod tests {
             word[..4].copy_from_slice(&0x0010_7402_u32.to_le_bytes());
         }
         let bytes = [&many[..], tail].concat();
+        let result = find(&[Region { address: 0, bytes: &bytes }], &CODE);
+        assert!(matches!(result, Err(Missing::Bounds | Missing::Tables)), "{result:?}");
+    }
+
+    #[test]
+    fn much_that_looks_like_tokens_ends_the_search() {
+        // Strings of 3 bytes, whose index fits wherever it is thought to begin, and many of these.
+        let strings = b"abc\0".repeat(400);
+        let index: Vec<u8> = (0..256_u16).flat_map(|n| (n * 4).to_le_bytes()).collect();
+        let whole = [&strings[..], &index, &[1; 8]].concat();
+        let bytes = whole.repeat(20_000);
         let result = find(&[Region { address: 0, bytes: &bytes }], &CODE);
         assert!(matches!(result, Err(Missing::Bounds | Missing::Tables)), "{result:?}");
     }
