@@ -38,14 +38,15 @@ fn build_id_note(mut notes: &[u8]) -> Option<BuildId> {
 
 /// What `uname -r` prints: the first word of the vermagic or banner.
 pub(super) fn release(elf: &Elf<'_>) -> Option<String> {
-    first_word(version(elf)?)
+    first_word(versions(elf).next()?)
 }
 
 /// `CONFIG_PREEMPTION`: the words `preempt` or `preempt_rt` of the vermagic
 /// (include/linux/vermagic.h), or `PREEMPT`, `PREEMPT_DYNAMIC`, `PREEMPT_RT` of the banner, behind
 /// the build's number (init/Makefile).
 pub(super) fn preemption(elf: &Elf<'_>) -> Option<bool> {
-    words_of_preemption(elf.kind, version(elf)?)
+    // From 6.1 on there is a banner without a number in front of the one that holds.
+    versions(elf).find_map(|version| words_of_preemption(elf.kind, version))
 }
 
 fn words_of_preemption(kind: ObjectKind, version: &[u8]) -> Option<bool> {
@@ -62,21 +63,21 @@ fn words_of_preemption(kind: ObjectKind, version: &[u8]) -> Option<bool> {
     Some(words.any(|word| word.to_ascii_lowercase().starts_with(b"preempt")))
 }
 
-/// A module's vermagic, or the banner of vmlinux behind `Linux version`, and what follows.
-fn version<'a>(elf: &Elf<'a>) -> Option<&'a [u8]> {
-    match elf.kind {
-        ObjectKind::Module => {
-            let (_, section) = elf.section(".modinfo")?;
-            let mut entries = section.bytes.split_inclusive(|byte| *byte == 0);
-            entries.find_map(|entry| entry.strip_prefix(b"vermagic="))
-        }
-        ObjectKind::Vmlinux => {
-            let (_, section) = elf.section(".rodata")?;
-            // Others quote the words, in format strings; only the banner goes on with a digit.
-            occurrences(section.bytes, b"Linux version ")
-                .find(|rest| rest.first().is_some_and(u8::is_ascii_digit))
-        }
-    }
+/// A module's vermagic, or the banners of vmlinux behind `Linux version`, and what follows.
+fn versions<'a>(elf: &Elf<'a>) -> impl Iterator<Item = &'a [u8]> {
+    let section = |name| elf.section(name).map_or(&[][..], |(_, section)| section.bytes);
+    let vermagic = section(".modinfo")
+        .split_inclusive(|byte| *byte == 0)
+        .find_map(|entry| entry.strip_prefix(b"vermagic="))
+        .filter(|_| elf.kind == ObjectKind::Module);
+    let rodata = match elf.kind {
+        ObjectKind::Module => &[][..],
+        ObjectKind::Vmlinux => section(".rodata"),
+    };
+    // Others quote the words, in format strings; only a banner goes on with a digit.
+    let banners = occurrences(rodata, b"Linux version ")
+        .filter(|rest| rest.first().is_some_and(u8::is_ascii_digit));
+    vermagic.into_iter().chain(banners)
 }
 
 fn first_word(text: &[u8]) -> Option<String> {

@@ -308,7 +308,8 @@ fn linked_with(address: u64, names: Names) -> Vec<u8> {
     let mut rodata = [0, 16, other].map(u64::to_le_bytes).as_flattened().to_vec();
     rodata.resize(0x40, 0);
     rodata.extend([start + 0x2d, start + 0x2f].map(u64::to_le_bytes).as_flattened());
-    rodata.extend(b"Linux version %s\0Linux version 6.1.2-x (gcc)\0");
+    rodata.extend(b"Linux version %s\0Linux version 6.1.2-x (gcc) # SMP\n\0");
+    rodata.extend(b"Linux version 6.1.2-x (gcc) #1 SMP PREEMPT_DYNAMIC\n\0");
     let mut table = Vec::new();
     for n in 0..20 {
         let at = table_at + 16 * n;
@@ -399,6 +400,7 @@ fn elf_file(sections: &[(&str, u32, u64, u64, &[u8])]) -> Vec<u8> {
 fn a_vmlinux() {
     let function = load(&linked(0xffff_ffff_8100_0000), None).unwrap();
     assert_eq!(function.release.as_deref(), Some("6.1.2-x"));
+    assert_eq!(function.preemption, Some(true));
     assert_eq!(function.object, ObjectKind::Vmlinux);
     let names: Vec<_> = function.parts.iter().map(|part| part.name.as_str()).collect();
     assert_eq!(names, ["nft_do_chain", "nft_payload_fast_eval", ".rodata+0x40"]);
