@@ -33,6 +33,19 @@ use nfdrop_db::BuildId;
 use parts::Parts;
 use sha2::{Digest, Sha256};
 
+/// Largest module and BTF of vmlinux, in bytes: several times what kernels with debugging have. A
+/// module, vmlinux and its BTF may all be in memory at once.
+const MAX_MODULE: usize = 64 << 20;
+const MAX_BTF: usize = 64 << 20;
+
+fn at_most(what: &str, found: usize, limit: usize) -> Result<(), ImageError> {
+    if found > limit {
+        let text = format!("{what} has at most {limit} bytes, found {found}");
+        return Err(ImageError::Malformed(text));
+    }
+    Ok(())
+}
+
 /// What a module needs to know of the vmlinux it belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VmlinuxInfo {
@@ -56,6 +69,9 @@ pub fn load(file: &[u8], vmlinux: Option<&[u8]>) -> Result<Function, ImageError>
     }
     let object = vmlinuz::vmlinux(file, compress::MAX_BYTES)?;
     let mut elf = Elf::parse(&object)?;
+    if elf.kind == ObjectKind::Module {
+        at_most("a module", object.len(), MAX_MODULE)?;
+    }
     if elf.kind == ObjectKind::Vmlinux && !elf.has_symbols() {
         elf.read_kallsyms().map_err(|missing| {
             ImageError::NoSymbol(format!("{missing}; give the vmlinux it was stripped from"))
@@ -109,9 +125,10 @@ pub fn vmlinux_btf(file: &[u8]) -> Result<VmlinuxInfo, ImageError> {
     if elf.kind != ObjectKind::Vmlinux {
         return Err(ImageError::Malformed("expected a vmlinux, found a module".into()));
     }
-    let btf = elf.section(".BTF").map(|(_, section)| section.bytes.to_vec());
+    let btf = elf.section(".BTF").map_or(&[][..], |(_, section)| section.bytes);
+    at_most("the BTF of vmlinux", btf.len(), MAX_BTF)?;
     Ok(VmlinuxInfo {
-        btf: btf.unwrap_or_default(),
+        btf: btf.to_vec(),
         build_id: identity::build_id(&elf),
         release: identity::release(&elf),
     })

@@ -10,6 +10,9 @@ use std::borrow::Cow;
 /// First version of the boot protocol that says where the payload is.
 const PAYLOAD_VERSION: u16 = 0x208;
 
+/// Largest kernel image that is compressed once more, in bytes: three times a distribution's.
+const MAX_IMAGE: usize = 48 << 20;
+
 /// Whether these bytes are a bzImage: boot sector signature and header magic.
 pub(super) fn is_bzimage(bytes: &[u8]) -> bool {
     bytes.get(0x1fe..0x200) == Some(b"\x55\xaa") && bytes.get(0x202..0x206) == Some(b"HdrS")
@@ -21,6 +24,11 @@ pub fn vmlinux(file: &[u8], limit: usize) -> Result<Cow<'_, [u8]>, ImageError> {
     match compress::decompress(file, limit)? {
         Cow::Borrowed(image) => unpack(image, limit),
         Cow::Owned(image) if is_elf(&image) => Ok(Cow::Owned(image)),
+        // Both are in memory at once.
+        Cow::Owned(image) if image.len() > MAX_IMAGE => Err(ImageError::Malformed(format!(
+            "a kernel image has at most {MAX_IMAGE} bytes, found {}",
+            image.len()
+        ))),
         Cow::Owned(image) => Ok(Cow::Owned(unpack(&image, limit)?.into_owned())),
     }
 }
