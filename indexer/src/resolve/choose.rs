@@ -26,10 +26,10 @@ pub struct Ranked<'a> {
 
 /// Smaller is better: drop-only, jump-optimizable, registers over memory, fewer hits by packets that
 /// are not dropped, earlier.
-type Rank = (bool, bool, usize, u64, u32);
+pub(super) type Rank = (bool, bool, usize, u64, u32);
 
 impl Ranked<'_> {
-    fn rank(&self) -> Rank {
+    pub(super) fn rank(&self) -> Rank {
         let when = self.candidate.when;
         let found = &self.found;
         let places =

@@ -131,6 +131,11 @@ impl RunSet {
         self.0.iter().all(|&word| word == 0)
     }
 
+    /// How many runs are in it.
+    pub fn len(&self) -> usize {
+        self.0.iter().map(|word| word.count_ones() as usize).sum()
+    }
+
     /// Whether no run is in both.
     pub fn is_disjoint(&self, other: &Self) -> bool {
         self.0.iter().zip(&other.0).all(|(a, b)| a & b == 0)

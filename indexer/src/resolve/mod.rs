@@ -20,6 +20,7 @@ pub mod link;
 pub mod memory;
 pub mod proof;
 pub mod random;
+pub mod report;
 pub mod rules;
 pub mod run;
 pub mod settle;
@@ -345,6 +346,7 @@ impl<O: Observer> Observer for Watching<'_, O> {
 
     fn edge(&mut self, instruction: usize, taken: bool) {
         self.edges.taken[instruction][usize::from(taken)] = true;
+        self.inner.edge(instruction, taken);
     }
 }
 
@@ -609,23 +611,30 @@ fn choose_probes(
 /// report, a failed check of the stack or of a callee's type). A jump label's two edges are its two states; the runs take
 /// every label they come by in both, since every key is tried in both.
 fn count_edges(function: &Function, linked: &Linked, edges: &Edges) -> (usize, usize) {
+    let ways = branch_edges(function, linked, edges).into_iter().flat_map(|(_, ways)| ways);
+    let counted: Vec<bool> = ways.flatten().collect();
+    (counted.iter().filter(|&&taken| taken).count(), counted.len())
+}
+
+/// By number of each conditional branch whether a run went on and whether one jumped; `None` where
+/// that does not count.
+fn branch_edges(
+    function: &Function,
+    linked: &Linked,
+    edges: &Edges,
+) -> Vec<(usize, [Option<bool>; 2])> {
     let warnings = run::warnings(linked, function);
     let labels: Vec<_> = function.jump_labels.iter().flatten().map(|label| label.code).collect();
-    let mut taken = 0;
-    let mut total = 0;
-    for (number, (decoded, taken_here)) in linked.instructions.iter().zip(&edges.taken).enumerate()
-    {
+    let mut branches = Vec::new();
+    for (number, (decoded, taken)) in linked.instructions.iter().zip(&edges.taken).enumerate() {
         let branch = decoded.instruction.flow_control() == iced_x86::FlowControl::ConditionalBranch;
         if branch && !labels.contains(&decoded.place) {
             let ways = [decoded.instruction.next_ip(), decoded.instruction.near_branch_target()];
             let checks_shadow = edges.checks_shadow(linked, number);
-            for (&edge, to) in taken_here.iter().zip(ways) {
-                if edge || !(checks_shadow || linked.fails(to, &warnings)) {
-                    total += 1;
-                    taken += usize::from(edge);
-                }
-            }
+            let counts =
+                |way: usize| taken[way] || !(checks_shadow || linked.fails(ways[way], &warnings));
+            branches.push((number, [0, 1].map(|way| counts(way).then_some(taken[way]))));
         }
     }
-    (taken, total)
+    branches
 }

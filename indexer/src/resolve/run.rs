@@ -335,7 +335,7 @@ fn keeps_registers(name: &str) -> bool {
 
 /// Whether a function that gets the packet cannot free it: nf_tables' own get the pktinfo, and the
 /// sanitizers' look at addresses.
-fn only_watches(name: &str) -> bool {
+pub(super) fn only_watches(name: &str) -> bool {
     ["nft_", "__nft_", "__asan_", "__kasan_", "__tsan_", "__sanitizer_", "__ubsan_", "__msan_"]
         .iter()
         .any(|prefix| name.starts_with(prefix))

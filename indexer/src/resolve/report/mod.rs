@@ -1,0 +1,491 @@
+//! What the resolver saw: for those who want to check its choice, or to know why there is none.
+//!
+//! The runs are made once more, on the same rulesets, with somebody who writes everything down. So
+//! plain resolving pays nothing for it.
+
+mod roles;
+mod sites;
+mod watch;
+
+pub use roles::Role;
+pub use sites::{Beaten, Refusal, Site, Verdict};
+
+use super::choose::Ranked;
+use super::infer::{Candidate, Coverage, Found, Frame, Kind, Places, RunSet, Slot};
+use super::layout::Abi;
+use super::link::{self, Key, KeyState, Linked, Placement};
+use super::rules::RuleId;
+use super::run::{self, Budget, Ran, Stop, Styles, Surroundings};
+use super::settle;
+use super::world::{Case, World};
+use super::worlds::{self, Vocabulary};
+use super::x86_64::kprobe::Rules;
+use super::{Edges, Findings, RANDOM_CASES, SEEDS, Unresolved};
+use crate::image::function::{Function, Place};
+use iced_x86::FlowControl;
+use nfdrop_db::{LayoutSource, Location};
+use watch::{Stat, Watch, Watching};
+
+/// Most runs whose failing is told one by one.
+const MAX_FAILURES: usize = 8;
+/// A layout whose first runs all fail is not the function's.
+const MIN_AGREED: u32 = 1;
+const FIRST_RUNS: u32 = 64;
+
+/// What was seen of a function.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// What [`super::resolve`] says.
+    pub outcome: Result<Findings, Unresolved>,
+    /// The static keys, by name.
+    pub keys: Vec<String>,
+    /// The layout the runs were made with; `None` where none could be made.
+    pub layout: Option<Abi>,
+    /// All instructions that can be reached, by place; empty where the code does not decode.
+    pub instructions: Vec<Seen>,
+    /// Runs that ended as they should, by [`Outcome`](super::rules::Outcome), and those that did not.
+    pub runs: [u32; 4],
+    /// The first of those that did not.
+    pub failures: Vec<Failure>,
+    /// Branch edges taken, and all.
+    pub edges: (usize, usize),
+}
+
+/// One instruction over all runs.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    /// Where.
+    pub place: Place,
+    /// Runs that came by, by [`Outcome`](super::rules::Outcome), and of those that failed.
+    pub runs: [u32; 4],
+    /// How often they did.
+    pub visits: [u64; 4],
+    /// Whether execution may go two ways here, by a condition and not by a static key.
+    pub branch: bool,
+    /// How often it went on, and how often it jumped.
+    pub edges: [u64; 2],
+    /// Whether these ways count: those that only code with a defect goes do not.
+    pub counted: [bool; 2],
+    /// Where an indirect jump went.
+    pub targets: Vec<Place>,
+    /// What was called.
+    pub callees: Vec<Callee>,
+    /// What registers and stack slots held at every visit.
+    pub holds: Vec<Holding>,
+    /// As a place for probes, for each event that comes by.
+    pub sites: Vec<Site>,
+}
+
+/// A function that was called.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Callee {
+    /// Its symbol.
+    pub name: String,
+    /// With an expression, `struct nft_regs` and the packet: `expr->ops->eval(expr, regs, pkt)`.
+    pub evaluates: bool,
+    /// With the packet, which it may free.
+    pub frees: bool,
+}
+
+/// What is in a place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Holding {
+    /// Register or slot.
+    pub place: Location,
+    /// What it holds.
+    pub role: Role,
+}
+
+/// A run that did not end as it should.
+#[derive(Debug, Clone)]
+pub struct Failure {
+    /// Why, as the resolver says it.
+    pub what: String,
+    /// The instruction where it stopped, or the last one.
+    pub at: Option<Place>,
+    /// Where the last `eval` was called that the reference calls too.
+    pub agreed: Option<Place>,
+    /// So many calls of `eval` were as expected.
+    pub calls: usize,
+    /// So many should have been made.
+    pub expected_calls: usize,
+    /// The last instructions, the last one last.
+    pub trail: Vec<Place>,
+    /// The static keys that were enabled.
+    pub keys: Vec<String>,
+}
+
+/// Resolves a function, and tells what was seen on the way.
+pub fn observe(function: &Function) -> Report {
+    let outcome = super::resolve(function);
+    let keys = link::keys(function).unwrap_or_default();
+    let mut report = Report {
+        outcome,
+        keys: keys.iter().map(key_name).collect(),
+        layout: None,
+        instructions: Vec::new(),
+        runs: [0; 4],
+        failures: Vec::new(),
+        edges: (0, 0),
+    };
+    let images = |placement| super::images(function, placement);
+    let bounded = super::bounded(function);
+    let (Ok(()), Ok(first), Ok(again)) =
+        (bounded, images(Placement::Odd), images(Placement::Round))
+    else {
+        // What can be reached may still be known.
+        let linked = Linked::new(function, &keys, KeyState(0), Placement::Odd);
+        let decoded = linked.into_iter().flat_map(|linked| linked.instructions);
+        report.instructions = decoded.map(|decoded| Seen::never(decoded.place)).collect();
+        return report;
+    };
+    let candidates = Abi::candidates(&function.fields).unwrap_or_default();
+    let budget = Budget::default();
+    let mut best: Option<Observed> = None;
+    let warnings = run::warnings(&first[0], function);
+    for abi in candidates.into_iter().filter(Abi::fits) {
+        let settled = match abi.source {
+            LayoutSource::Shape => settle::settle(&first[0], &warnings, abi.clone(), &budget),
+            LayoutSource::Btf => Ok(abi.clone()),
+        };
+        // One that does not agree is shown as it is, with what goes wrong.
+        let abi = settled.unwrap_or(abi);
+        let observed = Observed::new(function, [&first, &again], &keys, &abi, &budget);
+        let whole = observed.runs[3] == 0;
+        let agreed = |observed: &Observed| observed.runs[..3].iter().sum::<u32>();
+        if best.as_ref().is_none_or(|best| agreed(best) < agreed(&observed)) {
+            best = Some(observed);
+        }
+        if whole {
+            break;
+        }
+    }
+    if let Some(best) = best {
+        best.finish(function, [&first, &again], &mut report);
+    } else {
+        let decoded = first[0].instructions.iter();
+        report.instructions = decoded.map(|decoded| Seen::never(decoded.place)).collect();
+    }
+    report
+}
+
+impl Seen {
+    fn never(place: Place) -> Self {
+        Self {
+            place,
+            runs: [0; 4],
+            visits: [0; 4],
+            branch: false,
+            edges: [0; 2],
+            counted: [false; 2],
+            targets: Vec::new(),
+            callees: Vec::new(),
+            holds: Vec::new(),
+            sites: Vec::new(),
+        }
+    }
+}
+
+/// All runs with one layout.
+struct Observed {
+    abi: Abi,
+    stats: Vec<Stat>,
+    slots: Vec<Slot>,
+    edges: Edges,
+    runs: [u32; 4],
+    failures: Vec<Failure>,
+    /// How often a packet that walks many rules and is accepted comes by.
+    walk: Vec<u64>,
+}
+
+impl Observed {
+    fn new(
+        function: &Function,
+        images: [&[Linked]; 2],
+        keys: &[Key],
+        abi: &Abi,
+        budget: &Budget,
+    ) -> Self {
+        let first = &images[0][0];
+        let vocabulary = Vocabulary::new(first, abi);
+        let mut watch = Watch::new(first, abi);
+        let mut observed = Self {
+            abi: abi.clone(),
+            stats: Vec::new(),
+            slots: watch.slots.clone(),
+            edges: Edges::new(first),
+            runs: [0; 4],
+            failures: Vec::new(),
+            walk: vec![0; first.instructions.len()],
+        };
+        // The first runs tell where the verdict is, which the others know from the start.
+        let walk = worlds::walk(&vocabulary, SEEDS[0]);
+        let mut turns = vec![[0; 2]; first.instructions.len()];
+        for case in &walk {
+            let world = World::new(&case.scene, abi, first);
+            let warnings = run::warnings(first, function);
+            let around = Surroundings { linked: first, abi, warnings: &warnings, budget };
+            watch.enter(&world);
+            watch.begin_run();
+            let mut inner = Watching { watch: &mut watch, world: &world, linked: first };
+            let edges = &mut observed.edges;
+            let mut watching = super::Watching { linked: first, inner: &mut inner, edges };
+            // A run that fails will fail again below, where its reason is told.
+            let _ = run::run(around, &world, case.scene.seed, &mut watching);
+            watch.end_run(Some(case.expected.end.outcome()));
+            for (number, stat) in watch.stats.iter().enumerate() {
+                observed.walk[number] += stat.visits.iter().sum::<u64>();
+                turns[number][0] += stat.edges[0];
+                turns[number][1] += stat.edges[1];
+            }
+            watch.forget(first);
+        }
+        for (stat, edges) in watch.stats.iter_mut().zip(turns) {
+            stat.edges = edges;
+        }
+        let mut styles = Styles::ANY;
+        'runs: for which in 0..2 {
+            let warnings = run::warnings(&images[which][0], function);
+            let cases = worlds::generate(&vocabulary, SEEDS[which], RANDOM_CASES[which]);
+            let runs = super::Runs { images: images[which], abi, cases: &cases, warnings, budget };
+            for (number, case) in cases.iter().enumerate() {
+                let world = World::new(&case.scene, abi, &images[which][0]);
+                watch.enter(&world);
+                for linked in runs.states(number, case) {
+                    let around = Surroundings { linked, abi, warnings: &runs.warnings, budget };
+                    watch.begin_run();
+                    let mut inner = Watching { watch: &mut watch, world: &world, linked };
+                    let edges = &mut observed.edges;
+                    let mut watching = super::Watching { linked, inner: &mut inner, edges };
+                    let ran = run::run(around, &world, case.scene.seed, &mut watching);
+                    let failure = match &ran {
+                        Err(stop) => Some((stop.to_string(), stop_at(stop))),
+                        Ok(ran) => {
+                            let agreed = styles.agree(&case.expected, ran);
+                            if agreed.possible() {
+                                styles = agreed;
+                            }
+                            (!agreed.possible()).then(|| (disagreement(case, ran), None))
+                        }
+                    };
+                    let outcome = failure.is_none().then(|| case.expected.end.outcome());
+                    if let Some((what, at)) = failure {
+                        let calls = ran.map(|ran| ran.calls).unwrap_or_default();
+                        let failure = (what, at, enabled(function, linked, keys));
+                        observed.fail(&watch, linked, case, &calls, failure);
+                    }
+                    watch.end_run(outcome);
+                    observed.runs[outcome.map_or(3, |outcome| outcome as usize)] += 1;
+                    let agreed: u32 = observed.runs[..3].iter().sum();
+                    let lost = observed.runs[3] >= FIRST_RUNS && agreed < MIN_AGREED;
+                    if lost || budget.is_exhausted() {
+                        break 'runs;
+                    }
+                }
+            }
+        }
+        observed.stats = watch.stats;
+        observed
+    }
+
+    fn fail(
+        &mut self,
+        watch: &Watch<'_>,
+        linked: &Linked,
+        case: &Case,
+        calls: &[(RuleId, usize)],
+        (what, at, keys): (String, Option<Place>, Vec<String>),
+    ) {
+        if self.failures.len() >= MAX_FAILURES {
+            return;
+        }
+        let place = |number: &usize| linked.instructions[*number].place;
+        let trail: Vec<Place> = watch.trail().iter().map(place).collect();
+        let at = at.or(trail.last().copied());
+        if self.failures.iter().any(|other| other.at == at && other.what == what) {
+            return;
+        }
+        let expected = &case.expected.calls;
+        // A run that stopped does not say what it called, but all of it was seen.
+        let made = if calls.is_empty() { watch.evaluations.len() } else { calls.len() };
+        let differ = calls.iter().zip(expected).position(|(a, b)| a != b);
+        let agreed = differ.unwrap_or(made.min(expected.len()));
+        self.failures.push(Failure {
+            what,
+            at,
+            agreed: agreed.checked_sub(1).and_then(|last| watch.evaluations.get(last)).map(place),
+            calls: agreed,
+            expected_calls: expected.len(),
+            trail,
+            keys,
+        });
+    }
+
+    /// Chooses as the resolver does, keeping what it throws away.
+    fn finish(self, function: &Function, images: [&[Linked]; 2], report: &mut Report) {
+        let first = &images[0][0];
+        let rules = Rules::new(function, first);
+        report.edges = super::count_edges(function, first, &self.edges);
+        let mut counted = vec![[false; 2]; first.instructions.len()];
+        for (number, ways) in super::branch_edges(function, first, &self.edges) {
+            counted[number] = ways.map(|way| way.is_some());
+        }
+        let probes = report.outcome.as_ref().map_or(&[][..], |findings| &findings.probes);
+        let conditional = probes.is_empty() || probes.iter().any(|probe| !probe.when.is_empty());
+        let kind = if conditional { Kind::Conditional } else { Kind::DropOnly };
+        let mut sites = vec![Vec::new(); first.instructions.len()];
+        if self.runs[3] == 0 {
+            let choice = Choice::new(function, images[0], &self.abi, &rules, kind);
+            let ranked = choice.ranked(first, &rules, &self.walk);
+            let drops = &choice.drops;
+            sites = sites::sites(
+                function,
+                first,
+                &rules,
+                &self.stats,
+                &ranked,
+                (probes, drops, &self.slots),
+            );
+        }
+        let place = |number: &usize| first.instructions[*number].place;
+        let labels: Vec<Place> =
+            function.jump_labels.iter().flatten().map(|label| label.code).collect();
+        let slots = &self.slots;
+        let instructions = first.instructions.iter().zip(self.stats).zip(sites).zip(counted);
+        report.instructions = instructions
+            .map(|(((decoded, stat), sites), counted)| {
+                let flow = decoded.instruction.flow_control();
+                let conditional = flow == FlowControl::ConditionalBranch;
+                Seen {
+                    place: decoded.place,
+                    runs: stat.runs,
+                    visits: stat.visits,
+                    branch: conditional && !labels.contains(&decoded.place),
+                    edges: stat.edges,
+                    counted,
+                    targets: stat.targets.iter().map(place).collect(),
+                    callees: stat.callees.iter().cloned().collect(),
+                    holds: stat.holdings(slots),
+                    sites,
+                }
+            })
+            .collect();
+        (report.runs, report.failures) = (self.runs, self.failures);
+        report.layout = Some(self.abi);
+    }
+}
+
+/// The candidates of the choice with their pointers.
+struct Choice {
+    candidates: Vec<Candidate>,
+    found: Vec<Option<Found>>,
+    drops: [RunSet; 2],
+}
+
+impl Choice {
+    fn new(
+        function: &Function,
+        images: &[Linked],
+        abi: &Abi,
+        rules: &Rules<'_>,
+        kind: Kind,
+    ) -> Self {
+        let first = &images[0];
+        let eligible: Vec<bool> = first
+            .instructions
+            .iter()
+            .map(|d| d.place.part == 0 && rules.probe_site(d.place.offset).is_some())
+            .collect();
+        let vocabulary = Vocabulary::new(first, abi);
+        let cases = worlds::generate(&vocabulary, SEEDS[0], RANDOM_CASES[0]);
+        let warnings = run::warnings(first, function);
+        let budget = Budget::default();
+        let runs = super::Runs { images, abi, cases: &cases, warnings, budget: &budget };
+        let mut styles = Styles::ANY;
+        let mut edges = Edges::new(first);
+        let frame = Frame::new(first);
+        let mut coverage = Coverage::new(abi, &frame.numbers, &eligible, kind);
+        let mut whole = true;
+        for (number, (case, world)) in runs.worlds().enumerate() {
+            for image in runs.states(number, case) {
+                let ran = runs.one(image, case, &world, &mut styles, &mut coverage, &mut edges);
+                whole &= ran.is_ok() && !coverage.too_much();
+                coverage.end_run(case.expected.end.outcome());
+            }
+            if !whole {
+                break;
+            }
+        }
+        let drops = coverage.drops.clone();
+        let candidates = if whole { coverage.candidates() } else { Vec::new() };
+        let mut places = Places::new(&candidates, &frame.slots, first.instructions.len());
+        let mut counted = 0;
+        for (number, (case, world)) in runs.worlds().enumerate() {
+            let event = super::event(case.expected.end.outcome());
+            for image in runs.states(number, case) {
+                let run = counted;
+                counted += 1;
+                let Some(event) = event else { continue };
+                places.begin_run(run, event, super::truth(case, &world));
+                if runs.one(image, case, &world, &mut styles, &mut places, &mut edges).is_err() {
+                    return Self { candidates: Vec::new(), found: Vec::new(), drops };
+                }
+            }
+        }
+        let found = places.found();
+        Self { candidates, found, drops }
+    }
+
+    fn ranked(&self, linked: &Linked, rules: &Rules<'_>, walk: &[u64]) -> Vec<Ranked<'_>> {
+        let ranked = self.candidates.iter().zip(&self.found).filter_map(|(candidate, found)| {
+            let offset = linked.instructions[candidate.instruction].place.offset;
+            let visits = walk[candidate.instruction];
+            Some(Ranked { candidate, found: (*found)?, cost: rules.cost(offset), visits, offset })
+        });
+        ranked.collect()
+    }
+}
+
+fn stop_at(stop: &Stop) -> Option<Place> {
+    match stop {
+        Stop::Trap { at, .. } => Some(*at),
+        _ => None,
+    }
+}
+
+fn disagreement(case: &Case, ran: &Ran) -> String {
+    format!(
+        "expected {} after {} calls of eval, found {:#x} after {}, packet freed {} times",
+        case.expected.end,
+        case.expected.calls.len(),
+        ran.returned,
+        ran.calls.len(),
+        ran.freed
+    )
+}
+
+/// The keys that are enabled in an image: its jump labels and variables say so.
+fn enabled(function: &Function, linked: &Linked, keys: &[Key]) -> Vec<String> {
+    let patched = |key: &Key| {
+        let labels = function.jump_labels.iter().flatten();
+        let label = labels.filter(|_| key.offset == 0).find(|label| label.key == key.symbol);
+        label.is_some_and(|label| {
+            let (.., bytes) = &linked.parts[usize::from(label.code.part)];
+            let first = bytes.get(label.code.offset as usize);
+            matches!(first, Some(0xe9 | 0xeb)) != label.branch
+        })
+    };
+    let variable = |key: &Key| {
+        let at = linked.known_symbol(&key.symbol).map(|at| at.0.wrapping_add(key.offset));
+        linked.variables.iter().any(|&(address, _, value)| Some(address.0) == at && value != 0)
+    };
+    keys.iter().filter(|key| patched(key) || variable(key)).map(key_name).collect()
+}
+
+/// As the listing names it.
+fn key_name(key: &Key) -> String {
+    match key.offset {
+        0 => key.symbol.clone(),
+        offset => format!("{}+{offset:#x}", key.symbol),
+    }
+}

@@ -1,0 +1,362 @@
+//! Watches runs for the report: who comes by, which way branches go, who is called, what every
+//! register and stack slot holds.
+
+use super::roles::{Known, Role, Roles};
+use super::{Callee, Holding};
+use crate::resolve::infer::{Frame, Slot};
+use crate::resolve::layout::Abi;
+use crate::resolve::link::Linked;
+use crate::resolve::memory::{Address, Memory};
+use crate::resolve::rules::Outcome;
+use crate::resolve::run::{Observer, only_watches};
+use crate::resolve::world::World;
+use crate::resolve::x86_64::machine::Cpu;
+use iced_x86::{FlowControl, Instruction, OpKind};
+use nfdrop_db::{Location, Reg};
+use std::collections::BTreeSet;
+
+/// Instructions that are remembered of a run's end.
+pub(super) const TRAIL: usize = 12;
+/// Most targets of an indirect jump, and most callees, that are told.
+const MAX_TARGETS: usize = 64;
+
+/// What an instruction does that needs watching.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Plain,
+    Call,
+    /// A jump to where a register or table says, through a thunk or not.
+    Indirect,
+}
+
+/// What is true in all visits so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Same {
+    Unseen,
+    Always(i64),
+    Differs,
+}
+
+impl Same {
+    fn and(&mut self, value: Option<i64>) {
+        *self = match (*self, value) {
+            (Self::Unseen, Some(value)) => Self::Always(value),
+            (Self::Always(known), Some(value)) if known == value => *self,
+            _ => Self::Differs,
+        };
+    }
+}
+
+/// One instruction over all runs.
+#[derive(Debug, Clone)]
+pub(super) struct Stat {
+    kind: Kind,
+    /// Runs that came by, by outcome; the last are those that did not end as they should.
+    pub(super) runs: [u32; 4],
+    /// How often.
+    pub(super) visits: [u64; 4],
+    /// Whether a run that drops came by more than once, by outcome.
+    pub(super) again: [bool; 2],
+    /// Whether a run that drops came by when the packet may have been freed.
+    pub(super) late: [bool; 2],
+    /// Not taken, taken.
+    pub(super) edges: [u64; 2],
+    pub(super) targets: BTreeSet<usize>,
+    pub(super) callees: BTreeSet<Callee>,
+    roles: Vec<Roles>,
+    /// The first value of each place, and whether another was seen.
+    first: Vec<Option<u64>>,
+    varies: u128,
+    /// From the registers that frames are addressed by to `struct nft_regs`.
+    regs: [Same; 2],
+    /// In this run.
+    count: u32,
+    freed: bool,
+}
+
+/// `rsp` and `rbp`.
+const FRAME: [Reg; 2] = [Reg::Rsp, Reg::Rbp];
+
+impl Stat {
+    /// What places hold at every visit.
+    pub(super) fn holdings(&self, slots: &[Slot]) -> Vec<Holding> {
+        let mut holdings = Vec::new();
+        if self.runs == [0; 4] {
+            return holdings;
+        }
+        for (number, &roles) in self.roles.iter().enumerate() {
+            let mut roles = roles;
+            if self.varies >> number & 1 == 0 {
+                // One value at all visits may be like the verdict by chance.
+                roles.remove(Role::Verdict);
+                roles.remove(Role::VerdictByte);
+            }
+            let Some(role) = roles.best() else { continue };
+            let slot = number.checked_sub(16).map(|number| slots.get(number));
+            let place = match slot {
+                None => Location::reg(Reg::ALL[number]),
+                Some(None) => continue,
+                Some(Some(slot)) => Location::memory(slot.base, slot.offset),
+            };
+            holdings.push(Holding { place, role });
+        }
+        for (reg, same) in FRAME.into_iter().zip(self.regs) {
+            if let Same::Always(distance) = same
+                && distance != 0
+            {
+                let place = Location { add: Some(distance as i32), ..Location::reg(reg) };
+                holdings.push(Holding { place, role: Role::Regs });
+            }
+        }
+        holdings
+    }
+}
+
+/// Watches; one for all runs.
+pub(super) struct Watch<'a> {
+    abi: &'a Abi,
+    /// The frame's, that the code names.
+    pub(super) slots: Vec<Slot>,
+    pub(super) stats: Vec<Stat>,
+    touched: Vec<usize>,
+    known: Known,
+    pkt: u64,
+    /// The rule whose expression was evaluated last.
+    rule: Option<Address>,
+    /// `struct nft_regs`, once something was evaluated in some run: it is at a fixed distance from
+    /// where the stack was at entry.
+    regs: Option<u64>,
+    regs_distance: Option<u64>,
+    stack: u64,
+    last: Option<usize>,
+    trail: [usize; TRAIL],
+    steps: usize,
+    /// The instructions that called `eval` in this run, in order.
+    pub(super) evaluations: Vec<usize>,
+}
+
+impl<'a> Watch<'a> {
+    pub(super) fn new(linked: &Linked, abi: &'a Abi) -> Self {
+        let slots = Frame::new(linked).slots;
+        let stat = |instruction: &Instruction| Stat {
+            kind: kind(instruction, linked),
+            runs: [0; 4],
+            visits: [0; 4],
+            again: [false; 2],
+            late: [false; 2],
+            edges: [0; 2],
+            targets: BTreeSet::new(),
+            callees: BTreeSet::new(),
+            roles: vec![Roles::ALL; 16 + slots.len()],
+            first: vec![None; 16 + slots.len()],
+            varies: 0,
+            regs: [Same::Unseen; 2],
+            count: 0,
+            freed: false,
+        };
+        let stats = linked.instructions.iter().map(|decoded| stat(&decoded.instruction)).collect();
+        Self {
+            abi,
+            slots,
+            stats,
+            touched: Vec::new(),
+            known: Known::default(),
+            pkt: 0,
+            rule: None,
+            regs: None,
+            regs_distance: None,
+            stack: 0,
+            last: None,
+            trail: [0; TRAIL],
+            steps: 0,
+            evaluations: Vec::new(),
+        }
+    }
+
+    /// All runs up to the next call of this are of this world.
+    pub(super) fn enter(&mut self, world: &World) {
+        self.known = Known::new(world, self.abi);
+        (self.pkt, self.stack) = (world.pkt.0, world.stack.0);
+    }
+
+    pub(super) fn begin_run(&mut self) {
+        (self.rule, self.last, self.steps) = (None, None, 0);
+        self.regs = self.regs_distance.map(|distance| self.stack.wrapping_sub(distance));
+        self.evaluations.clear();
+    }
+
+    /// `None`: it did not end as it should.
+    pub(super) fn end_run(&mut self, outcome: Option<Outcome>) {
+        let which = outcome.map_or(3, |outcome| outcome as usize);
+        for number in self.touched.drain(..) {
+            let stat = &mut self.stats[number];
+            stat.runs[which] += 1;
+            stat.visits[which] += u64::from(stat.count);
+            if which < 2 {
+                stat.again[which] |= stat.count > 1;
+                stat.late[which] |= stat.freed;
+            }
+            (stat.count, stat.freed) = (0, false);
+        }
+    }
+
+    /// Forgets what was seen, but not where `struct nft_regs` is.
+    pub(super) fn forget(&mut self, linked: &Linked) {
+        let distance = self.regs_distance;
+        *self = Self { regs_distance: distance, ..Self::new(linked, self.abi) };
+    }
+
+    /// The last instructions of the run, the last one last.
+    pub(super) fn trail(&self) -> Vec<usize> {
+        (self.steps.saturating_sub(TRAIL)..self.steps).map(|n| self.trail[n % TRAIL]).collect()
+    }
+
+    fn called(&mut self, number: usize, cpu: &Cpu, memory: &Memory, at: (&Linked, &World)) {
+        let (linked, world) = at;
+        let instruction = &linked.instructions[number].instruction;
+        let Some(target) = target(instruction, linked, cpu, memory) else { return };
+        let (rdi, rsi, rdx) = (cpu.get(Reg::Rdi), cpu.get(Reg::Rsi), cpu.get(Reg::Rdx));
+        let inside = linked.instruction_at(target).is_some();
+        let evaluation = world.expressions.get(&rdi).filter(|_| rdx == self.pkt && !inside);
+        let name = linked.name_at(Address(target)).unwrap_or_default().to_owned();
+        if let Some(evaluation) = evaluation {
+            let rule = evaluation.of.and_then(|(rule, _)| world.rules.get(&rule).copied());
+            self.rule = rule.or(self.rule);
+            self.regs = Some(rsi);
+            self.regs_distance = Some(self.stack.wrapping_sub(rsi));
+            self.evaluations.push(number);
+        }
+        let callees = &mut self.stats[number].callees;
+        if callees.len() < MAX_TARGETS {
+            let evaluates = evaluation.is_some();
+            let given = [rdi, rsi, rdx].contains(&world.skb.0);
+            let frees = given && !inside && !evaluates && !only_watches(&name);
+            callees.insert(Callee { name, evaluates, frees });
+        }
+    }
+
+    fn hold(&mut self, number: usize, cpu: &Cpu, memory: &Memory) {
+        let code = self.regs.and_then(|regs| {
+            let at = regs.wrapping_add(u64::from(self.abi.verdict_code));
+            memory.read(Address(at), 4).ok()
+        });
+        let stat = &mut self.stats[number];
+        let slot = |n: usize| {
+            let slot = self.slots[n];
+            let at = cpu.get(slot.base).wrapping_add_signed(i64::from(slot.offset));
+            memory.read(Address(at), 8).ok()
+        };
+        for place in 0..stat.roles.len() {
+            if stat.roles[place].is_empty() {
+                continue;
+            }
+            let in_memory = place >= 16;
+            let value = if in_memory { slot(place - 16) } else { Some(cpu.registers[place]) };
+            let Some(value) = value else {
+                stat.roles[place] = Roles::default();
+                continue;
+            };
+            let mut roles = self.known.of(value);
+            if self.rule.is_some_and(|rule| rule.0 == value) {
+                roles.add(Role::Rule);
+            }
+            if self.regs == Some(value) {
+                roles.add(Role::Regs);
+            }
+            // A slot's upper half may be another variable's.
+            let value = if in_memory { value & 0xffff_ffff } else { value };
+            if code == Some(value) {
+                roles.add(Role::Verdict);
+            }
+            if !in_memory && code.is_some_and(|code| code & 0xff == value) {
+                roles.add(Role::VerdictByte);
+            }
+            let first = *stat.first[place].get_or_insert(value);
+            stat.varies |= u128::from(first != value) << place;
+            stat.roles[place].keep(roles);
+        }
+        for (reg, same) in FRAME.into_iter().zip(&mut stat.regs) {
+            let distance = self.regs.map(|regs| regs.wrapping_sub(cpu.get(reg)) as i64);
+            same.and(distance.filter(|distance| distance.unsigned_abs() < 4096));
+        }
+    }
+}
+
+/// Watches the runs of one world and image.
+pub(super) struct Watching<'w, 'a> {
+    pub(super) watch: &'w mut Watch<'a>,
+    pub(super) world: &'w World,
+    pub(super) linked: &'w Linked,
+}
+
+impl Observer for Watching<'_, '_> {
+    fn visit(&mut self, number: usize, cpu: &Cpu, memory: &Memory, freed: bool) {
+        let watch = &mut *self.watch;
+        if let Some(from) = watch.last.take() {
+            let targets = &mut watch.stats[from].targets;
+            if targets.len() < MAX_TARGETS {
+                targets.insert(number);
+            }
+        }
+        watch.trail[watch.steps % TRAIL] = number;
+        watch.steps += 1;
+        watch.hold(number, cpu, memory);
+        let stat = &mut watch.stats[number];
+        if stat.count == 0 {
+            watch.touched.push(number);
+        }
+        stat.count += 1;
+        stat.freed |= freed;
+        match stat.kind {
+            Kind::Plain => {}
+            Kind::Call => watch.called(number, cpu, memory, (self.linked, self.world)),
+            Kind::Indirect => watch.last = Some(number),
+        }
+    }
+
+    fn weight(&self, number: usize) -> u64 {
+        // Every place that may still hold something is a look-up.
+        let live = self.watch.stats[number].roles.iter().filter(|roles| !roles.is_empty()).count();
+        1 + live as u64 / 8
+    }
+
+    fn edge(&mut self, number: usize, taken: bool) {
+        self.watch.stats[number].edges[usize::from(taken)] += 1;
+    }
+}
+
+fn kind(instruction: &Instruction, linked: &Linked) -> Kind {
+    match instruction.flow_control() {
+        FlowControl::Call | FlowControl::IndirectCall => Kind::Call,
+        FlowControl::IndirectBranch => Kind::Indirect,
+        FlowControl::UnconditionalBranch if thunk(instruction, linked).is_some() => Kind::Indirect,
+        _ => Kind::Plain,
+    }
+}
+
+/// The register that a call or jump through a thunk goes to: `__x86_indirect_thunk_rax` and kin.
+fn thunk(instruction: &Instruction, linked: &Linked) -> Option<Reg> {
+    let name = linked.name_at(Address(instruction.near_branch_target()))?;
+    let register = name.strip_prefix("__x86_indirect_")?.rsplit('_').next()?;
+    Reg::ALL.into_iter().find(|reg| reg.name() == register)
+}
+
+/// Where a call goes.
+fn target(instruction: &Instruction, linked: &Linked, cpu: &Cpu, memory: &Memory) -> Option<u64> {
+    match instruction.op0_kind() {
+        OpKind::NearBranch64 => match thunk(instruction, linked) {
+            Some(reg) => Some(cpu.get(reg)),
+            None => Some(instruction.near_branch_target()),
+        },
+        OpKind::Register if instruction.op0_register().is_gpr64() => {
+            Some(cpu.registers[instruction.op0_register().number()])
+        }
+        OpKind::Memory => {
+            let address = instruction.virtual_address(0, 0, |register, _, _| {
+                register.is_gpr64().then(|| cpu.registers[register.number()])
+            })?;
+            memory.read(Address(address), 8).ok()
+        }
+        _ => None,
+    }
+}
