@@ -2,6 +2,7 @@
 
 #[cfg(feature = "crawl")]
 pub mod crawl;
+pub mod explain;
 #[cfg(feature = "crawl")]
 pub mod fetch;
 pub mod image;

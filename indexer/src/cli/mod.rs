@@ -3,6 +3,7 @@
 #![expect(clippy::doc_markdown, reason = "doc comments are help texts here")]
 
 mod crawl;
+mod explain;
 mod extract;
 mod generate;
 mod inputs;
@@ -30,6 +31,7 @@ pub(crate) struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Resolve(resolve::Args),
+    Explain(explain::Args),
     Extract(extract::Args),
     Crawl(crawl::Args),
     List(list::Args),
@@ -46,6 +48,7 @@ const UNRESOLVED: u8 = 2;
 pub(crate) fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Resolve(args) => resolve::run(&args),
+        Command::Explain(args) => explain::run(&args),
         Command::Extract(args) => extract::run(&args),
         Command::Crawl(args) => crawl::run(args),
         Command::List(args) => list::run(&args),

@@ -3,5 +3,6 @@
 #![expect(clippy::unwrap_used, reason = "a test ends where something is amiss")]
 
 mod crawl;
+mod explain;
 mod files;
 mod support;
