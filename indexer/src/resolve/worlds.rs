@@ -371,8 +371,10 @@ impl<'a> Maker<'a> {
             let data = (value ^ differ) & mask;
             if self.vocabulary.cmp && self.vocabulary.bitwise {
                 let cmp = Fast::Cmp { sreg, mask, data, inv };
-                let and = Fast::Bitwise { sreg, dreg: 16, mask, xor: 0 };
-                let again = Fast::Cmp { sreg: 16, mask: u32::MAX, data, inv };
+                // Bits that are kept, flipped and both.
+                let xor = value.rotate_left(13);
+                let and = Fast::Bitwise { sreg, dreg: 16, mask, xor };
+                let again = Fast::Cmp { sreg: 16, mask: u32::MAX, data: data ^ xor, inv };
                 let list = [load, cmp, and, again].map(Expression::Fast);
                 self.single(list.into_iter().chain([drop()]).collect());
             }
