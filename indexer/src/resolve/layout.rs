@@ -357,7 +357,7 @@ impl Abi {
 
     /// The known layouts of inlined expressions: of each kind all versions, newest first. Those of the
     /// packet are given the members of `struct sk_buff` and `struct nft_pktinfo` that were seen used.
-    pub fn inlined(&self, seen: Option<PacketFields>) -> [Vec<Self>; 4] {
+    pub fn inlined(&self, seen: &[PacketFields]) -> [Vec<Self>; 4] {
         let with = |change: &dyn Fn(&mut Self)| {
             let mut abi = self.clone();
             change(&mut abi);
@@ -369,22 +369,20 @@ impl Abi {
         let older = CmpAbi { data: 0, mask: CmpMask::Length(5), sreg: 4, inv: None };
         let cmp16 = CmpAbi { data: 0, mask: CmpMask::Stored(16), sreg: 32, inv: Some(34) };
         // `offset` is a u16 from 7.2 on.
-        let payloads =
-            [(byte(1, 1), 2), (byte(2, 2), 4)].into_iter().filter_map(|(offset, len)| {
-                let PacketFields { l4, thoff, head, data, tail, network_header } = seen?;
-                Some(PayloadAbi {
-                    base: 0,
-                    offset,
-                    len,
-                    dreg: len + 1,
-                    pkt_l4: l4,
-                    pkt_thoff: thoff,
-                    skb_head: head,
-                    skb_data: data,
-                    skb_tail: tail,
-                    skb_network_header: network_header,
-                })
-            });
+        let operands = [(byte(1, 1), 2), (byte(2, 2), 4)].into_iter();
+        let payloads = operands.flat_map(|operands| seen.iter().map(move |seen| (operands, seen)));
+        let payloads = payloads.map(|((offset, len), seen)| PayloadAbi {
+            base: 0,
+            offset,
+            len,
+            dreg: len + 1,
+            pkt_l4: seen.l4,
+            pkt_thoff: seen.thoff,
+            skb_head: seen.head,
+            skb_data: seen.data,
+            skb_tail: seen.tail,
+            skb_network_header: seen.network_header,
+        });
         [
             vec![with(&|abi| abi.bitwise = Some(bitwise))],
             payloads.map(|payload| with(&|abi| abi.payload = Some(payload))).collect(),

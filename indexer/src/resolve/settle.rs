@@ -39,7 +39,7 @@ pub fn settle(
     let seen = packet_fields(image, warnings, &plain, budget);
     let mut abi = plain;
     for (kind, ops) in INLINED.into_iter().enumerate() {
-        let candidates = &abi.inlined(seen)[kind];
+        let candidates = &abi.inlined(&seen)[kind];
         let settled = candidates.iter().find(|candidate| {
             let vocabulary = Vocabulary::new(image, candidate);
             let cases = worlds::inlined(&vocabulary, SEED);
@@ -89,6 +89,8 @@ struct Watch<'a> {
     of_pkt: Reads,
 }
 
+/// Most places that may be the transport header's.
+const MAX_CANDIDATES: usize = 4;
 /// Bytes behind the start of an object that count as the object.
 const OBJECT: u64 = 512;
 
@@ -130,7 +132,7 @@ fn packet_fields(
     warnings: &Warnings,
     plain: &Abi,
     budget: &Budget,
-) -> Option<PacketFields> {
+) -> Vec<PacketFields> {
     // Not known yet: what is not found is left at the end of the objects, where it does no harm.
     let far = 120;
     let field = |offset, size: u32| Field { bit_offset: offset * 8, bit_size: size * 8 };
@@ -145,7 +147,7 @@ fn packet_fields(
     let reads = |fields: PacketFields, transport: bool| {
         let mut all: Option<(Reads, Reads)> = None;
         // The operands' layout is not known either; the right one reads most.
-        for abi in &plain.inlined(Some(fields))[1] {
+        for abi in &plain.inlined(&[fields])[1] {
             let vocabulary = Vocabulary::new(image, abi);
             for case in worlds::load(&vocabulary, SEED, transport) {
                 let world = World::new(&case.scene, abi, image);
@@ -163,22 +165,24 @@ fn packet_fields(
         }
         all
     };
-    let (of_skb, of_pkt) = reads(fields, false)?;
-    fields.head = only(&of_skb, 8)?;
-    fields.tail = only(&of_skb, 4)?;
-    fields.network_header = only(&of_skb, 2)?;
-    let (_, of_transport) = reads(fields, true)?;
+    let Some((of_skb, of_pkt)) = reads(fields, false) else { return Vec::new() };
+    let (Some(head), Some(tail), Some(network_header)) =
+        (only(&of_skb, 8), only(&of_skb, 4), only(&of_skb, 2))
+    else {
+        return Vec::new();
+    };
+    fields = PacketFields { head, tail, network_header, ..fields };
     let fresh = |reads: &Reads| -> Reads { reads.difference(&of_pkt).copied().collect() };
+    let Some((_, of_transport)) = reads(fields, true) else { return vec![fields] };
     fields.l4 = only(&fresh(&of_transport), 1);
-    let (skb_transport, of_transport) = reads(fields, true)?;
+    let Some((skb_transport, of_transport)) = reads(fields, true) else { return vec![fields] };
     let pointers: Reads = skb_transport.difference(&of_skb).copied().collect();
     fields.data = only(&pointers, 8);
-    let numbers = fresh(&of_transport);
-    let of_size = |size| only(&numbers, size).map(|offset| field(offset, size));
-    if let Some(thoff) = of_size(2).or_else(|| of_size(4)) {
-        fields.thoff = thoff;
-    }
-    Some(fields)
+    // The fragment's offset is looked at too in some versions: both are tried.
+    let numbers = fresh(&of_transport).into_iter().filter(|read| matches!(read.1, 2 | 4));
+    let found = numbers.map(|(offset, size)| PacketFields { thoff: field(offset, size), ..fields });
+    let found: Vec<_> = found.take(MAX_CANDIDATES).collect();
+    if found.is_empty() { vec![fields] } else { found }
 }
 
 #[cfg(test)]
