@@ -22,10 +22,19 @@ pub struct Extract {
     pub function: Function,
 }
 
-/// All extracts, by name.
+/// All extracts of published kernels, by name.
 pub fn corpus() -> Result<Vec<Extract>> {
+    extracts(&corpus_dir())
+}
+
+/// All extracts of kernels that were built for this: other compilers, configurations and versions.
+pub fn variants() -> Result<Vec<Extract>> {
+    extracts(&corpus_dir().join("variants"))
+}
+
+fn extracts(dir: &Path) -> Result<Vec<Extract>> {
     let mut extracts = Vec::new();
-    for entry in std::fs::read_dir(corpus_dir()).context("tests/corpus")? {
+    for entry in std::fs::read_dir(dir).with_context(|| dir.display().to_string())? {
         let path = entry?.path();
         if path.extension().is_none_or(|ending| ending != "json") {
             continue;
