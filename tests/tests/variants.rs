@@ -7,6 +7,7 @@
 use nfdrop_indexer::resolve::{self, check};
 use nfdrop_tests::{Extract, variants};
 use rayon::prelude::*;
+use std::fmt::Write as _;
 
 /// Of the larger set of rulesets.
 const SEED: u64 = 0x7661_7269_616e_7473;
@@ -26,15 +27,10 @@ fn described(Extract { name, function }: &Extract) -> String {
     for probe in &findings.probes {
         let when: Vec<String> = probe.when.iter().map(|when| format!(" if {when}")).collect();
         let rule = probe.rule.map_or_else(String::new, |rule| format!(", rule {rule}"));
-        lines += &format!(
-            "    {} {} {}{}{rule}, pkt {}, base chain {}\n",
-            probe.event,
-            probe.offset,
-            probe.cost,
-            when.concat(),
-            probe.pkt,
-            probe.base_chain
-        );
+        let (event, offset, cost, when) = (probe.event, probe.offset, probe.cost, when.concat());
+        let (pkt, chain) = (probe.pkt, probe.base_chain);
+        writeln!(lines, "    {event} {offset} {cost}{when}{rule}, pkt {pkt}, base chain {chain}")
+            .unwrap();
     }
     lines
 }
