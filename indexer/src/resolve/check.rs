@@ -81,11 +81,15 @@ pub fn check(
 
 /// A candidate as the resolver runs it.
 fn settled(function: &Function, abi: &Abi) -> Result<Abi, Unresolved> {
-    if abi.source == LayoutSource::Btf {
-        return Ok(abi.clone());
-    }
     let images = images(function, Placement::Odd)?;
-    settle::settle(&images[0], &warnings(&images[0], function), abi.clone(), &Budget::default())
+    let (image, warnings) = (&images[0], warnings(&images[0], function));
+    match abi.source {
+        LayoutSource::Btf => {
+            let abi = abi.clone();
+            Ok(settle::without_inlined_evals(image, &warnings, abi, &Budget::default()))
+        }
+        LayoutSource::Shape => settle::settle(image, &warnings, abi.clone(), &Budget::default()),
+    }
 }
 
 fn check_with(

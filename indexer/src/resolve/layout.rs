@@ -167,6 +167,9 @@ pub struct Abi {
     pub verdict_code: u32,
     /// In `struct nft_regs`.
     pub verdict_chain: u32,
+    /// `eval` functions that were inlined at link time, by name: what their operands mean is not known,
+    /// and rulesets do without them.
+    pub inlined_evals: Vec<String>,
     /// Inlined expressions.
     pub cmp: Option<CmpAbi>,
     /// Inlined expressions.
@@ -426,6 +429,7 @@ impl Abi {
             ops_size: bytes("nft_expr_ops.size")?,
             verdict_code: verdict + bytes("nft_verdict.code")?,
             verdict_chain: verdict + bytes("nft_verdict.chain")?,
+            inlined_evals: Vec::new(),
             cmp: cmp(fields, "nft_cmp_fast_expr", 32),
             cmp16: cmp(fields, "nft_cmp16_fast_expr", 128),
             bitwise: bitwise(fields),
@@ -478,6 +482,7 @@ impl Abi {
             ops_size: 16,
             verdict_code: 0,
             verdict_chain: 8,
+            inlined_evals: Vec::new(),
             cmp: None,
             cmp16: None,
             bitwise: None,

@@ -4,9 +4,8 @@
 use super::memory::Address;
 use super::x86_64;
 use crate::image::function::{Function, JumpLabel, PartKind, Place, RelocationKind};
-use iced_x86::{Code, FlowControl, Instruction, Mnemonic, OpKind};
+use iced_x86::{FlowControl, Instruction, Mnemonic};
 use std::collections::HashMap;
-use std::ops::Range;
 use std::sync::Arc;
 
 /// Where parts are put: in the range modules are loaded to.
@@ -281,7 +280,7 @@ impl Linked {
     /// The global variable that an instruction tests, if it is one of at most 4 bytes: those are
     /// flags and counters.
     fn tested(&self, i: &Instruction) -> Option<Key> {
-        use iced_x86::Register;
+        use iced_x86::{OpKind, Register};
         let reads = matches!(
             i.mnemonic(),
             Mnemonic::Cmp | Mnemonic::Test | Mnemonic::Mov | Mnemonic::Movzx | Mnemonic::Movsxd
@@ -297,6 +296,12 @@ impl Linked {
         }
         let (symbol, offset) = self.symbol_around(i.memory_displacement64())?;
         Some(Key { symbol: symbol.to_owned(), offset, size })
+    }
+
+    /// Whether some instruction calls or jumps to an address directly.
+    pub fn branches_to(&self, address: Address) -> bool {
+        let direct = |i: &Instruction| x86_64::successors(i).branch == Some(address.0);
+        self.instructions.iter().any(|decoded| direct(&decoded.instruction))
     }
 
     /// The number of the instruction at an address.
@@ -331,31 +336,6 @@ impl Linked {
             };
         }
         false
-    }
-
-    /// The ranges of the function itself that check a callee's type before an indirect call (kCFI):
-    /// `mov r32, -hash; add r32, [callee - d]; je; ud2`. The kernel refuses probes on the first two
-    /// (`can_probe`, arch/x86/kernel/kprobes/core.c from 6.2) and may rewrite all of it at boot
-    /// (`FineIBT`, `cfi_rewrite_callers`, arch/x86/kernel/alternative.c).
-    pub fn type_checks(&self) -> Vec<Range<u32>> {
-        let is_check = |window: &&[Decoded]| {
-            let [load, add, branch, trap] = [0, 1, 2, 3].map(|n| &window[n].instruction);
-            load.code() == Code::Mov_r32_imm32
-                && add.code() == Code::Add_r32_rm32
-                && add.op0_register() == load.op0_register()
-                && add.op1_kind() == OpKind::Memory
-                && branch.is_jcc_short()
-                && branch.near_branch_target() == trap.next_ip()
-                && trap.mnemonic() == Mnemonic::Ud2
-        };
-        let windows = self.instructions.windows(4).filter(|window| window[0].place.part == 0);
-        windows
-            .filter(is_check)
-            .map(|window| {
-                let trap = &window[3];
-                window[0].place.offset..trap.place.offset + trap.instruction.len() as u32
-            })
-            .collect()
     }
 
     /// The first byte of the code that neither belongs to an instruction that can be reached nor is

@@ -165,7 +165,9 @@ pub fn resolve_watched(
     for abi in candidates {
         let settled = match abi.source {
             LayoutSource::Shape => settle::settle(&images[0], &warnings, abi, &budget),
-            LayoutSource::Btf => Ok(abi),
+            LayoutSource::Btf => {
+                Ok(settle::without_inlined_evals(&images[0], &warnings, abi, &budget))
+            }
         };
         let tried = settled.and_then(|abi| {
             let findings = resolve_with(function, [&images, &again], &abi, &budget, enters)?;
@@ -630,7 +632,9 @@ fn branch_edges(
         let branch = decoded.instruction.flow_control() == iced_x86::FlowControl::ConditionalBranch;
         if branch && !labels.contains(&decoded.place) {
             let ways = [decoded.instruction.next_ip(), decoded.instruction.near_branch_target()];
-            let checks_shadow = edges.checks_shadow(linked, number);
+            // What decides over a report of KASAN lies out of line in some builds.
+            let reports = || edges.has_shadow && ways.iter().any(|&to| linked.fails(to, &warnings));
+            let checks_shadow = edges.checks_shadow(linked, number) || reports();
             let counts =
                 |way: usize| taken[way] || !(checks_shadow || linked.fails(ways[way], &warnings));
             branches.push((number, [0, 1].map(|way| counts(way).then_some(taken[way]))));

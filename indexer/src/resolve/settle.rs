@@ -34,6 +34,7 @@ pub fn settle(
     plain: Abi,
     budget: &Budget,
 ) -> Result<Abi, Unresolved> {
+    let plain = without_inlined_evals(image, warnings, plain, budget);
     let vocabulary = Vocabulary::new(image, &plain);
     try_cases(image, warnings, &plain, budget, &worlds::walk(&vocabulary, SEED))?;
     let seen = packet_fields(image, warnings, &plain, budget);
@@ -58,6 +59,28 @@ pub fn settle(
         }
     }
     Ok(abi)
+}
+
+/// Finds the `eval` functions that were inlined at link time (LTO): where the code compares with one
+/// that it never calls, those are left out that are not called when a rule calls them.
+pub fn without_inlined_evals(
+    image: &Linked,
+    warnings: &Warnings,
+    abi: Abi,
+    budget: &Budget,
+) -> Abi {
+    let vocabulary = Vocabulary::new(image, &abi);
+    let called =
+        |name: &&String| image.known_symbol(name).is_some_and(|eval| image.branches_to(eval));
+    if vocabulary.evals.iter().all(|name| called(&name)) {
+        return abi;
+    }
+    let unlike_called = |name: &&String| {
+        let cases = worlds::call(&vocabulary, SEED, name);
+        !called(name) || try_cases(image, warnings, &abi, budget, &cases).is_err()
+    };
+    let inlined_evals = vocabulary.evals.iter().filter(unlike_called).cloned().collect();
+    Abi { inlined_evals, ..abi }
 }
 
 fn try_cases(

@@ -45,6 +45,7 @@ impl Vocabulary {
             linked.symbol_names().filter(is_eval).map(str::to_owned).collect();
         // The inlined ones may be parts of the function; they are not called through `eval` here.
         evals.retain(|name| super::layout::callee(name) == super::layout::Callee::Expression);
+        evals.retain(|name| !abi.inlined_evals.contains(name));
         evals.sort();
         let has = |fast: Fast| linked.known_symbol(ops_symbol_of(fast)).is_some();
         let bitwise = Fast::Bitwise { sreg: 0, dreg: 0, mask: 0, xor: 0 };
@@ -161,6 +162,17 @@ pub fn generate(vocabulary: &Vocabulary, seed: u64, random_cases: usize) -> Vec<
 pub fn inlined(vocabulary: &Vocabulary, seed: u64) -> Vec<Case> {
     let mut make = Maker::new(vocabulary, seed);
     make.fast();
+    make.cases
+}
+
+/// A rule that calls one of the `eval` functions.
+pub fn call(vocabulary: &Vocabulary, seed: u64, eval: &str) -> Vec<Case> {
+    let mut make = Maker::new(vocabulary, seed);
+    for action in [Action::Nothing, Action::Verdict(verdict::DROP)] {
+        let call = |action, eval| Expression::Call { action, eval };
+        let drop = Action::Verdict(verdict::DROP);
+        make.single(vec![call(action, Some(eval.to_owned())), call(drop, None)]);
+    }
     make.cases
 }
 
