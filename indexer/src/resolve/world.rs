@@ -288,8 +288,9 @@ impl World {
         let stack = 0xffff_c900_0000_0000 | random.below(1 << 16) << 16;
         memory.map(Address(GS_BASE), per_cpu(), true);
         memory.map_first(Address(stack), random.junk_bytes(STACK_SIZE), true);
-        // The objects: the first region to be looked through.
-        memory.map_first(Address(heap.base), heap.bytes, true);
+        // The objects: the first region to be looked through. A packet changes neither rules nor
+        // chains on its way: code that does is not understood.
+        memory.map_first(Address(heap.base), heap.bytes, false);
         // Aligned as at a function's entry: 8 more than a multiple of 16.
         let stack = Address(stack + STACK_SIZE as u64 - 1032 - 16 * random.below(16));
         let base_chain = chains[0];

@@ -224,7 +224,7 @@ fn tables(parts: &[Part]) -> impl Iterator<Item = u32> {
         let addend = match relocation.kind {
             // Relative to the table, not to the entry.
             RelocationKind::Pc32 | RelocationKind::Pc64 => {
-                relocation.addend - i64::from(relocation.offset)
+                relocation.addend.checked_sub(i64::from(relocation.offset))?
             }
             _ => relocation.addend,
         };

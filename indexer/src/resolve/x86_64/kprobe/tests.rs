@@ -247,4 +247,13 @@ fn no_probe_whose_jump_would_be_entered_unseen() {
         table.parts.push(Part { name, kind: PartKind::Data, bytes, relocations });
         assert!(!sites(&table).contains(&8), "{kind:?}");
     }
+    // What a file may say as well.
+    let symbol = SYMBOL.to_owned();
+    let (kind, offset, addend) = (RelocationKind::Pc64, 8, i64::MIN);
+    let hostile = Relocation { offset, kind, symbol, addend };
+    assert_eq!(
+        tables(&[Part { kind: PartKind::Data, relocations: vec![hostile], ..part("x", &[0; 16]) }])
+            .count(),
+        0
+    );
 }
