@@ -33,12 +33,14 @@ pub struct Site {
     pub cost: Cost,
 }
 
-/// Every instruction that can be reached.
+/// Every instruction that can be reached but the first: a probe there is ftrace's, or is put behind
+/// the `endbr64`, and no plan has one.
 pub fn predicted(function: &Function) -> Result<Vec<Site>> {
     let linked = Linked::new(function, &keys(function)?, KeyState(0), Placement::Odd)?;
     let rules = Rules::new(function, &linked);
     let own = linked.instructions.iter().filter(|decoded| decoded.place.part == 0);
-    let offsets: BTreeSet<u32> = own.map(|decoded| decoded.place.offset).collect();
+    let offsets = own.map(|decoded| decoded.place.offset).filter(|offset| *offset > 0);
+    let offsets: BTreeSet<u32> = offsets.collect();
     let site = |offset| {
         let (allowed, cost) = (rules.probe_site(offset).is_some(), rules.cost(offset));
         Site { offset, allowed, cost }
