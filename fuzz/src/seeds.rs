@@ -139,9 +139,9 @@ fn sources(folder: &Path) -> Result<(), Failure> {
     write(
         folder,
         "list",
-        b"\x06deb [signed-by=/a.gpg] http://deb.debian.org/debian trixie main\n",
+        b"\x06deb [signed-by=/a.gpg] http://mirror.example/debian trixie main\n",
     )?;
-    let paragraph = b"\x06Types: deb\nURIs: http://deb.debian.org/debian\nSuites: trixie\n\
+    let paragraph = b"\x06Types: deb\nURIs: http://mirror.example/debian\nSuites: trixie\n\
         Components: main\nSigned-By: /a.gpg\n";
     write(folder, "sources", paragraph)
 }
