@@ -8,10 +8,12 @@
 pub mod cache;
 pub mod cli;
 pub mod doctor;
+pub mod event;
 pub mod failure;
 pub mod host;
 pub mod lookup;
 pub mod notes;
+pub mod packet;
 pub mod running;
 pub mod server;
 pub mod show;
