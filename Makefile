@@ -3,10 +3,10 @@
 CARGO ?= cargo
 FUZZ_SECONDS ?= 900
 BINARIES = -p nfdrop-indexer -p nfdrop-server -p nfdrop-client
-SCRIPTS = ci/install-deps ci/run-demo .ci/run $(addprefix tests/guest/,init scenario sites)
+SCRIPTS = ci/install-deps ci/build-client ci/run-demo .ci/run $(addprefix tests/guest/,init scenario sites)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-kernels lint bench fuzz mutants deny clean
+.PHONY: help run client-static test test-kernels lint bench fuzz mutants deny clean
 
 help: ## Show this
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -15,6 +15,10 @@ run: ## Index the newest cloud kernels of your Debian mirror, serve and show a p
 	@ci/install-deps
 	$(CARGO) build --release --locked $(BINARIES)
 	@ci/run-demo
+
+client-static: ## The client as one static file for every distribution; prints where it is
+	@ci/install-deps
+	@CARGO='$(CARGO)' ci/build-client
 
 test: lint ## Everything CI checks: lint and all tests
 	$(CARGO) test --workspace --all-features --locked

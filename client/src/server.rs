@@ -82,19 +82,32 @@ pub enum AskError {
 pub struct Http {
     client: Client,
     timeout: Duration,
+    /// Why no certificate is believed, where that is so.
+    untrusting: Option<String>,
 }
 
 impl Http {
     /// `timeout` is for the whole of one answer, its body included.
     pub fn new(timeout: Duration) -> Result<Self, Failure> {
-        let client = Client::builder()
-            .user_agent(concat!("nfdrop-client/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(CONNECT.min(timeout))
-            .timeout(timeout)
-            .redirect(redirect::Policy::custom(redirects))
-            .build()
-            .map_err(|error| Failure::Http(innermost(&error)))?;
-        Ok(Self { client, timeout })
+        // Fails only where it has been done before.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let builder = || {
+            Client::builder()
+                .user_agent(concat!("nfdrop-client/", env!("CARGO_PKG_VERSION")))
+                .connect_timeout(CONNECT.min(timeout))
+                .timeout(timeout)
+                .redirect(redirect::Policy::custom(redirects))
+        };
+        let (client, untrusting) = match builder().build() {
+            Ok(client) => (client, None),
+            // Small containers have no certificates of authorities, and http:// needs none.
+            Err(error) => {
+                let client = builder().tls_certs_only([]).build();
+                let client = client.map_err(|error| Failure::Http(innermost(&error)))?;
+                (client, Some(innermost(&error)))
+            }
+        };
+        Ok(Self { client, timeout, untrusting })
     }
 
     /// Asks `server` for the plan of `build_id`.
@@ -128,7 +141,14 @@ impl Http {
         AskError::NoAnswer(if error.is_timeout() {
             format!("no answer within {} s", self.timeout.as_secs())
         } else if error.is_connect() {
-            format!("cannot connect: {}", innermost(error))
+            let over_tls = error.url().is_some_and(|url| url.scheme() == "https");
+            match self.untrusting.as_ref().filter(|_| over_tls) {
+                Some(why) => format!(
+                    "cannot connect: {}; {why}: install ca-certificates, or set SSL_CERT_FILE",
+                    innermost(error)
+                ),
+                None => format!("cannot connect: {}", innermost(error)),
+            }
         } else {
             innermost(error)
         })

@@ -6,6 +6,7 @@ mod answers;
 mod cache;
 mod doctor;
 mod hostile;
+mod https;
 mod machine;
 mod program;
 mod servers;

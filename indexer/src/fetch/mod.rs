@@ -197,6 +197,8 @@ impl Fetcher {
     /// Creates the cache's directories too.
     pub fn new(options: Options) -> Result<Self, FetchError> {
         cache::create(&options.cache)?;
+        // Fails only where it has been done before.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let client = reqwest::Client::builder()
             .user_agent(USER_AGENT)
             .connect_timeout(options.connect_timeout)

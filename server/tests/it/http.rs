@@ -1,8 +1,8 @@
 //! What the server answers, asked over the network.
 
-use crate::support::{Data, RESOLVED, Server, UNKNOWN, UNRESOLVED, id};
+use crate::support::{Data, RESOLVED, Server, UNKNOWN, UNRESOLVED, client, id};
 use nfdrop_db::{Provenance, Record, render, sample};
-use reqwest::{Client, Method, Response, StatusCode, header};
+use reqwest::{Method, Response, StatusCode, header};
 
 const DAY: &str = "public, max-age=86400";
 const MINUTES: &str = "public, max-age=300";
@@ -12,7 +12,7 @@ fn header<'a>(response: &'a Response, name: &str) -> &'a str {
 }
 
 async fn get(server: &Server, path: &str) -> Response {
-    Client::new().get(server.url(path)).send().await.unwrap()
+    client().get(server.url(path)).send().await.unwrap()
 }
 
 /// Status, Cache-Control and the two members of the JSON body.
@@ -177,9 +177,8 @@ async fn a_known_etag_is_304() {
             (header(&first, "etag").to_owned(), header(&first, "cache-control").to_owned());
         let quoted = etag.strip_prefix('"').and_then(|etag| etag.strip_suffix('"')).unwrap();
         assert!(quoted.len() == 64 && !quoted.contains(|c: char| !c.is_ascii_hexdigit()), "{etag}");
-        let again = |etag: &str| {
-            Client::new().get(server.url(&path)).header(header::IF_NONE_MATCH, etag).send()
-        };
+        let again =
+            |etag: &str| client().get(server.url(&path)).header(header::IF_NONE_MATCH, etag).send();
         let second = again(&format!("\"other\", {etag}")).await.unwrap();
         assert_eq!(second.status(), StatusCode::NOT_MODIFIED, "{path}");
         assert_eq!(header(&second, "etag"), etag);
@@ -203,7 +202,7 @@ async fn head_is_get_without_its_body() {
         "/".to_owned(),
     ] {
         let got = get(&server, &path).await;
-        let head = Client::new().head(server.url(&path)).send().await.unwrap();
+        let head = client().head(server.url(&path)).send().await.unwrap();
         assert_eq!(head.status(), got.status(), "{path}");
         for name in ["content-type", "content-length", "cache-control", "etag"] {
             assert_eq!(header(&head, name), header(&got, name), "{path} {name}");
@@ -218,7 +217,7 @@ async fn other_methods_and_bodies_are_refused() {
     let server = Server::start(&data);
     let url = server.url(&format!("/buildid/{RESOLVED}/plan"));
     for method in [Method::POST, Method::PUT, Method::DELETE] {
-        let response = Client::new().request(method, &url).send().await.unwrap();
+        let response = client().request(method, &url).send().await.unwrap();
         assert_eq!(header(&response, "allow"), "GET,HEAD");
         assert_eq!(error(response).await.0, 405);
     }

@@ -1,5 +1,6 @@
 //! What a stranger can use up, with limits small enough to be met at once.
 
+use crate::support::client;
 use axum::{Router, routing::get};
 use nfdrop_server::{serve, serve::Limits};
 use std::{future::pending, time::Duration};
@@ -85,7 +86,7 @@ async fn an_answer_that_takes_too_long_is_503() {
     let limits = Limits { request: Duration::from_millis(50), ..Limits::default() };
     let router = Router::new().route("/", get(async || pending::<&'static str>().await));
     let (address, _stop, _) = start(limits, router).await;
-    let response = reqwest::get(format!("http://{address}/")).await.unwrap();
+    let response = client().get(format!("http://{address}/")).send().await.unwrap();
     assert_eq!(response.status().as_u16(), 503);
     assert_eq!(response.headers()["retry-after"], "1");
     insta::assert_snapshot!(response.text().await.unwrap(), @r#"{"error":"the answer took too long","hint":"try again in some seconds"}"#);

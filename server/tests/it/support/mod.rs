@@ -21,6 +21,13 @@ pub(crate) fn id(hex: &str) -> BuildId {
     hex.parse().unwrap()
 }
 
+/// A client; reqwest wants to be told how TLS is done, even where there is none.
+pub(crate) fn client() -> reqwest::Client {
+    // Fails only where it has been done before.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::new()
+}
+
 /// A database with one build of each kind.
 pub(crate) struct Data {
     pub(crate) directory: TempDir,
