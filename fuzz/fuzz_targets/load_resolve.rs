@@ -4,12 +4,12 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use nfdrop_fuzz::{changed, prepare, resolve_and_check};
+use nfdrop_fuzz::{changed, resolve_and_check, seeds};
 use nfdrop_indexer::image;
 
-fuzz_target!(init: prepare(), |data: &[u8]| {
-    let Some(([module, vmlinux], name)) = changed(data) else { return };
+fuzz_target!(init: seeds::write_for("load_resolve"), |data: &[u8]| {
+    let Some(([module, vmlinux], kernel)) = changed(data) else { return };
     if let Ok(function) = image::load(&module, Some(&vmlinux)) {
-        resolve_and_check(function, name);
+        resolve_and_check(function, kernel);
     }
 });

@@ -19,7 +19,7 @@ use object::{Endianness, Object as _, ObjectSection as _};
 use std::fs;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::LazyLock;
+use std::sync::{LazyLock, OnceLock};
 
 /// A kernel made of one extract.
 pub struct Kernel {
@@ -31,6 +31,25 @@ pub struct Kernel {
     pub vmlinux: Vec<u8>,
     /// Where in each of them changes may be made: ELF header, section headers, every section.
     regions: [Vec<Range<usize>>; 2],
+    /// Made when an input first asks for it: all of them would take longer than short runs do.
+    original: OnceLock<Original>,
+}
+
+/// What an unchanged kernel has.
+struct Original {
+    function: Function,
+    /// `None`: no plan.
+    findings: Option<Findings>,
+}
+
+impl Kernel {
+    fn original(&self) -> &Original {
+        self.original.get_or_init(|| {
+            let function = image::load(&self.module, Some(&self.vmlinux)).expect("a kernel");
+            let findings = resolve::resolve(&function).ok();
+            Original { function, findings }
+        })
+    }
 }
 
 /// A kernel per extract of the corpus, as far as kernel files can be made of it.
@@ -51,7 +70,7 @@ pub static KERNELS: LazyLock<Vec<Kernel>> = LazyLock::new(|| {
         let id = BuildId::from_bytes(&[7; 20]).expect("20 bytes");
         let [module, vmlinux] = elf::split(&function, &id);
         let regions = [regions(&module), regions(&vmlinux)];
-        Some(Kernel { name, module, vmlinux, regions })
+        Some(Kernel { name, module, vmlinux, regions, original: OnceLock::new() })
     };
     files.iter().filter_map(|path| kernel(path)).collect()
 });
@@ -75,8 +94,8 @@ const CHANGE: usize = 8;
 const MAX_CHANGES: usize = 16;
 
 /// A kernel with changes: the first byte of `data` says which kernel, every eight more are a change.
-/// Returns module and vmlinux, and the extract's name.
-pub fn changed(data: &[u8]) -> Option<([Vec<u8>; 2], &'static str)> {
+/// Returns module and vmlinux, and the kernel they are of.
+pub fn changed(data: &[u8]) -> Option<([Vec<u8>; 2], &'static Kernel)> {
     let (which, changes) = data.split_first()?;
     let kernel = &KERNELS[usize::from(*which) % KERNELS.len()];
     let mut files = [kernel.module.clone(), kernel.vmlinux.clone()];
@@ -93,7 +112,7 @@ pub fn changed(data: &[u8]) -> Option<([Vec<u8>; 2], &'static str)> {
         let value = u32::from_le_bytes([a, b, c, d]);
         change_field(&mut bytes[offset..], kind, value, &kernel.module);
     }
-    Some((files, &kernel.name))
+    Some((files, kernel))
 }
 
 /// Changes what `bytes` begins with.
@@ -132,34 +151,10 @@ fn put(bytes: &mut [u8], value: &[u8]) {
     }
 }
 
-/// What an unchanged kernel has.
-struct Original {
-    name: &'static str,
-    function: Function,
-    /// `None`: no plan.
-    findings: Option<Findings>,
-}
-
-/// Of all kernels.
-static ORIGINALS: LazyLock<Vec<Original>> = LazyLock::new(|| {
-    let original = |kernel: &'static Kernel| {
-        let function = image::load(&kernel.module, Some(&kernel.vmlinux)).expect("a kernel");
-        let findings = resolve::resolve(&function).ok();
-        Original { name: &kernel.name, function, findings }
-    };
-    KERNELS.iter().map(original).collect()
-});
-
-/// Writes the seeds of the target `load_resolve`, and does what would count as the first input's time.
-pub fn prepare() {
-    seeds::write_for("load_resolve");
-    LazyLock::force(&ORIGINALS);
-}
-
 /// Resolves a function; what comes out as a plan has to be one that clients accept, and one that is
 /// not the unchanged kernel's has to hold on more rulesets.
-pub fn resolve_and_check(mut function: Function, name: &str) {
-    let Some(original) = ORIGINALS.iter().find(|original| original.name == name) else { return };
+pub fn resolve_and_check(mut function: Function, kernel: &Kernel) {
+    let original = kernel.original();
     // The resolver does not look at these, and many changes are of nothing that it looks at.
     function.release.clone_from(&original.function.release);
     function.build_id.clone_from(&original.function.build_id);
@@ -171,6 +166,6 @@ pub fn resolve_and_check(mut function: Function, name: &str) {
     findings.plan(id).validate().unwrap_or_else(|error| panic!("{error}"));
     if original.findings.as_ref().is_none_or(|original| original.probes != findings.probes) {
         let checked = resolve::check::check(&function, &findings, 0x6675_7a7a, 20);
-        checked.unwrap_or_else(|error| panic!("{name}: a plan that is wrong: {error}"));
+        checked.unwrap_or_else(|error| panic!("{}: a plan that is wrong: {error}", kernel.name));
     }
 }

@@ -4,8 +4,9 @@ use std::io::{self, BufRead, BufReader, Read};
 
 /// Compressed bytes are handed over in pieces of this size.
 const INPUT: usize = 256 << 10;
-/// Most memory a decoder may take: xz -9 and zstd --ultra need 64 to 128 MiB.
-const MEMORY: u64 = 256 << 20;
+/// Most memory the xz decoder may take: xz -9 needs 65 MiB.
+const XZ_MEMORY: u64 = 128 << 20;
+/// log2 of the largest window of zstd: 128 MiB, what `zstd --ultra -22` makes.
 const ZSTD_WINDOW_LOG: u32 = 27;
 
 /// Decompresses xz, several streams one after the other included.
@@ -13,7 +14,7 @@ pub(crate) fn xz_decoder(
     reader: impl Read,
 ) -> io::Result<liblzma::bufread::XzDecoder<impl BufRead>> {
     let stream =
-        liblzma::stream::Stream::new_stream_decoder(MEMORY, liblzma::stream::CONCATENATED)?;
+        liblzma::stream::Stream::new_stream_decoder(XZ_MEMORY, liblzma::stream::CONCATENATED)?;
     let reader = BufReader::with_capacity(INPUT, reader);
     Ok(liblzma::bufread::XzDecoder::new_stream(reader, stream))
 }

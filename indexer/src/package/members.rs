@@ -18,7 +18,9 @@ const MAX_PAX: u64 = 64 << 10;
 /// Longest kernel release, in bytes: `__NEW_UTS_LEN` of the kernel.
 const MAX_RELEASE: usize = 64;
 
-/// What may be taken from a package. The defaults are several times what kernels need.
+/// What may be taken from a package. The defaults are several times what kernels need: a compressed
+/// image has 15 MiB, a module with debug information 20 MiB. Two members and what they are unpacked to
+/// fit into 512 MiB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Members, wanted or not.
@@ -33,7 +35,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { entries: 200_000, member: 256 << 20, total: 4 << 30, name: 4096 }
+        Self { entries: 200_000, member: 48 << 20, total: 4 << 30, name: 4096 }
     }
 }
 
