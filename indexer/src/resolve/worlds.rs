@@ -2,6 +2,7 @@
 //! ones. The same seed gives the same rulesets.
 
 mod larger;
+mod mixed;
 
 pub use larger::larger;
 
@@ -78,6 +79,9 @@ impl Vocabulary {
 /// bits of a rule's length but the highest can say, and fewer than 4096.
 const LONGEST_RULE: usize = 100;
 
+/// Of so many random cases one more has inlined expressions.
+const RANDOM_PER_MIXED: usize = 3;
+
 /// Where in the ruleset the interesting rule is.
 const PLACES: [Place; 8] = [
     Place::Base,
@@ -149,8 +153,12 @@ pub fn generate(vocabulary: &Vocabulary, seed: u64, random_cases: usize) -> Vec<
         make.chains(vec![Chain { rules: vec![Rule::default(), Rule::default()] }]);
     }
     let systematic = make.cases.len();
-    for _ in 0..random_cases {
+    let has_inlined = vocabulary.bitwise || vocabulary.payload;
+    for number in 0..random_cases {
         make.any();
+        if has_inlined && number.is_multiple_of(RANDOM_PER_MIXED) {
+            make.mixed();
+        }
     }
     for case in &mut make.cases[systematic..] {
         case.random = true;
