@@ -2,10 +2,12 @@
 //! goes into them: no kernel headers, no BTF and no installed nfdrop are needed to run them.
 
 mod bpftrace;
+mod html;
 mod kprobe_events;
 mod text;
 
 pub use bpftrace::bpftrace;
+pub use html::escape;
 pub use kprobe_events::kprobe_events;
 pub use text::text;
 

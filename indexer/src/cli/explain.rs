@@ -1,17 +1,12 @@
 //! `nfdrop-indexer explain`.
 
-use super::{
-    UNRESOLVED,
-    inputs::{self, Inputs},
-    put, say,
-};
+use super::{UNRESOLVED, inputs, put, say};
 use clap::{ColorChoice, ValueEnum};
 use nfdrop_indexer::{
     explain::{
         Listing, Syntax, html,
         text::{self, Style},
     },
-    kernel,
     resolve::report,
 };
 use std::{env, io, path::PathBuf};
@@ -63,24 +58,11 @@ enum Dialect {
 const TEXT_COLUMNS: usize = 10;
 
 pub(super) fn run(args: &Args) -> anyhow::Result<u8> {
-    let vmlinux = inputs::vmlinux(args.vmlinux.as_ref())?;
-    let mut inputs = Inputs::default();
-    let mut found = Vec::new();
-    for path in &args.files {
-        found.extend(inputs.read(path)?);
-    }
-    found.extend(inputs.rest());
-    let [input] = &found[..] else {
-        anyhow::bail!("a listing is of one kernel, these files are of {}", found.len());
-    };
-    let function = match &input.content {
-        Ok(content) => kernel::load(content.files(vmlinux.as_deref())).0,
-        Err(error) => Err(error.clone()),
-    };
+    let (name, function) = inputs::function(&args.files, args.vmlinux.as_ref(), "a listing")?;
     let function = match function {
         Ok(function) => function,
         Err(error) => {
-            say(format_args!("{}: {error}", input.name));
+            say(format_args!("{name}: {error}"));
             return Ok(UNRESOLVED);
         }
     };

@@ -1,11 +1,7 @@
 //! `nfdrop-indexer extract`.
 
-use super::{
-    UNRESOLVED,
-    inputs::{self, Inputs},
-    put, say,
-};
-use nfdrop_indexer::{image::extract::to_json, kernel};
+use super::{UNRESOLVED, inputs, put, say};
+use nfdrop_indexer::image::extract::to_json;
 use std::path::PathBuf;
 
 /// Write the function as text, for bug reports and tests
@@ -29,24 +25,11 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<u8> {
-    let vmlinux = inputs::vmlinux(args.vmlinux.as_ref())?;
-    let mut inputs = Inputs::default();
-    let mut found = Vec::new();
-    for path in &args.files {
-        found.extend(inputs.read(path)?);
-    }
-    found.extend(inputs.rest());
-    let [input] = &found[..] else {
-        anyhow::bail!("an extract is of one kernel, these files are of {}", found.len());
-    };
-    let function = match &input.content {
-        Ok(content) => kernel::load(content.files(vmlinux.as_deref())).0,
-        Err(error) => Err(error.clone()),
-    };
+    let (name, function) = inputs::function(&args.files, args.vmlinux.as_ref(), "an extract")?;
     match function {
         Ok(function) => put(to_json(&function).as_bytes()).map(|()| 0),
         Err(error) => {
-            say(format_args!("{}: {error}", input.name));
+            say(format_args!("{name}: {error}"));
             Ok(UNRESOLVED)
         }
     }

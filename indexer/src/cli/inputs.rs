@@ -3,8 +3,8 @@
 use anyhow::Context as _;
 use nfdrop_db::Reason;
 use nfdrop_indexer::{
-    image::compress,
-    kernel::{Files, NoFunction},
+    image::{Function, compress},
+    kernel::{self, Files, NoFunction},
     package::{KernelFiles, Limits, Wanted, kernel_files},
 };
 use std::{
@@ -96,6 +96,30 @@ impl Inputs {
         let input = |(name, files)| Input { name, content: Ok(Content::Packages(files)) };
         self.parts.into_iter().map(input)
     }
+}
+
+/// The function in the files of one kernel, with what messages call them; `what` is made of it.
+pub(super) fn function(
+    files: &[PathBuf],
+    vmlinux: Option<&PathBuf>,
+    what: &str,
+) -> anyhow::Result<(String, Result<Function, NoFunction>)> {
+    let image = self::vmlinux(vmlinux)?;
+    let mut inputs = Inputs::default();
+    let mut found = Vec::new();
+    for path in files {
+        found.extend(inputs.read(path)?);
+    }
+    found.extend(inputs.rest());
+    let count = found.len();
+    let Ok([input]) = <[Input; 1]>::try_from(found) else {
+        anyhow::bail!("{what} is of one kernel, these files are of {count}");
+    };
+    let function = match input.content {
+        Ok(content) => kernel::load(content.files(image.as_deref())).0,
+        Err(error) => Err(error),
+    };
+    Ok((input.name, function))
 }
 
 /// The kernel image in a file: vmlinux, vmlinuz, or a package that holds it.

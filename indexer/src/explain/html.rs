@@ -5,6 +5,7 @@
 
 use super::arrows::{Cell, DOWN, Gutter, RIGHT, UP};
 use super::{Class, Fact, Line, LineKind, Listing, Mark, Section, Span, Tone};
+use nfdrop_db::render::escape;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
@@ -252,20 +253,4 @@ fn picture(out: &mut String, gutter: &Gutter, line: usize) {
         }
     }
     out.push_str("</svg>");
-}
-
-/// Names come from files that anybody may have made: nothing in them is markup.
-fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            '"' => escaped.push_str("&quot;"),
-            '\'' => escaped.push_str("&#39;"),
-            _ => escaped.push(c),
-        }
-    }
-    escaped
 }

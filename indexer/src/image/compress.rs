@@ -251,18 +251,19 @@ fn lzop(bytes: &[u8], limit: usize, out: &mut Vec<u8>) -> Result<(), CompressErr
 pub(super) mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::io::Write as _;
 
     /// The bytes in the given compression.
     pub(in crate::image) fn compress(bytes: &[u8], with: Compression) -> Vec<u8> {
+        let all = |encoder: &mut dyn Read| {
+            let mut out = Vec::new();
+            encoder.read_to_end(&mut out).unwrap();
+            out
+        };
         match with {
             Compression::Xz => liblzma::encode_all(bytes, 1).unwrap(),
             Compression::Zstd => zstd::encode_all(bytes, 1).unwrap(),
             Compression::Gzip => {
-                let mut encoder =
-                    flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-                encoder.write_all(bytes).unwrap();
-                encoder.finish().unwrap()
+                all(&mut flate2::bufread::GzEncoder::new(bytes, flate2::Compression::fast()))
             }
             Compression::Lz4Legacy => {
                 let mut out = b"\x02\x21\x4c\x18".to_vec();
@@ -274,17 +275,12 @@ pub(super) mod tests {
                 out
             }
             Compression::Bzip2 => {
-                let mut encoder =
-                    bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
-                encoder.write_all(bytes).unwrap();
-                encoder.finish().unwrap()
+                all(&mut bzip2::bufread::BzEncoder::new(bytes, bzip2::Compression::fast()))
             }
             Compression::Lzma => {
                 let options = liblzma::stream::LzmaOptions::new_preset(1).unwrap();
                 let stream = liblzma::stream::Stream::new_lzma_encoder(&options).unwrap();
-                let mut encoder = liblzma::write::XzEncoder::new_stream(Vec::new(), stream);
-                encoder.write_all(bytes).unwrap();
-                encoder.finish().unwrap()
+                all(&mut liblzma::bufread::XzEncoder::new_stream(bytes, stream))
             }
             Compression::Lzo => {
                 // Blocks of literals only: 17 + their number, they themselves, the end.

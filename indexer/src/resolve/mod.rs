@@ -30,7 +30,7 @@ pub mod x86_64;
 
 use crate::image::function::{Function, ObjectKind, Part, Place};
 use choose::Ranked;
-use infer::{Coverage, Frame, Kind, Places, Slot, Truth, Visits};
+use infer::{Candidate, Coverage, Found, Frame, Kind, Places, Slot, Truth, Visits};
 use layout::Abi;
 use link::{KeyState, LinkError, Linked, Placement};
 use nfdrop_db::plan::{self, SCHEMA};
@@ -39,7 +39,7 @@ use nfdrop_db::{
     Reason, Share,
 };
 use rules::{End, Outcome};
-use run::{Budget, Observer, Stop, Styles, Surroundings};
+use run::{Budget, Observer, Ran, Stop, Styles, Surroundings};
 use world::{Case, World};
 use worlds::Vocabulary;
 use x86_64::kprobe::Rules;
@@ -386,18 +386,34 @@ impl Runs<'_> {
         })?;
         let agreed = styles.agree(&case.expected, &ran);
         if !agreed.possible() {
-            let detail = format!(
-                "expected {} after {} calls of eval, found {:#x} after {}, packet freed {} times",
-                case.expected.end,
-                case.expected.calls.len(),
-                ran.returned,
-                ran.calls.len(),
-                ran.freed
-            );
-            return Err(Unresolved::new(Reason::Diverged, detail));
+            return Err(Unresolved::new(Reason::Diverged, disagreement(case, &ran)));
         }
         *styles = agreed;
         Ok(())
+    }
+
+    /// Where the pointers are at each candidate: all cases that drop are run once more.
+    fn places(
+        &self,
+        candidates: &[Candidate],
+        slots: &[Slot],
+    ) -> Result<Vec<Option<Found>>, Unresolved> {
+        let instructions = self.images[0].instructions.len();
+        let mut places = Places::new(candidates, slots, instructions);
+        let mut styles = Styles::ANY;
+        let mut edges = Edges::new(&self.images[0]);
+        let mut counted = 0;
+        for (number, (case, world)) in self.worlds().enumerate() {
+            let event = event(case.expected.end.outcome());
+            for image in self.states(number, case) {
+                let run = counted;
+                counted += 1;
+                let Some(event) = event else { continue };
+                places.begin_run(run, event, truth(case, &world));
+                self.one(image, case, &world, &mut styles, &mut places, &mut edges)?;
+            }
+        }
+        Ok(places.found())
     }
 
     /// All cases with their worlds: the same for all images, which have the same symbols.
@@ -423,6 +439,24 @@ fn truth(case: &Case, world: &World) -> Truth {
     Truth { rule, pkt: world.pkt, base_chain: world.base_chain }
 }
 
+/// How a run ended that should have ended otherwise.
+fn disagreement(case: &Case, ran: &Ran) -> String {
+    format!(
+        "expected {} after {} calls of eval, found {:#x} after {}, packet freed {} times",
+        case.expected.end,
+        case.expected.calls.len(),
+        ran.returned,
+        ran.calls.len(),
+        ran.freed
+    )
+}
+
+/// By number, the instructions that a kprobe can be put on.
+fn eligible(linked: &Linked, rules: &Rules<'_>) -> Vec<bool> {
+    let site = |place: Place| place.part == 0 && rules.probe_site(place.offset).is_some();
+    linked.instructions.iter().map(|decoded| site(decoded.place)).collect()
+}
+
 fn event(outcome: Outcome) -> Option<Event> {
     match outcome {
         Outcome::RuleDrop => Some(Event::RuleDrop),
@@ -441,11 +475,7 @@ fn resolve_with(
     enters(Stage::Runs);
     let first = &images[0];
     let rules = Rules::new(function, first);
-    let eligible: Vec<bool> = first
-        .instructions
-        .iter()
-        .map(|decoded| decoded.place.part == 0 && rules.probe_site(decoded.place.offset).is_some())
-        .collect();
+    let eligible = eligible(first, &rules);
     let vocabulary = Vocabulary::new(first, abi);
     let frame = Frame::new(first);
     let warnings = run::warnings(first, function);
@@ -551,21 +581,7 @@ fn choose_probes(
     let first = &runs.images[0];
     let drops = coverage.drops.clone();
     let candidates = coverage.candidates();
-    let mut places = Places::new(&candidates, slots, first.instructions.len());
-    let mut styles = Styles::ANY;
-    let mut edges = Edges::new(first);
-    let mut counted = 0;
-    for (number, (case, world)) in runs.worlds().enumerate() {
-        let event = event(case.expected.end.outcome());
-        for image in runs.states(number, case) {
-            let run = counted;
-            counted += 1;
-            let Some(event) = event else { continue };
-            places.begin_run(run, event, truth(case, &world));
-            runs.one(image, case, &world, &mut styles, &mut places, &mut edges)?;
-        }
-    }
-    let found = places.found();
+    let found = runs.places(&candidates, slots)?;
     let mut probes = Vec::new();
     for (which, event) in [Event::RuleDrop, Event::PolicyDrop].into_iter().enumerate() {
         let of_event = || candidates.iter().zip(&found).filter(|(c, _)| c.event == event);

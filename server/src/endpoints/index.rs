@@ -13,6 +13,7 @@ use axum::{
 };
 use nfdrop_db::{
     Status,
+    render::escape,
     store::{BuildFilter, BuildSummary, Counts, Failure, series},
 };
 use std::{cmp::Reverse, fmt::Write};
@@ -152,22 +153,6 @@ fn natural(text: &str) -> Vec<(String, Option<u64>)> {
         rest = after;
     }
     parts
-}
-
-/// Names come from packages: nothing in them is markup.
-fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            '"' => escaped.push_str("&quot;"),
-            '\'' => escaped.push_str("&#39;"),
-            _ => escaped.push(c),
-        }
-    }
-    escaped
 }
 
 #[cfg(test)]

@@ -11,11 +11,11 @@ pub use roles::Role;
 pub use sites::{Beaten, Refusal, Site, Verdict};
 
 use super::choose::Ranked;
-use super::infer::{Candidate, Coverage, Found, Frame, Kind, Places, RunSet, Slot};
+use super::infer::{Candidate, Coverage, Found, Frame, Kind, RunSet, Slot};
 use super::layout::Abi;
 use super::link::{self, Key, KeyState, Linked, Placement};
 use super::rules::RuleId;
-use super::run::{self, Budget, Ran, Stop, Styles, Surroundings};
+use super::run::{self, Budget, Stop, Styles, Surroundings};
 use super::settle;
 use super::world::{Case, World};
 use super::worlds::{self, Vocabulary};
@@ -265,7 +265,7 @@ impl Observed {
                             if agreed.possible() {
                                 styles = agreed;
                             }
-                            (!agreed.possible()).then(|| (disagreement(case, ran), None))
+                            (!agreed.possible()).then(|| (super::disagreement(case, ran), None))
                         }
                     };
                     let outcome = failure.is_none().then(|| case.expected.end.outcome());
@@ -391,11 +391,7 @@ impl Choice {
         kind: Kind,
     ) -> Self {
         let first = &images[0];
-        let eligible: Vec<bool> = first
-            .instructions
-            .iter()
-            .map(|d| d.place.part == 0 && rules.probe_site(d.place.offset).is_some())
-            .collect();
+        let eligible = super::eligible(first, rules);
         let vocabulary = Vocabulary::new(first, abi);
         let cases = worlds::generate(&vocabulary, SEEDS[0], RANDOM_CASES[0]);
         let warnings = run::warnings(first, function);
@@ -418,21 +414,9 @@ impl Choice {
         }
         let drops = coverage.drops.clone();
         let candidates = if whole { coverage.candidates() } else { Vec::new() };
-        let mut places = Places::new(&candidates, &frame.slots, first.instructions.len());
-        let mut counted = 0;
-        for (number, (case, world)) in runs.worlds().enumerate() {
-            let event = super::event(case.expected.end.outcome());
-            for image in runs.states(number, case) {
-                let run = counted;
-                counted += 1;
-                let Some(event) = event else { continue };
-                places.begin_run(run, event, super::truth(case, &world));
-                if runs.one(image, case, &world, &mut styles, &mut places, &mut edges).is_err() {
-                    return Self { candidates: Vec::new(), found: Vec::new(), drops };
-                }
-            }
-        }
-        let found = places.found();
+        let Ok(found) = runs.places(&candidates, &frame.slots) else {
+            return Self { candidates: Vec::new(), found: Vec::new(), drops };
+        };
         Self { candidates, found, drops }
     }
 
@@ -451,17 +435,6 @@ fn stop_at(stop: &Stop) -> Option<Place> {
         Stop::Trap { at, .. } => Some(*at),
         _ => None,
     }
-}
-
-fn disagreement(case: &Case, ran: &Ran) -> String {
-    format!(
-        "expected {} after {} calls of eval, found {:#x} after {}, packet freed {} times",
-        case.expected.end,
-        case.expected.calls.len(),
-        ran.returned,
-        ran.calls.len(),
-        ran.freed
-    )
 }
 
 /// The keys that are enabled in an image: its jump labels and variables say so.
