@@ -7,6 +7,8 @@ use std::{env, path::PathBuf, time::Duration};
 
 const EXAMPLES: &str = "\
 Examples:
+  nfdrop-client --server http://127.0.0.1:7767
+  nfdrop-client --format json --duration 5m | jq -c '[.table, .chain, .handle]'
   nfdrop-client plan --server http://127.0.0.1:7767
   NFDROP_URLS='https://plans.example http://127.0.0.1:7767' nfdrop-client doctor
 
@@ -37,13 +39,81 @@ Nothing is attached or changed. Exit codes: 0 nothing missing, 4 this kernel or 
 
 /// Names the nftables rule behind every dropped packet.
 ///
-/// This version fetches and checks the running kernel's attach plan; attaching is not in it yet.
+/// Fetches the running kernel's attach plan, sets its kprobes, and prints every packet that a rule or
+/// a policy of nftables drops. Neither the ruleset nor anything else is changed.
 #[derive(Debug, Parser)]
-#[command(name = "nfdrop-client", version, after_help = EXAMPLES)]
+#[command(
+    name = "nfdrop-client",
+    version,
+    after_help = EXAMPLES,
+    args_conflicts_with_subcommands = true
+)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Option<Command>,
+    /// Without a command: name drops.
+    #[command(flatten)]
+    pub watch: WatchArgs,
+}
+
+/// Arguments of the program itself.
+#[derive(Debug, Args)]
+pub struct WatchArgs {
+    /// Whom to ask.
+    #[command(flatten)]
+    pub target: Target,
+    /// How drops are printed
+    #[arg(long, value_enum, default_value_t = DropFormat::Text)]
+    pub format: DropFormat,
+    /// Read the plan from a file instead of asking
+    #[arg(long, value_name = "FILE", conflicts_with = "servers")]
+    pub plan: Option<PathBuf>,
+    /// End after so many printed drops
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+    /// End after this time: 90, 90s, 5m, 2h
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub duration: Option<Duration>,
+    /// Print one drop of N; all are counted
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub sample: u32,
+    /// Bytes of every packet to keep, for pcapng
+    #[arg(long, value_name = "BYTES", default_value_t = 128, value_parser = clap::value_parser!(u16).range(64..=i64::from(crate::attach::MAX_PACKET)))]
+    pub snaplen: u16,
+    /// KiB of the buffer between kernel and client
+    #[arg(long, value_name = "KIB", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(4..=1 << 20))]
+    pub ring_size: u32,
+}
+
+/// How drops are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DropFormat {
+    /// A line a drop, for people
+    Text,
+    /// A JSON object a line
+    Json,
+    /// A capture file whose packets have the rule as comment
+    Pcapng,
+}
+
+/// `90`, `90s`, `5m`, `2h`, `500ms`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (digits, unit) = text.split_at(end);
+    let milliseconds = match unit {
+        "ms" => Some(1),
+        "" | "s" => Some(1000),
+        "m" => Some(60_000),
+        "h" => Some(3_600_000),
+        _ => None,
+    };
+    let number = digits.parse::<u64>().ok().filter(|number| *number > 0);
+    milliseconds
+        .zip(number)
+        .and_then(|(unit, number)| number.checked_mul(unit))
+        .map(Duration::from_millis)
+        .ok_or_else(|| "give a number above 0 and a unit, as in 90s, 5m or 2h".to_owned())
 }
 
 /// The subcommands.

@@ -8,8 +8,8 @@
 //! | 3 | a plan was refused |
 //! | 4 | this kernel or user cannot attach |
 
-use crate::running::RunningError;
-use nfdrop_db::{BuildId, Reason, RecordError};
+use crate::{attach::AttachError, running::RunningError};
+use nfdrop_db::{BuildId, HexBytes, Reason, RecordError, plan::FnOffset};
 use std::{io, path::PathBuf, process::ExitCode};
 
 /// Why there is no plan to show.
@@ -78,6 +78,37 @@ pub enum Failure {
     /// The running build is not known.
     #[error(transparent)]
     Running(#[from] RunningError),
+    /// The kernel's code is not what the plan was made for.
+    #[error(
+        "plan refused: at nft_do_chain{offset} it expects {expected}, this kernel has {found}\n\
+         somebody has patched this function, or the plan is wrong: compare with `nfdrop-indexer \
+         resolve` of this kernel's nf_tables.ko, and tell whoever runs the server"
+    )]
+    OtherBytes {
+        /// Where.
+        offset: FnOffset,
+        /// What the plan has.
+        expected: HexBytes,
+        /// What is there.
+        found: HexBytes,
+    },
+    /// Something that attaching needs is not there.
+    #[error("cannot attach: {0}")]
+    Missing(String),
+    /// The kernel does not take the programs or probes.
+    #[error("cannot attach: {error}{}", list(.checks))]
+    Attach {
+        /// What it says.
+        error: AttachError,
+        /// What is missing here, and what to do about it.
+        checks: Vec<String>,
+    },
+    /// What was attached does not work.
+    #[error("{0}")]
+    Broken(AttachError),
+    /// Data cannot be written.
+    #[error("cannot write to stdout: {0}")]
+    Output(io::Error),
     /// The HTTP client cannot be set up.
     #[error("cannot set up HTTP: {0}: check the system's certificates and proxy settings")]
     Http(String),
@@ -124,10 +155,12 @@ impl Failure {
             | Self::Unreachable { .. }
             | Self::PlanFile { .. }
             | Self::Http(_)
+            | Self::Broken(_)
+            | Self::Output(_)
             | Self::Running(RunningError::Unreadable { .. }) => 1,
             Self::NeverSeen { .. } | Self::Unresolved { .. } => 2,
-            Self::Refused { .. } => 3,
-            Self::Running(_) => 4,
+            Self::Refused { .. } | Self::OtherBytes { .. } => 3,
+            Self::Running(_) | Self::Missing(_) | Self::Attach { .. } => 4,
         }
     }
 

@@ -25,6 +25,8 @@ pub struct Host {
 pub struct Symbols {
     /// Where `nft_do_chain` is.
     pub nft_do_chain: Option<Place>,
+    /// At which address; `None` where addresses are hidden.
+    pub address: Option<u64>,
     /// `register_kprobe` is in the kernel.
     pub register_kprobe: bool,
     /// The `bpf` system call is in the kernel.
@@ -92,9 +94,13 @@ impl Host {
         // address, type, name and, for a module's symbol, the module in brackets
         while reader.read_until(b'\n', &mut line).ok()? > 0 {
             lines += 1;
-            let mut words = line.split(u8::is_ascii_whitespace).skip(2);
-            match words.next() {
+            let mut words = line.split(u8::is_ascii_whitespace);
+            let address = words.next();
+            match words.nth(1) {
                 Some(b"nft_do_chain") => {
+                    let digits = address.and_then(|digits| str::from_utf8(digits).ok());
+                    let address = digits.and_then(|digits| u64::from_str_radix(digits, 16).ok());
+                    symbols.address = address.filter(|address| *address != 0);
                     let module = words.find(|word| !word.is_empty());
                     symbols.nft_do_chain = Some(module.map_or(Place::Kernel, |word| {
                         let name = String::from_utf8_lossy(word);

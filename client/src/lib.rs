@@ -5,6 +5,7 @@
 //! [`server`]) → checks of `nfdrop-db` → [`show`]. Whatever ends it early is a
 //! [`failure::Failure`], which knows its message and exit code.
 
+pub mod attach;
 pub mod cache;
 pub mod cli;
 pub mod doctor;
@@ -17,3 +18,4 @@ pub mod packet;
 pub mod running;
 pub mod server;
 pub mod show;
+pub mod watch;

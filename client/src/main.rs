@@ -2,12 +2,12 @@
 
 use clap::{CommandFactory, Parser};
 use nfdrop_client::{
-    cli::{Cli, Command, DoctorArgs, DoctorFormat, PlanArgs},
+    cli::{Cli, Command, DoctorArgs, DoctorFormat, PlanArgs, WatchArgs},
     doctor,
     failure::Failure,
     host::Host,
     lookup::{self, Settings},
-    running, show,
+    running, show, watch,
 };
 use std::{
     io::{self, Write},
@@ -37,12 +37,18 @@ async fn main() -> ExitCode {
             print(&script, ExitCode::SUCCESS)
         }
         Some(Command::Man { command }) => man(command.as_deref()),
-        None => {
-            say(&Cli::command().render_help().to_string());
-            say("attaching is not in this version yet: use `plan` to get this kernel's plan, or \
-                 `doctor` to see whether it could be attached");
-            OTHER
-        }
+        None => watch(cli.watch).await,
+    }
+}
+
+async fn watch(args: WatchArgs) -> ExitCode {
+    let settings = match Settings::from_env(args.target.servers.clone()) {
+        Ok(settings) => settings,
+        Err(error) => return fail(&error, OTHER),
+    };
+    match watch::run(&args, &settings, |line| say(line)).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => fail(&failure, failure.exit_code()),
     }
 }
 

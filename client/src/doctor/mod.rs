@@ -34,15 +34,23 @@ pub async fn examine(
         None => Check::unknown("build-id", "not known while nf_tables is not there"),
     });
     checks.extend(plan(settings, build_id.as_ref()).await?);
+    checks.extend(whole_kernel(host));
+    checks.extend(quick(host, object));
+    Ok(Report { checks })
+}
+
+/// What the kernel was built with: takes reading all of its symbols.
+pub fn whole_kernel(host: &Host) -> [Check; 2] {
     let (symbols, config) = (host.symbols(), host.config());
-    checks.extend([
+    [
         kernel::kprobes(host, symbols.as_ref(), config.as_ref()),
         kernel::bpf(symbols.as_ref(), config.as_ref()),
-        rights::lockdown(host),
-        rights::capabilities(host),
-        kernel::livepatch(host, object),
-    ]);
-    Ok(Report { checks })
+    ]
+}
+
+/// What is told by a few small files, and therefore checked before every attaching.
+pub fn quick(host: &Host, object: Object) -> [Check; 3] {
+    [rights::lockdown(host), rights::capabilities(host), kernel::livepatch(host, object)]
 }
 
 fn nf_tables(running: &Result<running::Running, RunningError>) -> Check {

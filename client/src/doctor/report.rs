@@ -73,6 +73,13 @@ impl Check {
         Self { code, ..self }
     }
 
+    /// What is missing and what to do about it, in one line; `None` where nothing is.
+    pub fn complaint(&self) -> Option<String> {
+        let Self { name, found, todo, .. } = self;
+        let line = || format!("{name}: {found} -> {todo}").replace('\n', " ");
+        (self.state == State::Missing).then(line)
+    }
+
     /// Still missing, but no longer counted.
     pub(super) fn forgive(&mut self) {
         self.code = 0;

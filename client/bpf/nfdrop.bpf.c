@@ -1,0 +1,461 @@
+// SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+/*
+ * One kprobe program per probe of an attach plan, and a witness that counts nftables' drops
+ * independently of them.
+ *
+ * No kernel type is used: everything that differs between kernel builds comes from the plan, as
+ * constants that the loader writes into .rodata before the verifier sees the programs. The verifier
+ * knows them then, and removes what a plan does not need.
+ *
+ * A program's time is spent on dropped packets only, except at sites with conditions, which are
+ * tested first.
+ */
+#include <linux/bpf.h>
+#include <linux/types.h>
+#include <asm/ptrace.h>
+#include <bpf/bpf_helpers.h>
+
+#define MAX_PROBES 16
+#define MAX_CONDITIONS 4
+#define MAX_PACKET 1024
+#define NAME_SIZE 64
+#define DEVICE_NAME_SIZE 16
+/* An offset that the plan does not have. */
+#define ABSENT 0xffffffff
+
+enum { RULE_DROP, POLICY_DROP, EVENTS_KINDS };
+
+/* --- the plan ----------------------------------------------------------- */
+
+/* Register (in the order of the instruction encoding), or what is in memory there; plus `add`. */
+struct location {
+	__u32 reg;
+	__u32 in_memory;
+	__s32 deref;
+	__s32 add;
+};
+
+struct condition {
+	struct location value;
+	__u64 mask;
+	__u64 equals;
+};
+
+struct probe {
+	__u32 event;
+	__u32 conditions;
+	struct location rule;
+	struct location pkt;
+	struct location base_chain;
+	struct condition when[MAX_CONDITIONS];
+};
+
+const volatile struct probe PROBES[MAX_PROBES] = {};
+
+const volatile __u32 RULE_HANDLE_OFFSET = 0;
+const volatile __u32 RULE_HANDLE_SHIFT = 0;
+const volatile __u64 RULE_HANDLE_MASK = 0;
+
+#define OFFSET(name) const volatile __u32 name = ABSENT
+OFFSET(PKTINFO_SKB);
+OFFSET(PKTINFO_STATE);
+OFFSET(STATE_HOOK);
+OFFSET(STATE_PF);
+OFFSET(STATE_IN);
+OFFSET(STATE_OUT);
+OFFSET(STATE_NET);
+OFFSET(CHAIN_TABLE);
+OFFSET(CHAIN_NAME);
+OFFSET(CHAIN_HANDLE);
+OFFSET(TABLE_NAME);
+OFFSET(TABLE_HANDLE);
+OFFSET(TABLE_FAMILY);
+OFFSET(SKB_LEN);
+OFFSET(SKB_DATA_LEN);
+OFFSET(SKB_MARK);
+OFFSET(SKB_PROTOCOL);
+OFFSET(SKB_HEAD);
+OFFSET(SKB_DATA);
+OFFSET(SKB_MAC_HEADER);
+OFFSET(SKB_NETWORK_HEADER);
+OFFSET(DEV_IFINDEX);
+OFFSET(DEV_NAME);
+OFFSET(NET_INUM);
+
+/* --- what is asked for -------------------------------------------------- */
+
+/* Every drop becomes an event, with so many bytes of its packet. */
+const volatile __u32 EVENTS_ON = 0;
+const volatile __u32 PACKET_SIZE = 0;
+/* One of so many. */
+const volatile __u32 SAMPLE = 1;
+/* Every drop is counted by what dropped it. */
+const volatile __u32 COUNTS_ON = 0;
+/* SKB_DROP_REASON_NETFILTER_DROP, which has another number in every release. */
+const volatile __u32 NETFILTER_DROP = ABSENT;
+
+/* --- what is told ------------------------------------------------------- */
+
+/* Read by client/src/attach/ring.rs; its first bytes are those of the packet's. */
+enum {
+	HAS_HOOK = 1 << 0,
+	HAS_NETNS = 1 << 1,
+	HAS_MARK = 1 << 2,
+	HAS_LEN = 1 << 3,
+	HAS_IIF = 1 << 4,
+	HAS_OIF = 1 << 5,
+};
+
+struct event {
+	__u64 time; /* CLOCK_MONOTONIC */
+	__u64 rule_handle;
+	__u64 table_handle;
+	__u32 netns;
+	__u32 mark;
+	__u32 len;
+	__u32 iif;
+	__u32 oif;
+	__u16 captured; /* bytes of packet[] */
+	__u16 network;	/* where in them the network header is */
+	__u16 protocol; /* big-endian */
+	__u8 event;
+	__u8 family;
+	__u8 protocol_family;
+	__u8 hook;
+	__u16 has;
+	char iif_name[DEVICE_NAME_SIZE];
+	char oif_name[DEVICE_NAME_SIZE];
+	char table[NAME_SIZE];
+	char chain[NAME_SIZE];
+	__u8 packet[];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 4096);
+} EVENTS SEC(".maps");
+
+struct counters {
+	__u64 drops[EVENTS_KINDS];
+	__u64 lost;	 /* events that found the ring full */
+	__u64 uncounted; /* drops that found the table of counts full */
+	__u64 witnessed; /* packets freed as dropped by netfilter */
+};
+
+/*
+ * Per CPU, and without atomics: the kernel runs no program of a kprobe inside another's, and counts
+ * what it leaves out.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct counters);
+} COUNTERS SEC(".maps");
+
+struct count_key {
+	__u64 table_handle;
+	__u64 handle; /* the rule's; of a policy drop the base chain's */
+	__u32 netns;
+	__u8 event;
+	__u8 family;
+	__u16 zero;
+};
+
+struct count {
+	__u64 packets;
+	__u64 bytes;
+	char table[NAME_SIZE];
+	char chain[NAME_SIZE];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__type(key, struct count_key);
+	__type(value, struct count);
+} COUNTS SEC(".maps");
+
+/* --- reading ------------------------------------------------------------ */
+
+#define REGISTER(number, name)                                                                     \
+	case number:                                                                               \
+		/* A plain load would be merged with its neighbours into one of a computed place   \
+		 * in the context, which the verifier refuses. */                                   \
+		asm volatile("%0 = *(u64 *)(%1 + %2)"                                              \
+			     : "=r"(value)                                                         \
+			     : "r"(ctx), "i"(__builtin_offsetof(struct pt_regs, name)));           \
+		break
+
+static __always_inline __u64 reg(struct pt_regs *ctx, __u32 number)
+{
+	__u64 value = 0;
+
+	switch (number) {
+		REGISTER(0, rax);
+		REGISTER(1, rcx);
+		REGISTER(2, rdx);
+		REGISTER(3, rbx);
+		REGISTER(4, rsp);
+		REGISTER(5, rbp);
+		REGISTER(6, rsi);
+		REGISTER(7, rdi);
+		REGISTER(8, r8);
+		REGISTER(9, r9);
+		REGISTER(10, r10);
+		REGISTER(11, r11);
+		REGISTER(12, r12);
+		REGISTER(13, r13);
+		REGISTER(14, r14);
+		REGISTER(15, r15);
+	}
+	return value;
+}
+
+#define READ(to, address) bpf_probe_read_kernel(&(to), sizeof(to), (const void *)(address))
+
+static __always_inline __u64 pointer(__u64 address)
+{
+	__u64 value = 0;
+
+	READ(value, address);
+	return value;
+}
+
+static __always_inline __u64 at(struct pt_regs *ctx, const volatile struct location *place)
+{
+	__u64 value = reg(ctx, place->reg);
+
+	if (place->in_memory)
+		value = pointer(value + (__s64)place->deref);
+	return value + (__s64)place->add;
+}
+
+static __always_inline int holds(struct pt_regs *ctx, const volatile struct condition *when)
+{
+	return (at(ctx, &when->value) & when->mask) == when->equals;
+}
+
+static __always_inline void device(__u64 state, __u32 member, __u32 *index, char *name, __u16 *has,
+				   __u16 bit)
+{
+	__u64 dev;
+
+	if (member == ABSENT || DEV_IFINDEX == ABSENT || DEV_NAME == ABSENT)
+		return;
+	dev = pointer(state + member);
+	if (!dev)
+		return;
+	READ(*index, dev + DEV_IFINDEX);
+	bpf_probe_read_kernel(name, DEVICE_NAME_SIZE, (const void *)(dev + DEV_NAME));
+	*has |= bit;
+}
+
+/* Link layer's header, where there is one of Ethernet, and all that follows in the linear part. */
+static __always_inline void packet(struct event *event, __u64 skb)
+{
+	__u64 head, data, start, size;
+	__u32 len = 0, data_len = 0;
+	__u16 network = 0, mac = 0xffff;
+
+	if (SKB_HEAD == ABSENT || SKB_DATA == ABSENT || SKB_NETWORK_HEADER == ABSENT ||
+	    SKB_LEN == ABSENT || SKB_DATA_LEN == ABSENT)
+		return;
+	head = pointer(skb + SKB_HEAD);
+	data = pointer(skb + SKB_DATA);
+	READ(len, skb + SKB_LEN);
+	READ(data_len, skb + SKB_DATA_LEN);
+	READ(network, skb + SKB_NETWORK_HEADER);
+	if (SKB_MAC_HEADER != ABSENT)
+		READ(mac, skb + SKB_MAC_HEADER);
+	if (SKB_PROTOCOL != ABSENT)
+		READ(event->protocol, skb + SKB_PROTOCOL);
+
+	start = head + network;
+	/* With an 802.1Q tag that no device has taken off it has 18 bytes. */
+	if (mac != 0xffff && (network - mac == 14 || network - mac == 18)) {
+		event->network = network - mac;
+		start = head + mac;
+	}
+	size = data + (len - data_len) - start;
+	/* len counts from data, which some hooks have before the network header. */
+	event->len = len - (__u32)(head + network - data);
+	event->has |= HAS_LEN;
+	if (size > PACKET_SIZE)
+		size = PACKET_SIZE;
+	asm volatile("" : "+r"(size));
+	if (size > MAX_PACKET)
+		size = 0;
+	if (!bpf_probe_read_kernel(event->packet, size, (const void *)start))
+		event->captured = size;
+}
+
+static __always_inline void names(__u64 chain, __u64 table, char *table_name, char *chain_name)
+{
+	if (CHAIN_NAME != ABSENT)
+		bpf_probe_read_kernel_str(chain_name, NAME_SIZE,
+					  (const void *)pointer(chain + CHAIN_NAME));
+	if (TABLE_NAME != ABSENT)
+		bpf_probe_read_kernel_str(table_name, NAME_SIZE,
+					  (const void *)pointer(table + TABLE_NAME));
+}
+
+/* --- the programs ------------------------------------------------------- */
+
+static __always_inline void count(const struct count_key *key, __u64 chain, __u64 table, __u32 len,
+				  struct counters *counters)
+{
+	struct count *found = bpf_map_lookup_elem(&COUNTS, key);
+
+	if (!found) {
+		struct count fresh = {};
+
+		names(chain, table, fresh.table, fresh.chain);
+		bpf_map_update_elem(&COUNTS, key, &fresh, BPF_NOEXIST);
+		found = bpf_map_lookup_elem(&COUNTS, key);
+		if (!found) {
+			counters->uncounted++;
+			return;
+		}
+	}
+	__sync_fetch_and_add(&found->packets, 1);
+	__sync_fetch_and_add(&found->bytes, len);
+}
+
+static __noinline int seen(struct pt_regs *ctx, __u32 index)
+{
+	const volatile struct probe *probe = &PROBES[index];
+	struct count_key key = {};
+	struct counters *counters;
+	struct event *event;
+	__u64 pkt, skb = 0, state = 0, chain, table = 0, drops;
+	__u32 zero = 0, netns = 0;
+	__u16 family = 0;
+
+	if (probe->conditions > 0 && !holds(ctx, &probe->when[0]))
+		return 0;
+	if (probe->conditions > 1 && !holds(ctx, &probe->when[1]))
+		return 0;
+	if (probe->conditions > 2 && !holds(ctx, &probe->when[2]))
+		return 0;
+	if (probe->conditions > 3 && !holds(ctx, &probe->when[3]))
+		return 0;
+
+	counters = bpf_map_lookup_elem(&COUNTERS, &zero);
+	if (!counters)
+		return 0;
+	if (probe->event == RULE_DROP)
+		drops = ++counters->drops[RULE_DROP];
+	else
+		drops = ++counters->drops[POLICY_DROP];
+	if (SAMPLE > 1 && drops % SAMPLE)
+		return 0;
+
+	pkt = at(ctx, &probe->pkt);
+	chain = at(ctx, &probe->base_chain);
+	if (PKTINFO_SKB != ABSENT)
+		skb = pointer(pkt + PKTINFO_SKB);
+	if (PKTINFO_STATE != ABSENT)
+		state = pointer(pkt + PKTINFO_STATE);
+	if (CHAIN_TABLE != ABSENT)
+		table = pointer(chain + CHAIN_TABLE);
+	if (TABLE_HANDLE != ABSENT)
+		READ(key.table_handle, table + TABLE_HANDLE);
+	/* Six bits, the rest flags, before 5.13. */
+	if (TABLE_FAMILY != ABSENT)
+		READ(family, table + TABLE_FAMILY);
+	key.family = family & 0x3f;
+	key.event = probe->event;
+	if (probe->event == RULE_DROP) {
+		__u64 word = pointer(at(ctx, &probe->rule) + RULE_HANDLE_OFFSET);
+
+		key.handle = word >> RULE_HANDLE_SHIFT & RULE_HANDLE_MASK;
+	} else if (COUNTS_ON && CHAIN_HANDLE != ABSENT) {
+		READ(key.handle, chain + CHAIN_HANDLE);
+	}
+	if (STATE_NET != ABSENT && NET_INUM != ABSENT)
+		READ(netns, pointer(state + STATE_NET) + NET_INUM);
+	key.netns = netns;
+
+	if (COUNTS_ON) {
+		__u32 len = 0;
+
+		if (SKB_LEN != ABSENT)
+			READ(len, skb + SKB_LEN);
+		count(&key, chain, table, len, counters);
+	}
+	if (!EVENTS_ON)
+		return 0;
+
+	event = bpf_ringbuf_reserve(&EVENTS, sizeof(*event) + PACKET_SIZE, 0);
+	if (!event) {
+		counters->lost++;
+		return 0;
+	}
+	__builtin_memset(event, 0, sizeof(*event));
+	event->time = bpf_ktime_get_ns();
+	event->rule_handle = key.handle;
+	event->table_handle = key.table_handle;
+	event->event = key.event;
+	event->family = key.family;
+	event->netns = netns;
+	if (STATE_NET != ABSENT && NET_INUM != ABSENT)
+		event->has |= HAS_NETNS;
+	if (STATE_HOOK != ABSENT && STATE_PF != ABSENT) {
+		/* A u32 before 5.15, of which this is the low byte. */
+		READ(event->hook, state + STATE_HOOK);
+		READ(event->protocol_family, state + STATE_PF);
+		event->has |= HAS_HOOK;
+	}
+	device(state, STATE_IN, &event->iif, event->iif_name, &event->has, HAS_IIF);
+	device(state, STATE_OUT, &event->oif, event->oif_name, &event->has, HAS_OIF);
+	if (SKB_MARK != ABSENT) {
+		READ(event->mark, skb + SKB_MARK);
+		event->has |= HAS_MARK;
+	}
+	names(chain, table, event->table, event->chain);
+	packet(event, skb);
+	bpf_ringbuf_submit(event, 0);
+	return 0;
+}
+
+#define PROBE(index)                                                                               \
+	SEC("kprobe")                                                                              \
+	int probe_##index(struct pt_regs *ctx)                                                     \
+	{                                                                                          \
+		return seen(ctx, index);                                                           \
+	}
+
+PROBE(0)
+PROBE(1)
+PROBE(2)
+PROBE(3)
+PROBE(4)
+PROBE(5)
+PROBE(6)
+PROBE(7)
+PROBE(8)
+PROBE(9)
+PROBE(10)
+PROBE(11)
+PROBE(12)
+PROBE(13)
+PROBE(14)
+PROBE(15)
+
+/* (skb, location, reason) from 5.17 on. */
+SEC("raw_tracepoint")
+int witness(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct counters *counters;
+	__u32 zero = 0;
+
+	if ((__u32)ctx->args[2] != NETFILTER_DROP)
+		return 0;
+	counters = bpf_map_lookup_elem(&COUNTERS, &zero);
+	if (counters)
+		counters->witnessed++;
+	return 0;
+}
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";

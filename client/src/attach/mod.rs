@@ -1,0 +1,338 @@
+//! From a plan to programs in the kernel, and what they tell.
+//!
+//! [`Attached`] is all or nothing: when one probe cannot be set, the others are taken back. Nothing is
+//! pinned, and every probe hangs on a file descriptor of this process: the kernel takes all of it
+//! away when the process ends, in whatever way.
+
+mod constants;
+mod error;
+pub mod ring;
+pub mod site;
+
+pub use error::AttachError;
+
+use crate::host::Host;
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
+    programs::{KProbe, ProgramError, RawTracePoint},
+};
+use nfdrop_db::plan::{Event, Plan, SYMBOL};
+
+/// Most bytes of a packet that an event carries: `MAX_PACKET` of the BPF program.
+pub const MAX_PACKET: u16 = 1024;
+
+const OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/nfdrop.bpf.o"));
+/// `struct counters`.
+const COUNTERS: usize = 5;
+/// `struct count_key` and `struct count`.
+const KEY: usize = 24;
+const COUNT: usize = 16 + 2 * NAME;
+const NAME: usize = 64;
+
+/// What the programs are to tell.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted {
+    /// An event for every drop.
+    pub events: bool,
+    /// Bytes of the packet in it, at most [`MAX_PACKET`].
+    pub packet_size: u16,
+    /// An event for one drop of so many; all are counted.
+    pub sample: u32,
+    /// Bytes of the ring buffer; the kernel's next power of two is taken.
+    pub ring_size: u32,
+    /// So many rules and policies are counted each by itself; 0: none is.
+    pub counts: u32,
+}
+
+/// What was counted in the kernel since the programs were attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counters {
+    /// Drops by rules.
+    pub rule_drops: u64,
+    /// Drops by policies.
+    pub policy_drops: u64,
+    /// Events for which the ring had no room.
+    pub lost: u64,
+    /// Drops for which the table of counts had no room.
+    pub uncounted: u64,
+    /// Packets that the kernel freed as dropped by netfilter; `None` where it does not tell why it
+    /// frees packets (before 5.17).
+    pub witnessed: Option<u64>,
+    /// Times that a program was not run because another one was running there.
+    pub missed: u64,
+}
+
+impl Counters {
+    /// Of rules and policies.
+    pub fn drops(&self) -> u64 {
+        self.rule_drops + self.policy_drops
+    }
+
+    /// With those of programs that were attached before.
+    #[must_use]
+    pub fn plus(self, earlier: Self) -> Self {
+        let witnessed = match (self.witnessed, earlier.witnessed) {
+            (Some(now), Some(before)) => Some(now + before),
+            (one, other) => one.or(other),
+        };
+        Self {
+            rule_drops: self.rule_drops + earlier.rule_drops,
+            policy_drops: self.policy_drops + earlier.policy_drops,
+            lost: self.lost + earlier.lost,
+            uncounted: self.uncounted + earlier.uncounted,
+            witnessed,
+            missed: self.missed + earlier.missed,
+        }
+    }
+}
+
+/// How often one rule or policy has dropped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Count {
+    /// By a rule, or by a policy.
+    pub event: Event,
+    /// `NFPROTO_*` of the table.
+    pub family: u8,
+    /// The namespace's inode number.
+    pub netns: u32,
+    /// The table's handle.
+    pub table_handle: u64,
+    /// The rule's, or that of the base chain whose policy it is.
+    pub handle: u64,
+    /// The table's name, cut at 63 bytes.
+    pub table: String,
+    /// The base chain's name, cut at 63 bytes.
+    pub base_chain: String,
+    /// Packets dropped.
+    pub packets: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// Programs in the kernel, and their maps.
+pub struct Attached {
+    /// Holds the programs; `None` once they are detached.
+    programs: Option<Ebpf>,
+    ring: RingBuf<MapData>,
+    counters: PerCpuArray<MapData, [u64; COUNTERS]>,
+    counts: HashMap<MapData, [u8; KEY], [u8; COUNT]>,
+    witness: bool,
+    /// The last reading of what is gone with the programs.
+    missed: u64,
+}
+
+/// Attaches a program per probe of the plan, and the witness where the kernel allows for one.
+///
+/// # Errors
+/// Then nothing is attached.
+pub fn attach(host: &Host, plan: &Plan, wanted: &Wanted) -> Result<Attached, AttachError> {
+    let netfilter_drop = netfilter_drop(host);
+    let constants = constants::constants(plan, wanted, netfilter_drop);
+    let mut loader = EbpfLoader::new();
+    // The kernel's BTF is of no use without relocations, and reading it takes long.
+    loader.btf(None);
+    for (name, bytes) in &constants {
+        loader.override_global(name, bytes.as_slice(), true);
+    }
+    loader.map_max_entries("EVENTS", if wanted.events { wanted.ring_size } else { 4096 });
+    loader.map_max_entries("COUNTS", wanted.counts.max(1));
+    let mut programs = loader.load(OBJECT).map_err(|error| AttachError::load(&error))?;
+
+    let names: Vec<_> = (0..plan.probes.len()).map(|index| format!("probe_{index}")).collect();
+    for name in &names {
+        kprobe(&mut programs, name)?.load().map_err(|error| AttachError::program(&error))?;
+    }
+    set_probes(host, plan, &mut programs, &names)?;
+    let witness = match netfilter_drop {
+        Some(_) => set_witness(&mut programs)?,
+        None => false,
+    };
+    let ring = map(&mut programs, "EVENTS", RingBuf::try_from)?;
+    let counters = map(&mut programs, "COUNTERS", PerCpuArray::try_from)?;
+    let counts = map(&mut programs, "COUNTS", HashMap::try_from)?;
+    Ok(Attached { programs: Some(programs), ring, counters, counts, witness, missed: 0 })
+}
+
+/// In the order of what kernels accept: the bare name, which some releases do not look for in
+/// modules; the name with the module's; the address.
+fn set_probes(
+    host: &Host,
+    plan: &Plan,
+    programs: &mut Ebpf,
+    names: &[String],
+) -> Result<(), AttachError> {
+    let in_module = format!("{}:{SYMBOL}", plan.object);
+    let mut refused = None;
+    for place in [SYMBOL, &in_module, ""] {
+        let base = if place.is_empty() {
+            match host.symbols().and_then(|symbols| symbols.address) {
+                Some(address) => address,
+                None => break,
+            }
+        } else {
+            0
+        };
+        let mut links = vec![];
+        let mut failed = None;
+        for (name, probe) in names.iter().zip(&plan.probes) {
+            match kprobe(programs, name)?.attach(place, base + u64::from(probe.offset.0)) {
+                Ok(link) => links.push((name, link)),
+                Err(error) => {
+                    failed = Some((probe.offset, error));
+                    break;
+                }
+            }
+        }
+        let Some((offset, error)) = failed else { return Ok(()) };
+        for (name, link) in links {
+            kprobe(programs, name)?.detach(link).map_err(|error| AttachError::program(&error))?;
+        }
+        let error = AttachError::probe(offset, &error);
+        // Only a name that is not found is reason to try another one.
+        if !error.is_not_found() {
+            return Err(error);
+        }
+        refused.get_or_insert(error);
+    }
+    Err(refused.unwrap_or(AttachError::NoSymbol))
+}
+
+fn set_witness(programs: &mut Ebpf) -> Result<bool, AttachError> {
+    let program = programs.program_mut("witness").ok_or(AttachError::Object("witness"))?;
+    let witness: &mut RawTracePoint =
+        program.try_into().map_err(|_: ProgramError| AttachError::Object("witness"))?;
+    witness.load().map_err(|error| AttachError::program(&error))?;
+    // Drops are named without it all the same.
+    Ok(witness.attach("kfree_skb").is_ok())
+}
+
+fn kprobe<'a>(programs: &'a mut Ebpf, name: &str) -> Result<&'a mut KProbe, AttachError> {
+    let program = programs.program_mut(name).ok_or(AttachError::Object("probe"))?;
+    program.try_into().map_err(|_: ProgramError| AttachError::Object("probe"))
+}
+
+fn map<T>(
+    programs: &mut Ebpf,
+    name: &'static str,
+    open: impl FnOnce(Map) -> Result<T, MapError>,
+) -> Result<T, AttachError> {
+    let map = programs.take_map(name).ok_or(AttachError::Object(name))?;
+    open(map).map_err(|error| AttachError::Map(name, error.to_string()))
+}
+
+/// The number of `SKB_DROP_REASON_NETFILTER_DROP`, which differs between releases, as the
+/// tracepoint's own format tells it (include/trace/events/skb.h, from 5.17 on).
+fn netfilter_drop(host: &Host) -> Option<u32> {
+    let formats = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"]
+        .map(|tracefs| host.text(&format!("{tracefs}/events/skb/kfree_skb/format")));
+    let text = formats.into_iter().find_map(Result::ok)?;
+    reason_number(&text)
+}
+
+/// `{ 8, "NETFILTER_DROP" }`
+fn reason_number(format: &str) -> Option<u32> {
+    let (before, _) = format.split_once(", \"NETFILTER_DROP\"")?;
+    before.rsplit_once('{')?.1.trim().parse().ok()
+}
+
+impl Attached {
+    /// The ring with the events.
+    pub fn ring(&mut self) -> &mut RingBuf<MapData> {
+        &mut self.ring
+    }
+
+    /// What was counted so far.
+    pub fn counters(&mut self, host: &Host) -> Result<Counters, AttachError> {
+        let values = self
+            .counters
+            .get(&0, 0)
+            .map_err(|error| AttachError::Map("COUNTERS", error.to_string()))?;
+        let sum = |index: usize| values.iter().map(|counters| counters[index]).sum();
+        if self.programs.is_some() {
+            self.missed = missed(host);
+        }
+        Ok(Counters {
+            rule_drops: sum(0),
+            policy_drops: sum(1),
+            lost: sum(2),
+            uncounted: sum(3),
+            witnessed: self.witness.then(|| sum(4)),
+            missed: self.missed,
+        })
+    }
+
+    /// What every rule and policy has dropped so far.
+    pub fn counts(&self) -> Result<Vec<Count>, AttachError> {
+        let decode = |(key, count): ([u8; KEY], [u8; COUNT])| decode_count(&key, &count);
+        let entries: Result<Vec<_>, MapError> = self.counts.iter().collect();
+        let entries = entries.map_err(|error| AttachError::Map("COUNTS", error.to_string()))?;
+        Ok(entries.into_iter().filter_map(decode).collect())
+    }
+
+    /// Takes the programs out of the kernel; what they told can still be read.
+    pub fn detach(&mut self, host: &Host) {
+        if self.programs.is_some() {
+            self.missed = missed(host);
+            self.programs = None;
+        }
+    }
+}
+
+fn decode_count(key: &[u8; KEY], count: &[u8; COUNT]) -> Option<Count> {
+    let u64_at =
+        |bytes: &[u8], at: usize| Some(u64::from_ne_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
+    let name = |at: usize| {
+        let bytes = count.get(at..at + NAME)?;
+        let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(NAME);
+        Some(String::from_utf8_lossy(&bytes[..end]).into_owned())
+    };
+    Some(Count {
+        table_handle: u64_at(key, 0)?,
+        handle: u64_at(key, 8)?,
+        netns: u32::from_ne_bytes(key[16..20].try_into().ok()?),
+        event: if key[20] == 0 { Event::RuleDrop } else { Event::PolicyDrop },
+        family: key[21],
+        packets: u64_at(count, 0)?,
+        bytes: u64_at(count, 8)?,
+        table: name(16)?,
+        base_chain: name(16 + NAME)?,
+    })
+}
+
+/// What the kernel tells in `/proc/self/fdinfo` of programs and probes that were not run: of
+/// programs from 5.12 on, of probes from 6.16 on (kernel/bpf/syscall.c).
+fn missed(host: &Host) -> u64 {
+    let mut sum = 0;
+    for fd in host.list("/proc/self/fdinfo") {
+        let Ok(text) = host.text(&format!("/proc/self/fdinfo/{fd}")) else { continue };
+        let fields = text.lines().filter_map(|line| line.split_once(':'));
+        for (name, value) in fields {
+            if matches!(name, "recursion_misses" | "missed") {
+                sum += value.trim().parse::<u64>().unwrap_or(0);
+            }
+        }
+    }
+    sum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reason_is_read_from_the_format() {
+        let format = r#"print fmt: "%s", __print_symbolic(REC->reason, { 1, "NOT_SPECIFIED" }, { 8, "NETFILTER_DROP" }, { 9, "OTHERHOST" })"#;
+        assert_eq!(reason_number(format), Some(8));
+        assert_eq!(reason_number("print fmt: \"protocol=%u\""), None);
+        assert_eq!(reason_number("{ x, \"NETFILTER_DROP\""), None);
+    }
+
+    #[test]
+    fn the_object_has_all_that_is_looked_for() {
+        for name in ["witness", "probe_0", "probe_15", "EVENTS", "COUNTERS", "COUNTS", "PROBES"] {
+            let name = [name.as_bytes(), b"\0"].concat();
+            assert!(OBJECT.windows(name.len()).any(|w| w == name), "{name:?}");
+        }
+    }
+}
