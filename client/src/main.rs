@@ -46,7 +46,7 @@ async fn watch(args: WatchArgs) -> ExitCode {
         Ok(settings) => settings,
         Err(error) => return fail(&error, OTHER),
     };
-    match watch::run(&args, &settings, |line| say(line)).await {
+    match watch::run(&args, &settings, say).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => fail(&failure, failure.exit_code()),
     }

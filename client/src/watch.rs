@@ -135,7 +135,6 @@ impl<'a> Session<'a> {
         if let Some(complaint) = quick.iter().find_map(doctor::Check::complaint) {
             return Err(Failure::Missing(complaint));
         }
-        self.compare(plan, say)?;
         let wanted = Wanted {
             events: true,
             packet_size: self.args.snaplen,
@@ -148,6 +147,8 @@ impl<'a> Session<'a> {
             let complaints = checks.iter().filter_map(doctor::Check::complaint).collect();
             Failure::Attach { error, checks: complaints }
         })?;
+        // The kernel tells at once where its probes are; where a function is takes it far longer.
+        self.compare(plan, say)?;
         let ring = ring_events(&mut attached).map_err(Failure::Broken)?;
         self.now = Some(Now { attached, ring, module: self.module() });
         let sites: Vec<_> =
@@ -157,19 +158,20 @@ impl<'a> Session<'a> {
     }
 
     async fn plan(&self, running: &Running, say: &mut impl FnMut(&str)) -> Result<Found, Failure> {
-        match &self.args.plan {
-            Some(file) => lookup::from_file(file, &running.build_id),
-            None => {
-                let warn = |line: &str| say(&format!("warning: {line}"));
-                lookup::find(self.settings, &running.build_id, warn).await
-            }
+        if let Some(file) = &self.args.plan {
+            return lookup::from_file(file, &running.build_id);
         }
+        let warn = |line: &str| say(&format!("warning: {line}"));
+        lookup::find(self.settings, &running.build_id, warn).await
     }
 
+    /// On an error the caller drops what was attached.
     fn compare(&self, plan: &Plan, say: &mut impl FnMut(&str)) -> Result<(), Failure> {
-        let address = self.host.symbols().and_then(|symbols| symbols.address);
-        match site::compare(&self.host, plan, address) {
-            site::Sites::Same | site::Sites::Probed => Ok(()),
+        let probes = site::probes(&self.host);
+        let address = site::address(&probes)
+            .or_else(|| self.host.symbols().and_then(|symbols| symbols.address));
+        match site::compare(&self.host, plan, address, &probes) {
+            site::Sites::Same => Ok(()),
             site::Sites::Unreadable(why) => {
                 say(&format!("note: the kernel's code was not compared with the plan: {why}"));
                 Ok(())
@@ -338,15 +340,15 @@ fn epoch() -> u64 {
 fn summary(counters: &Counters, printed: u64, filtered: u64) -> String {
     let Counters { rule_drops, policy_drops, lost, missed, .. } = counters;
     let drops = counters.drops();
-    let mut text = format!(
-        "summary: {drops} drops seen, {rule_drops} by rules and {policy_drops} by policies; {printed} \
-         printed, {filtered} filtered out, {lost} lost in the ring; {missed} missed by the kprobes; "
-    );
-    text += &match counters.witnessed {
+    let share = match counters.witnessed {
         Some(all) => format!("attributed {drops} of {all} packets freed as dropped by netfilter"),
         None => "this kernel does not tell how many netfilter dropped".to_owned(),
     };
-    text
+    format!(
+        "summary: {drops} drops seen, {rule_drops} by rules and {policy_drops} by policies; {printed} \
+         printed, {filtered} filtered out, {lost} lost in the ring; {missed} missed by the kprobes; \
+         {share}"
+    )
 }
 
 fn print(to: &mut impl Write, drop: &Drop) -> io::Result<()> {

@@ -15,7 +15,7 @@ use crate::host::Host;
 use aya::{
     Ebpf, EbpfLoader,
     maps::{HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
-    programs::{KProbe, ProgramError, RawTracePoint},
+    programs::{KProbe, Program, ProgramError, RawTracePoint},
 };
 use nfdrop_db::plan::{Event, Plan, SYMBOL};
 
@@ -143,11 +143,12 @@ pub fn attach(host: &Host, plan: &Plan, wanted: &Wanted) -> Result<Attached, Att
     for name in &names {
         kprobe(&mut programs, name)?.load().map_err(|error| AttachError::program(&error))?;
     }
-    set_probes(host, plan, &mut programs, &names)?;
+    // Before the probes, so that it sees what they see.
     let witness = match netfilter_drop {
         Some(_) => set_witness(&mut programs)?,
         None => false,
     };
+    set_probes(host, plan, &mut programs, &names)?;
     let ring = map(&mut programs, "EVENTS", RingBuf::try_from)?;
     let counters = map(&mut programs, "COUNTERS", PerCpuArray::try_from)?;
     let counts = map(&mut programs, "COUNTS", HashMap::try_from)?;
@@ -274,7 +275,13 @@ impl Attached {
     pub fn detach(&mut self, host: &Host) {
         if self.programs.is_some() {
             self.missed = missed(host);
-            self.programs = None;
+        }
+        let Some(mut programs) = self.programs.take() else { return };
+        for (_, program) in programs.programs_mut() {
+            if let Program::KProbe(probe) = program {
+                // It goes with its owner at the latest.
+                let _ = probe.unload();
+            }
         }
     }
 }

@@ -11,18 +11,18 @@ use nfdrop_db::{
 };
 use std::{fs::File, os::unix::fs::FileExt};
 
-/// A probe's jump takes the place of five bytes, `int3` of one.
-const JUMP: u32 = 5;
+/// `int3`, which the kernel puts in place of the first byte of a probed instruction.
+const BREAKPOINT: u8 = 0xcc;
+/// `jmp`, which takes the place of five bytes of an optimized probe.
+const JUMP: (u8, u32) = (0xe9, 5);
 /// Most program headers looked at: one per range of memory.
 const MAX_HEADERS: u16 = 1024;
 
 /// How the comparison ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Sites {
-    /// All are as expected.
+    /// All are as expected, but for what the kernel has put there for probes that it lists.
     Same,
-    /// Some are hidden by probes of others, which the kernel lists; the rest is as expected.
-    Probed,
     /// They cannot be read, because of this.
     Unreadable(&'static str),
     /// This one is not as expected.
@@ -36,16 +36,16 @@ pub enum Sites {
     },
 }
 
-/// Compares every site of the plan. `address`: of the function.
-pub fn compare(host: &Host, plan: &Plan, address: Option<u64>) -> Sites {
+/// Compares every site of the plan. `address`: of the function; `probes`: what the kernel has there.
+pub fn compare(host: &Host, plan: &Plan, address: Option<u64>, probes: &[Probe]) -> Sites {
     let Some(address) = address else {
-        return Sites::Unreadable("/proc/kallsyms hides addresses from this user");
+        return Sites::Unreadable(
+            "neither /sys/kernel/debug/kprobes/list nor /proc/kallsyms tells addresses to this user",
+        );
     };
     let Ok(memory) = File::open(host.path("/proc/kcore")) else {
         return Sites::Unreadable("/proc/kcore cannot be opened by this user");
     };
-    let mut probed = None;
-    let mut ended = Sites::Same;
     for probe in &plan.probes {
         let (offset, expected) = (probe.offset, &probe.bytes);
         let mut found = [0; MAX_INSTRUCTION];
@@ -53,19 +53,28 @@ pub fn compare(host: &Host, plan: &Plan, address: Option<u64>) -> Sites {
         if read(&memory, address.wrapping_add(offset.0.into()), found).is_none() {
             return Sites::Unreadable("/proc/kcore does not have the function");
         }
-        if found == expected.0 {
-            continue;
+        if !same(offset, &expected.0, found, probes) {
+            let (expected, found) = (expected.clone(), HexBytes(found.to_vec()));
+            return Sites::Other { offset, expected, found };
         }
-        let others = probed.get_or_insert_with(|| probes(host));
-        let end = offset.0 + expected.0.len() as u32;
-        if others.iter().any(|other| *other < end && offset.0 < other + JUMP) {
-            ended = Sites::Probed;
-            continue;
-        }
-        let (expected, found) = (expected.clone(), HexBytes(found.to_vec()));
-        return Sites::Other { offset, expected, found };
     }
-    ended
+    Sites::Same
+}
+
+/// Whether the bytes found differ from those expected only where a listed probe has changed them.
+fn same(at: FnOffset, expected: &[u8], found: &[u8], probes: &[Probe]) -> bool {
+    let hidden = |offset: u32, byte: u8| {
+        probes.iter().any(|probe| match offset.checked_sub(probe.offset) {
+            Some(0) => byte == BREAKPOINT || byte == JUMP.0,
+            Some(distance) => probe.optimized && distance < JUMP.1,
+            None => false,
+        })
+    };
+    let mut offsets = at.0..;
+    expected.len() == found.len()
+        && expected.iter().zip(found).all(|(expected, found)| {
+            offsets.next().is_some_and(|offset| expected == found || hidden(offset, *found))
+        })
 }
 
 /// Memory at `address`, from an ELF64 core file of this machine's byte order
@@ -92,15 +101,104 @@ fn read(core: &File, address: u64, to: &mut [u8]) -> Option<()> {
     None
 }
 
-/// Where in the function others have probes:
-/// `ffffffffc0a1d3fe  k  nft_do_chain+0x3fe  [nf_tables]  [OPTIMIZED]`.
-fn probes(host: &Host) -> Vec<u32> {
+/// A probe in the function, whoever has set it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Probe {
+    /// Where; 0 where addresses are hidden.
+    pub address: u64,
+    /// From the function's start.
+    pub offset: u32,
+    /// The kernel has replaced, or is about to replace, the breakpoint by a jump.
+    pub optimized: bool,
+}
+
+/// The probes that the kernel lists in the function:
+/// `ffffffffc0a1d3fe  k  nft_do_chain+0x3fe  [nf_tables] [OPTIMIZED]` (kernel/kprobes.c).
+pub fn probes(host: &Host) -> Vec<Probe> {
     let list = host.text("/sys/kernel/debug/kprobes/list").unwrap_or_default();
-    let place = |line: &str| {
-        let (_, rest) = line.split_once(SYMBOL)?;
+    let probe = |line: &str| {
+        let (before, rest) = line.split_once(SYMBOL)?;
+        // `nft_do_chain_inet` is another function.
         let digits = rest.strip_prefix("+0x")?;
         let end = digits.find(|c: char| !c.is_ascii_hexdigit()).unwrap_or(digits.len());
-        u32::from_str_radix(&digits[..end], 16).ok()
+        let offset = u32::from_str_radix(&digits[..end], 16).ok()?;
+        let address = u64::from_str_radix(before.split_whitespace().next()?, 16).ok()?;
+        Some(Probe { address, offset, optimized: digits.contains("[OPTIMIZED]") })
     };
-    list.lines().filter_map(place).collect()
+    list.lines().filter_map(probe).collect()
+}
+
+/// Where the function is, as its probes tell.
+pub fn address(probes: &[Probe]) -> Option<u64> {
+    let probe = probes.iter().find(|probe| probe.address != 0)?;
+    probe.address.checked_sub(probe.offset.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nfdrop_db::sample;
+    use std::fs;
+
+    /// A core file with this range of memory.
+    fn core(address: u64, memory: &[u8]) -> Vec<u8> {
+        let mut file = b"\x7fELF\x02\x01\x01".to_vec();
+        file.resize(64, 0);
+        file[32..40].copy_from_slice(&64_u64.to_le_bytes());
+        file[54..56].copy_from_slice(&56_u16.to_le_bytes());
+        file[56..58].copy_from_slice(&1_u16.to_le_bytes());
+        let size = memory.len() as u64;
+        for word in [1_u64, 120, address, 0, size, size, 4096] {
+            file.extend(word.to_le_bytes());
+        }
+        file.extend(memory);
+        file
+    }
+
+    #[test]
+    fn the_list_tells_the_address() {
+        let root = tempfile::tempdir().unwrap();
+        let directory = root.path().join("sys/kernel/debug/kprobes");
+        fs::create_dir_all(&directory).unwrap();
+        let list = "ffffffffc0a1d3fe  k  nft_do_chain+0x3fe  [nf_tables] [OPTIMIZED]\n\
+                    ffffffffc0a1d010  k  nft_do_chain_inet+0x10  [nf_tables]\n\
+                    ffffffff81000000  r  vfs_read+0x0    [DISABLED]\n";
+        fs::write(directory.join("list"), list).unwrap();
+        let found = probes(&Host::new(root.path()));
+        let expected = Probe { address: 0xffff_ffff_c0a1_d3fe, offset: 0x3fe, optimized: true };
+        assert_eq!(found, [expected]);
+        assert_eq!(address(&found), Some(0xffff_ffff_c0a1_d000));
+    }
+
+    #[test]
+    fn sites_are_compared_with_memory() {
+        let plan = sample::plan("0484cf00".parse().unwrap());
+        let root = tempfile::tempdir().unwrap();
+        let host = Host::new(root.path());
+        let start = 0xffff_ffff_c000_0000_u64;
+        assert!(matches!(compare(&host, &plan, None, &[]), Sites::Unreadable(_)));
+        assert!(matches!(compare(&host, &plan, Some(start), &[]), Sites::Unreadable(_)));
+        let mut memory = vec![0x90; plan.symbol_size as usize];
+        for probe in &plan.probes {
+            let at = probe.offset.0 as usize;
+            memory[at..at + probe.bytes.0.len()].copy_from_slice(&probe.bytes.0);
+        }
+        let file = root.path().join("proc/kcore");
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        let check = |memory: &[u8], probes: &[Probe]| {
+            fs::write(&file, core(start, memory)).unwrap();
+            compare(&host, &plan, Some(start), probes)
+        };
+        assert_eq!(check(&memory, &[]), Sites::Same);
+        let offset = plan.probes[0].offset.0;
+        let mut probed = memory.clone();
+        probed[offset as usize] = BREAKPOINT;
+        let listed = Probe { address: start + u64::from(offset), offset, optimized: false };
+        assert_eq!(check(&probed, std::slice::from_ref(&listed)), Sites::Same);
+        assert!(matches!(check(&probed, &[]), Sites::Other { .. }), "a breakpoint of nobody");
+        let last = offset as usize + plan.probes[0].bytes.0.len() - 1;
+        probed[last] ^= 1;
+        assert!(matches!(check(&probed, &[listed]), Sites::Other { .. }), "another instruction");
+        assert!(matches!(check(&memory[..16], &[]), Sites::Unreadable(_)), "no such memory");
+    }
 }

@@ -96,7 +96,9 @@ impl Machine {
     pub(crate) async fn run(&self, arguments: &[&str]) -> Ended {
         let mut command = Command::new(env!("CARGO_BIN_EXE_nfdrop-client"));
         command.env_clear().env("NFDROP_CACHE_PATH", self.path("cache")).args(arguments);
-        if matches!(arguments.first(), Some(&"plan" | &"doctor")) {
+        let command_of_root =
+            |first: &&str| matches!(*first, "plan" | "doctor" | "--server" | "--plan");
+        if arguments.first().is_none_or(command_of_root) {
             command.arg("--root").arg(self.directory.path());
         }
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));

@@ -3,39 +3,16 @@
 use crate::machine::Machine;
 
 #[tokio::test]
-async fn without_a_command_it_says_what_there_is() {
-    let ended = Machine::new().run(&[]).await;
+async fn without_a_command_it_wants_a_plan_to_attach() {
+    let ended = Machine::with_module().run(&[]).await;
     assert_eq!((ended.code, ended.stdout.as_str()), (1, ""));
     insta::assert_snapshot!(ended.stderr, @"
-    Names the nftables rule behind every dropped packet
-
-    Usage: nfdrop-client [COMMAND]
-
-    Commands:
-      plan         Show the attach plan of the running kernel
-      doctor       Check what attaching needs, without attaching
-      completions  Write a completion script for a shell
-      man          Write the man page, of the program or of one of its commands
-      help         Print this message or the help of the given subcommand(s)
-
-    Options:
-      -h, --help     Print help (see more with '--help')
-      -V, --version  Print version
-
-    Examples:
-      nfdrop-client plan --server http://127.0.0.1:7767
-      NFDROP_URLS='https://plans.example http://127.0.0.1:7767' nfdrop-client doctor
-
-    Environment:
-      NFDROP_URLS        servers to ask, in order, separated by spaces
-      NFDROP_CACHE_PATH  where answers are kept [default: $XDG_CACHE_HOME/nfdrop or ~/.cache/nfdrop]
-      NFDROP_TIMEOUT     seconds for one server's answer [default: 10]
-
-    Exit codes:
-      0 done   1 other errors   2 no plan for this kernel   3 plan refused   4 cannot attach
-
-    attaching is not in this version yet: use `plan` to get this kernel's plan, or `doctor` to see whether it could be attached
+    error: no server to ask
+    give --server URL, or set NFDROP_URLS to one or more URLs, as in NFDROP_URLS=http://127.0.0.1:7767
     ");
+    let ended = Machine::new().run(&["--server", "http://127.0.0.1:1"]).await;
+    assert_eq!((ended.code, ended.stdout.as_str()), (4, ""));
+    assert!(ended.stderr.contains("modprobe nf_tables"), "{}", ended.stderr);
 }
 
 #[tokio::test]
@@ -49,6 +26,9 @@ async fn wrong_arguments_and_settings_are_1() {
         &["plan", "--server", "file:///etc/passwd"],
         &["plan", "--server", "http://127.0.0.1:1", "--plan", "x"],
         &["man", "nonsense"],
+        &["--count", "0"],
+        &["--duration", "soon"],
+        &["--duration", "99999999999999999999h"],
     ] {
         let ended = machine.run(arguments).await;
         assert_eq!((ended.code, ended.stdout.as_str()), (1, ""), "{arguments:?}");
