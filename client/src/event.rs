@@ -102,6 +102,12 @@ impl Family {
         }
     }
 
+    /// The family of that name in `nft`.
+    pub fn from_name(name: &str) -> Option<Self> {
+        let all = [Self::INET, Self::IP, Self::ARP, Self::NETDEV, Self::BRIDGE, Self::IP6];
+        all.into_iter().find(|family| family.name() == name)
+    }
+
     /// The name of this family's hook of that number; `None` where there is none.
     pub fn hook(self, number: u8) -> Option<&'static str> {
         let names: &[&str] = match self {

@@ -13,6 +13,7 @@ pub mod event;
 pub mod failure;
 pub mod host;
 pub mod lookup;
+pub mod names;
 pub mod notes;
 pub mod packet;
 pub mod running;

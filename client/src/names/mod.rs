@@ -1,0 +1,395 @@
+//! What rules, chains and tables are called, from the rulesets of the network namespaces.
+//!
+//! A table's handle is never given to another table of its namespace, nor a rule's to another rule of
+//! its table. So a name that was found under both handles stays right whatever becomes of the
+//! ruleset, and what was listed is kept: a drop can arrive here after its rule is gone. What is not
+//! found was added since, so the ruleset is listed again; once for each change, which a [`monitor`]
+//! opened before the listing tells of.
+//!
+//! Kernels whose plan does not tell where a table keeps its handle name the table only, and the name
+//! can be another table's by now. There a name is given only while the ruleset is still what was
+//! listed, and only to drops that are younger than the listing.
+
+pub mod listing;
+pub mod monitor;
+pub mod namespace;
+pub mod nft;
+
+pub use listing::RuleName;
+
+use crate::event::Drop;
+use listing::{Listing, Table};
+use monitor::Monitor;
+use nft::NftError;
+use std::{
+    collections::{HashMap, HashSet},
+    fs::File,
+    io,
+    mem::{self, Discriminant},
+    path::{Path, PathBuf},
+    time::{Duration, Instant, SystemTime},
+};
+
+/// Most rules remembered, of all namespaces and of the past.
+const MAX_RULES: usize = 200_000;
+/// Most namespaces remembered.
+const MAX_NAMESPACES: usize = 64;
+/// What failed is not tried again so soon.
+const RETRY: Duration = Duration::from_secs(10);
+/// Listing may take this long altogether, and a fifth of the time that passes, so that rulesets that
+/// never rest cost no more.
+const BUDGET: Duration = Duration::from_secs(5);
+/// How much a drop's time may be off.
+const SLACK: u64 = 10_000_000;
+/// Names in events are cut when they have more bytes.
+const EVENT_NAME: usize = 63;
+
+/// Why names are not known.
+#[derive(Debug, thiserror::Error)]
+pub enum NamesError {
+    /// No process and no file leads there.
+    #[error(
+        "network namespace {0} was not found below /proc and /run/netns: its rules are named by \
+         handle only; run nfdrop in the host's pid namespace"
+    )]
+    NotFound(u32),
+    /// It was found and cannot be entered.
+    #[error(
+        "cannot enter network namespace {netns}: {source}: its rules are named by handle only; that \
+         needs CAP_SYS_ADMIN"
+    )]
+    Enter {
+        /// Its inode number.
+        netns: u32,
+        /// Why.
+        source: io::Error,
+    },
+    /// Its rules cannot be listed.
+    #[error("rules are named by handle only: {0}")]
+    List(#[from] NftError),
+}
+
+/// Where rulesets come from: the kernel, outside tests.
+pub trait Source {
+    /// An open namespace, which keeps it alive.
+    type Space;
+    /// The inode number of the namespace nfdrop runs in.
+    fn own(&self) -> Option<u32>;
+    /// Opens a namespace and begins to listen for changes there.
+    fn open(&mut self, netns: u32) -> Result<Self::Space, NamesError>;
+    /// Whether anybody else has it.
+    fn alive(&self, netns: u32, space: &mut Self::Space) -> bool;
+    /// Whether its ruleset may have changed since this was asked last.
+    fn changed(&mut self, space: &mut Self::Space) -> bool;
+    /// Its ruleset.
+    fn list(&mut self, netns: u32, space: &Self::Space, max: usize) -> Result<Listing, NamesError>;
+    /// Time since an arbitrary point.
+    fn elapsed(&self) -> Duration;
+    /// Nanoseconds since 1970.
+    fn clock(&self) -> u64;
+}
+
+/// Names of rules, by namespace.
+#[derive(Debug)]
+pub struct Names<S: Source = Kernel> {
+    source: S,
+    spaces: HashMap<u32, Known<S::Space>>,
+    /// Namespaces that could not be opened or listed, and when that was tried.
+    failed: HashMap<u32, Duration>,
+    spent: Duration,
+    listings: u64,
+    warnings: Vec<String>,
+    warned: HashSet<(Discriminant<NamesError>, Option<Discriminant<NftError>>)>,
+}
+
+/// What is known of a namespace.
+#[derive(Debug)]
+struct Known<S> {
+    space: S,
+    /// The ruleset may be another than the one listed.
+    stale: bool,
+    /// Number of the last listing; they are numbered through over all namespaces.
+    listing: u64,
+    /// When it was begun, in nanoseconds since 1970.
+    listed: u64,
+    /// Tables of the last listing and of those before.
+    tables: HashMap<u64, (u64, Table)>,
+    /// Rules of the last listing and of those before; each with the last listing that had it.
+    rules: HashMap<(u64, u64), (u64, RuleName)>,
+}
+
+impl Names {
+    /// Of the machine whose files are below `root`, as `nft` (a path, or a name to look for) lists
+    /// them. Nothing is listed yet.
+    pub fn new(root: &Path, nft: &Path) -> Self {
+        Self::from(Kernel::new(root, nft))
+    }
+}
+
+impl<S: Source> Names<S> {
+    /// Of another source.
+    pub fn from(source: S) -> Self {
+        Self {
+            source,
+            spaces: HashMap::new(),
+            failed: HashMap::new(),
+            spent: Duration::ZERO,
+            listings: 0,
+            warnings: vec![],
+            warned: HashSet::new(),
+        }
+    }
+
+    /// What could not be done since this was called last: a line each, no two of a kind ever.
+    pub fn warnings(&mut self) -> Vec<String> {
+        mem::take(&mut self.warnings)
+    }
+
+    /// Lists what has changed, and forgets namespaces that nobody else has. To be called before
+    /// drops arrive and about once a second, so that a rule that is gone soon was seen.
+    pub fn refresh(&mut self) {
+        let own = self.source.own();
+        self.spaces.retain(|netns, known| {
+            Some(*netns) == own || self.source.alive(*netns, &mut known.space)
+        });
+        let known: Vec<_> = self.spaces.keys().copied().chain(own).collect();
+        for netns in known {
+            self.update(netns);
+        }
+    }
+
+    /// The rule that dropped it; `None` for a policy drop and where the name is not known.
+    pub fn look_up(&mut self, drop: &Drop) -> Option<&RuleName> {
+        let netns = self.namespace(drop)?;
+        let handle = drop.handle?;
+        let sure = drop.table_handle != 0;
+        let known = self.spaces.get(&netns);
+        if !(sure && known.is_some_and(|known| known.rule(drop, handle).is_some())) {
+            self.update(netns);
+        }
+        self.spaces.get(&netns)?.rule(drop, handle)
+    }
+
+    /// Writes names out that the event has only the beginning of.
+    pub fn complete(&mut self, drop: &mut Drop) {
+        if drop.table.len().max(drop.base_chain.len()) < EVENT_NAME {
+            return;
+        }
+        let Some(netns) = self.namespace(drop) else { return };
+        if self.spaces.get(&netns).is_none_or(|known| known.table(drop).is_none()) {
+            self.update(netns);
+        }
+        let table = self.spaces.get(&netns).and_then(|known| known.table(drop));
+        let Some((_, table)) = table else { return };
+        let mut chains = table.chains.iter().filter(|chain| cut_from(chain, &drop.base_chain));
+        if let (Some(chain), None) = (chains.next(), chains.next()) {
+            drop.base_chain = chain.to_string();
+        }
+        drop.table = table.name.to_string();
+    }
+
+    fn namespace(&self, drop: &Drop) -> Option<u32> {
+        drop.netns.or_else(|| self.source.own())
+    }
+
+    /// Sees to it that the namespace's last listing is of the ruleset as it is now.
+    fn update(&mut self, netns: u32) {
+        let now = self.source.elapsed();
+        if self.failed.get(&netns).is_some_and(|tried| now < *tried + RETRY) {
+            return;
+        }
+        if let Err(error) = self.try_update(netns, now) {
+            self.failed.retain(|_, tried| now < *tried + RETRY);
+            self.failed.insert(netns, now);
+            let nft = match &error {
+                NamesError::List(nft) => Some(mem::discriminant(nft)),
+                _ => None,
+            };
+            if self.warned.insert((mem::discriminant(&error), nft)) {
+                self.warnings.push(error.to_string());
+            }
+        }
+    }
+
+    fn try_update(&mut self, netns: u32, now: Duration) -> Result<(), NamesError> {
+        if !self.spaces.contains_key(&netns) {
+            let space = self.source.open(netns)?;
+            self.make_room();
+            self.spaces.insert(netns, Known::new(space));
+        }
+        let Some(known) = self.spaces.get_mut(&netns) else { return Ok(()) };
+        known.stale |= self.source.changed(&mut known.space);
+        if !known.stale || self.spent > BUDGET + now / 5 {
+            return Ok(());
+        }
+        let clock = self.source.clock();
+        let listing = self.source.list(netns, &known.space, MAX_RULES);
+        self.spent += self.source.elapsed().saturating_sub(now);
+        self.listings += 1;
+        known.take(listing?, self.listings, clock);
+        self.trim();
+        Ok(())
+    }
+
+    /// For one more namespace.
+    fn make_room(&mut self) {
+        if self.spaces.len() >= MAX_NAMESPACES {
+            let own = self.source.own();
+            let others = self.spaces.iter().filter(|(netns, _)| Some(**netns) != own);
+            let oldest = others.min_by_key(|(_, known)| known.listing).map(|(netns, _)| *netns);
+            oldest.map(|netns| self.spaces.remove(&netns));
+        }
+    }
+
+    /// Forgets the oldest listings when there are too many rules: first of rules that are gone, then
+    /// of whole namespaces.
+    fn trim(&mut self) {
+        while self.spaces.values().map(|known| known.rules.len()).sum::<usize>() > MAX_RULES {
+            let old = |known: &Known<_>| {
+                let seen = known.rules.values().map(|(seen, _)| *seen);
+                seen.filter(|seen| *seen < known.listing).min()
+            };
+            if let Some(oldest) = self.spaces.values().filter_map(old).min() {
+                for known in self.spaces.values_mut() {
+                    known.forget(oldest);
+                }
+            } else {
+                let oldest = self.spaces.iter().min_by_key(|(_, known)| known.listing);
+                let Some(netns) = oldest.map(|(netns, _)| *netns) else { return };
+                self.spaces.remove(&netns);
+            }
+        }
+    }
+}
+
+impl<S> Known<S> {
+    fn new(space: S) -> Self {
+        let (tables, rules) = (HashMap::new(), HashMap::new());
+        Self { space, stale: true, listing: 0, listed: u64::MAX, tables, rules }
+    }
+
+    fn take(&mut self, listing: Listing, number: u64, clock: u64) {
+        (self.stale, self.listing, self.listed) = (false, number, clock);
+        let tables = listing.tables.into_iter();
+        self.tables.extend(tables.map(|(handle, table)| (handle, (number, table))));
+        let rules = listing.rules.into_iter();
+        self.rules.extend(rules.map(|(handles, rule)| (handles, (number, rule))));
+    }
+
+    fn forget(&mut self, oldest: u64) {
+        let listing = self.listing;
+        self.rules.retain(|_, (seen, _)| *seen > oldest || *seen == listing);
+        self.tables.retain(|_, (seen, _)| *seen > oldest || *seen == listing);
+    }
+
+    fn rule(&self, drop: &Drop, handle: u64) -> Option<&RuleName> {
+        let (table, _) = self.table(drop)?;
+        self.rules.get(&(table, handle)).map(|(_, rule)| rule)
+    }
+
+    /// The drop's table and its handle.
+    fn table(&self, drop: &Drop) -> Option<(u64, &Table)> {
+        if drop.table_handle != 0 {
+            let (_, table) = self.tables.get(&drop.table_handle)?;
+            return Some((drop.table_handle, table));
+        }
+        if self.stale || drop.time < self.listed.saturating_add(SLACK) {
+            return None;
+        }
+        let now = self.tables.iter().filter(|(_, (seen, _))| *seen == self.listing);
+        let mut named = now.filter(|(_, (_, table))| {
+            table.family == drop.family && cut_from(&table.name, &drop.table)
+        });
+        match (named.next(), named.next()) {
+            (Some((handle, (_, table))), None) => Some((*handle, table)),
+            _ => None,
+        }
+    }
+}
+
+/// Whether an event that has `name` may mean `whole`.
+fn cut_from(whole: &str, name: &str) -> bool {
+    // A character that was cut in two has become another one.
+    let cut = name.trim_end_matches(char::REPLACEMENT_CHARACTER);
+    whole == name || name.len() >= EVENT_NAME && whole.starts_with(cut)
+}
+
+/// The rulesets of this machine's network namespaces.
+#[derive(Debug)]
+pub struct Kernel {
+    root: PathBuf,
+    nft: PathBuf,
+    own: Option<u32>,
+    start: Instant,
+}
+
+/// An open namespace of this machine.
+#[derive(Debug)]
+pub struct Space {
+    /// Where it was found, and open; `None` for the one nfdrop runs in.
+    found: Option<(PathBuf, File)>,
+    /// `None` without the right to listen.
+    monitor: Option<Monitor>,
+}
+
+impl Kernel {
+    fn new(root: &Path, nft: &Path) -> Self {
+        let own = namespace::own(root);
+        Self { root: root.to_owned(), nft: nft.to_owned(), own, start: Instant::now() }
+    }
+}
+
+impl Source for Kernel {
+    type Space = Space;
+
+    fn own(&self) -> Option<u32> {
+        self.own
+    }
+
+    fn open(&mut self, netns: u32) -> Result<Space, NamesError> {
+        if Some(netns) == self.own {
+            return Ok(Space { found: None, monitor: Monitor::open().ok() });
+        }
+        let path = namespace::find(&self.root, netns).ok_or(NamesError::NotFound(netns))?;
+        let enter = |source| NamesError::Enter { netns, source };
+        let file = namespace::open(&path, netns).map_err(enter)?;
+        let monitor = namespace::inside(&file, Monitor::open).map_err(enter)?;
+        Ok(Space { found: Some((path, file)), monitor: monitor.ok() })
+    }
+
+    fn alive(&self, netns: u32, space: &mut Space) -> bool {
+        let Some((path, _)) = &mut space.found else { return true };
+        if namespace::inode(path) == Some(netns) {
+            return true;
+        }
+        // The process is gone; others may be there.
+        let found = namespace::find(&self.root, netns);
+        found.map(|other| *path = other).is_some()
+    }
+
+    fn changed(&mut self, space: &mut Space) -> bool {
+        space.monitor.as_mut().is_none_or(Monitor::changed)
+    }
+
+    fn list(&mut self, netns: u32, space: &Space, max: usize) -> Result<Listing, NamesError> {
+        let list = || nft::list(&self.nft, max);
+        let listing = match &space.found {
+            None => list(),
+            Some((_, file)) => namespace::inside(file, list)
+                .map_err(|source| NamesError::Enter { netns, source })?,
+        };
+        Ok(listing?)
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    fn clock(&self) -> u64 {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        since.as_nanos().try_into().unwrap_or(u64::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests;
