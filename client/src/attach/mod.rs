@@ -18,6 +18,7 @@ use aya::{
     programs::{KProbe, Program, ProgramError, RawTracePoint},
 };
 use nfdrop_db::plan::{Event, Plan, SYMBOL};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Most bytes of a packet that an event carries: `MAX_PACKET` of the BPF program.
 pub const MAX_PACKET: u16 = 1024;
@@ -129,9 +130,7 @@ pub struct Attached {
 pub fn attach(host: &Host, plan: &Plan, wanted: &Wanted) -> Result<Attached, AttachError> {
     let netfilter_drop = netfilter_drop(host);
     let constants = constants::constants(plan, wanted, netfilter_drop);
-    let mut loader = EbpfLoader::new();
-    // The kernel's BTF is of no use without relocations, and reading it takes long.
-    loader.btf(None);
+    let mut loader = loader();
     for (name, bytes) in &constants {
         loader.override_global(name, bytes.as_slice(), true);
     }
@@ -153,6 +152,18 @@ pub fn attach(host: &Host, plan: &Plan, wanted: &Wanted) -> Result<Attached, Att
     let counters = map(&mut programs, "COUNTERS", PerCpuArray::try_from)?;
     let counts = map(&mut programs, "COUNTS", HashMap::try_from)?;
     Ok(Attached { programs: Some(programs), ring, counters, counts, witness, missed: 0 })
+}
+
+/// A loader without the kernel's BTF. aya reads and parses all of it whenever a loader is made, which
+/// takes longer and more memory than all the rest; without relocations it is of no use. There is no
+/// other way than to keep the file from being opened.
+fn loader<'a>() -> EbpfLoader<'a> {
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(0), ..limit.clone() });
+    let loader = EbpfLoader::new();
+    // Up to the maximum a process may always.
+    let _ = setrlimit(Resource::Nofile, limit);
+    loader
 }
 
 /// In the order of what kernels accept: the bare name, which some releases do not look for in
