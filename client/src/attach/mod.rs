@@ -159,7 +159,7 @@ pub fn attach(host: &Host, plan: &Plan, wanted: &Wanted) -> Result<Attached, Att
 /// other way than to keep the file from being opened.
 fn loader<'a>() -> EbpfLoader<'a> {
     let limit = getrlimit(Resource::Nofile);
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(0), ..limit.clone() });
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(0), ..limit });
     let loader = EbpfLoader::new();
     // Up to the maximum a process may always.
     let _ = setrlimit(Resource::Nofile, limit);
