@@ -187,7 +187,14 @@ fn set_probes(
         };
         let mut links = vec![];
         let mut failed = None;
+        let (mut place, mut base) = (place, base);
         for (name, probe) in names.iter().zip(&plan.probes) {
+            // Kernels before 6.2 compare a name with all of theirs. One probe set tells the address.
+            if links.len() == 1
+                && let Some(address) = site::address(&site::probes(host))
+            {
+                (place, base) = ("", address);
+            }
             match kprobe(programs, name)?.attach(place, base + u64::from(probe.offset.0)) {
                 Ok(link) => links.push((name, link)),
                 Err(error) => {
