@@ -9,6 +9,7 @@ use crate::{
     failure::Failure,
     host::Host,
     lookup::{self, Found, Settings},
+    names::{Names, RuleName},
     running::{self, Running, RunningError},
 };
 use nfdrop_db::plan::Plan;
@@ -19,6 +20,7 @@ use rustix::{
 use std::{
     io::{self, Write},
     os::fd::{AsFd, OwnedFd},
+    path::Path,
     time::Duration,
 };
 use tokio::{
@@ -79,6 +81,7 @@ struct Session<'a> {
     host: Host,
     /// `None` while nf_tables is not there.
     now: Option<Now>,
+    names: Names,
     /// Of programs that went with an earlier nf_tables.
     before: Counters,
     printed: u64,
@@ -106,8 +109,10 @@ impl<'a> Session<'a> {
         host: Host,
         say: &mut impl FnMut(&str),
     ) -> Result<Self, Failure> {
+        let names = Names::new(&args.target.root, Path::new("nft"));
         let mut session = Self {
             args,
+            names,
             settings,
             host,
             now: None,
@@ -117,6 +122,7 @@ impl<'a> Session<'a> {
         };
         let running = running::find(&session.host)?;
         session.attach(&running, say).await?;
+        session.refresh_names(say);
         Ok(session)
     }
 
@@ -209,7 +215,10 @@ impl<'a> Session<'a> {
                     self.summary(say)?;
                     next
                 }
-                _ = tick.tick() => self.look_after_module(say).await?,
+                _ = tick.tick() => {
+                    self.refresh_names(say);
+                    self.look_after_module(say).await?
+                }
                 () = until(end) => Next::End,
                 _ = signals.interrupt.recv() => Next::End,
                 _ = signals.terminate.recv() => Next::End,
@@ -221,6 +230,13 @@ impl<'a> Session<'a> {
         }
     }
 
+    fn refresh_names(&mut self, say: &mut impl FnMut(&str)) {
+        self.names.refresh();
+        for warning in self.names.warnings() {
+            say(&format!("warning: {warning}"));
+        }
+    }
+
     /// Prints all that is in the ring.
     fn drain(&mut self) -> Result<Next, Failure> {
         let Some(now) = &mut self.now else { return Ok(Next::Wait) };
@@ -228,8 +244,11 @@ impl<'a> Session<'a> {
         let mut stdout = io::stdout().lock();
         let mut next = Next::Wait;
         while let Some(record) = now.attached.ring().next() {
-            let Some(drop) = ring::decode(&record, epoch) else { continue };
-            print(&mut stdout, &drop).map_err(Failure::Output)?;
+            let Some(mut drop) = ring::decode(&record, epoch) else { continue };
+            std::mem::drop(record);
+            self.names.complete(&mut drop);
+            let name = self.names.look_up(&drop);
+            print(&mut stdout, &drop, name).map_err(Failure::Output)?;
             self.printed += 1;
             if self.args.count.is_some_and(|count| self.printed >= count) {
                 next = Next::End;
@@ -351,10 +370,10 @@ fn summary(counters: &Counters, printed: u64, filtered: u64) -> String {
     )
 }
 
-fn print(to: &mut impl Write, drop: &Drop) -> io::Result<()> {
+fn print(to: &mut impl Write, drop: &Drop, name: Option<&RuleName>) -> io::Result<()> {
     writeln!(
         to,
-        r#"{{"event":"{}","family":"{}","table":"{}","base_chain":"{}","handle":{:?},"len":{:?}}}"#,
-        drop.event, drop.family, drop.table, drop.base_chain, drop.handle, drop.len
+        r#"{{"event":"{}","family":"{}","table":"{}","base_chain":"{}","handle":{:?},"len":{:?},"rule":{:?}}}"#,
+        drop.event, drop.family, drop.table, drop.base_chain, drop.handle, drop.len, name
     )
 }

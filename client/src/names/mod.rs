@@ -6,9 +6,10 @@
 //! found was added since, so the ruleset is listed again; once for each change, which a [`monitor`]
 //! opened before the listing tells of.
 //!
-//! Kernels whose plan does not tell where a table keeps its handle name the table only, and the name
-//! can be another table's by now. There a name is given only while the ruleset is still what was
-//! listed, and only to drops that are younger than the listing.
+//! Kernels whose plan does not tell where a table keeps its handle name the table only, or (5.10 and
+//! others without BTF of their modules) not even that: then the base chain's name has to be found in
+//! one table only. Either can be another table's by now. There a name is given only while the ruleset
+//! is still what was listed, and only to drops that are younger than the listing.
 
 pub mod listing;
 pub mod monitor;
@@ -17,7 +18,7 @@ pub mod nft;
 
 pub use listing::RuleName;
 
-use crate::event::Drop;
+use crate::event::{Drop, Family};
 use listing::{Listing, Table};
 use monitor::Monitor;
 use nft::NftError;
@@ -170,9 +171,10 @@ impl<S: Source> Names<S> {
         self.spaces.get(&netns)?.rule(drop, handle)
     }
 
-    /// Writes names out that the event has only the beginning of.
+    /// Writes names out that the event has only the beginning of, or not at all.
     pub fn complete(&mut self, drop: &mut Drop) {
-        if drop.table.len().max(drop.base_chain.len()) < EVENT_NAME {
+        let whole = drop.table.len().max(drop.base_chain.len()) < EVENT_NAME;
+        if whole && !drop.table.is_empty() {
             return;
         }
         let Some(netns) = self.namespace(drop) else { return };
@@ -185,6 +187,7 @@ impl<S: Source> Names<S> {
         if let (Some(chain), None) = (chains.next(), chains.next()) {
             drop.base_chain = chain.to_string();
         }
+        drop.family = table.family;
         drop.table = table.name.to_string();
     }
 
@@ -297,13 +300,27 @@ impl<S> Known<S> {
             return None;
         }
         let now = self.tables.iter().filter(|(_, (seen, _))| *seen == self.listing);
-        let mut named = now.filter(|(_, (_, table))| {
+        let mut named = now.filter(|(handle, (_, table))| {
+            if drop.table.is_empty() {
+                return self.may_hold(drop, **handle, table);
+            }
             table.family == drop.family && cut_from(&table.name, &drop.table)
         });
         match (named.next(), named.next()) {
             (Some((handle, (_, table))), None) => Some((*handle, table)),
             _ => None,
         }
+    }
+}
+
+impl<S> Known<S> {
+    /// Whether a drop whose table is not known at all may be this one's.
+    fn may_hold(&self, drop: &Drop, handle: u64, table: &Table) -> bool {
+        let current =
+            |rule| self.rules.get(&(handle, rule)).is_some_and(|(seen, _)| *seen == self.listing);
+        (table.family == drop.protocol_family || table.family == Family::INET)
+            && table.chains.iter().any(|chain| cut_from(chain, &drop.base_chain))
+            && drop.handle.is_none_or(current)
     }
 }
 

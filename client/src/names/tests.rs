@@ -239,6 +239,25 @@ fn without_the_tables_handle_only_what_is_certain() {
 }
 
 #[test]
+fn without_the_tables_name_its_base_chain_tells_it() {
+    let machine = Fake::default();
+    machine.set(OWN, 1, &[(4, "drop")]);
+    let mut names = Names::from(machine.clone());
+    machine.pass(Duration::from_secs(1));
+    names.refresh();
+    let mut drop = drop_by(OWN, 0, 4);
+    drop.time = Duration::from_secs(2).as_nanos() as u64;
+    (drop.table, drop.family) = (String::new(), Family(0));
+    assert_eq!(text(&mut names, &drop), "drop");
+    names.complete(&mut drop);
+    assert_eq!((drop.table.as_str(), drop.family), ("t", Family::IP));
+    (drop.table, drop.handle) = (String::new(), Some(5));
+    assert_eq!(text(&mut names, &drop), "-", "no such rule");
+    (drop.base_chain, drop.handle) = ("d".to_owned(), Some(4));
+    assert_eq!(text(&mut names, &drop), "-", "no such chain");
+}
+
+#[test]
 fn names_that_were_cut_are_completed() {
     let machine = Fake::default();
     machine.set(OWN, 1, &[(2, "drop")]);
