@@ -15,6 +15,7 @@ pub mod host;
 pub mod lookup;
 pub mod names;
 pub mod notes;
+pub mod output;
 pub mod packet;
 pub mod running;
 pub mod server;

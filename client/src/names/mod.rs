@@ -42,9 +42,8 @@ const RETRY: Duration = Duration::from_secs(10);
 const BUDGET: Duration = Duration::from_secs(5);
 /// How much a drop's time may be off.
 const SLACK: u64 = 10_000_000;
-/// Names in events are cut when they have more bytes.
-const EVENT_NAME: usize = 63;
-
+/// What names in events end with when they were longer.
+const CUT: char = '…';
 /// Why names are not known.
 #[derive(Debug, thiserror::Error)]
 pub enum NamesError {
@@ -173,8 +172,8 @@ impl<S: Source> Names<S> {
 
     /// Writes names out that the event has only the beginning of, or not at all.
     pub fn complete(&mut self, drop: &mut Drop) {
-        let whole = drop.table.len().max(drop.base_chain.len()) < EVENT_NAME;
-        if whole && !drop.table.is_empty() {
+        let whole = |name: &str| !name.is_empty() && !name.ends_with(CUT);
+        if whole(&drop.table) && whole(&drop.base_chain) {
             return;
         }
         let Some(netns) = self.namespace(drop) else { return };
@@ -327,8 +326,8 @@ impl<S> Known<S> {
 /// Whether an event that has `name` may mean `whole`.
 fn cut_from(whole: &str, name: &str) -> bool {
     // A character that was cut in two has become another one.
-    let cut = name.trim_end_matches(char::REPLACEMENT_CHARACTER);
-    whole == name || name.len() >= EVENT_NAME && whole.starts_with(cut)
+    let start = name.strip_suffix(CUT).map(|cut| cut.trim_end_matches(char::REPLACEMENT_CHARACTER));
+    whole == name || start.is_some_and(|start| whole.starts_with(start))
 }
 
 /// The rulesets of this machine's network namespaces.

@@ -108,7 +108,7 @@ fn drop_by(netns: u32, table_handle: u64, handle: u64) -> Drop {
         family: Family::IP,
         table: "t".to_owned(),
         table_handle,
-        base_chain: "c".repeat(63),
+        base_chain: "c".repeat(63) + "…",
         handle: Some(handle),
         hook: None,
         protocol_family: Family::IP,
@@ -265,9 +265,9 @@ fn names_that_were_cut_are_completed() {
     let mut drop = drop_by(OWN, 1, 2);
     names.complete(&mut drop);
     assert_eq!((drop.table.as_str(), drop.base_chain.len()), ("t", 70));
-    let mut short = Drop { base_chain: "c".repeat(62), ..drop_by(OWN, 1, 2) };
+    let mut short = Drop { base_chain: "c".repeat(63), ..drop_by(OWN, 1, 2) };
     names.complete(&mut short);
-    assert_eq!(short.base_chain.len(), 62);
+    assert_eq!(short.base_chain.len(), 63);
 }
 
 #[test]
