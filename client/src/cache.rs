@@ -1,7 +1,7 @@
 //! Answers kept on disk: a plan for good, a "no" for ten minutes.
 //!
 //! Below the directory, for each build `<hex>.json` with a plan's canonical bytes, whoever served
-//! them, and `<hex>.misses.json` with the servers that had none, and when they said so. Misses are
+//! them, `<hex>.json.minisig` with their signature if a key was set, and `<hex>.misses.json` with the servers that had none, and when they said so. Misses are
 //! kept per server, so that a new URL is asked at once. Files are written aside and renamed, since
 //! several clients may run; a file that does not pass the checks an answer has to pass is removed
 //! and asked for anew.
@@ -9,6 +9,7 @@
 use crate::{
     host::read_limited,
     server::{self, Answer, Server},
+    signature,
 };
 use nfdrop_db::{BuildId, Record, Status};
 use serde::{Deserialize, Serialize};
@@ -90,10 +91,24 @@ impl Cache {
         }
     }
 
-    /// Keeps a plan.
-    pub fn keep(&self, build_id: &BuildId, bytes: &[u8]) -> io::Result<()> {
+    /// The signature that came with the plan, whoever made it.
+    pub fn signature(&self, build_id: &BuildId) -> Option<String> {
+        let path = self.path(build_id, "json.minisig")?;
+        String::from_utf8(read_limited(&path, signature::MAX_BYTES as u64).ok()?).ok()
+    }
+
+    /// Keeps a plan, and its signature where one was asked for.
+    pub fn keep(
+        &self,
+        build_id: &BuildId,
+        bytes: &[u8],
+        signature: Option<&str>,
+    ) -> io::Result<()> {
         if let Some(path) = self.path(build_id, "misses.json") {
             let _ = fs::remove_file(path);
+        }
+        if let (Some(path), Some(signature)) = (self.path(build_id, "json.minisig"), signature) {
+            write(&path, signature.as_bytes())?;
         }
         self.path(build_id, "json").map_or(Ok(()), |path| write(&path, bytes))
     }

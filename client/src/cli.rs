@@ -1,6 +1,11 @@
 //! The command line.
 
-use crate::{cache::Cache, lookup::Settings, server::Server};
+use crate::{
+    cache::Cache,
+    lookup::Settings,
+    server::Server,
+    signature::{Key, KeyError},
+};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use nfdrop_db::BuildId;
 use std::{env, path::PathBuf, time::Duration};
@@ -150,6 +155,9 @@ pub struct Target {
     /// Build to ask for instead of the running kernel's
     #[arg(long, value_name = "HEX")]
     pub build_id: Option<BuildId>,
+    /// Use only plans that are signed with this minisign key
+    #[arg(long, value_name = "FILE")]
+    pub pubkey: Option<PathBuf>,
     /// Where procfs, sysfs and the rest of the running system are
     #[arg(long, value_name = "DIR", default_value = "/", hide = true)]
     pub root: PathBuf,
@@ -204,16 +212,25 @@ pub enum DoctorFormat {
 
 /// A setting that cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error("{variable}: {why}")]
-pub struct SettingsError {
-    variable: &'static str,
-    why: String,
+pub enum SettingsError {
+    /// Of the environment.
+    #[error("{variable}: {why}")]
+    Variable {
+        /// Which one.
+        variable: &'static str,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Of `--pubkey`.
+    #[error(transparent)]
+    Key(#[from] KeyError),
 }
 
 impl Settings {
-    /// From the command line's servers and the environment.
-    pub fn from_env(servers: Vec<Server>) -> Result<Self, SettingsError> {
-        let error = |variable, why| SettingsError { variable, why };
+    /// From the command line and the environment.
+    pub fn from_env(target: &Target) -> Result<Self, SettingsError> {
+        let servers = target.servers.clone();
+        let error = |variable, why| SettingsError::Variable { variable, why };
         let read = |variable| match env::var(variable) {
             Ok(value) => Ok(Some(value).filter(|value| !value.is_empty())),
             Err(env::VarError::NotPresent) => Ok(None),
@@ -242,6 +259,8 @@ impl Settings {
             .map(PathBuf::from)
             .or_else(|| directory("XDG_CACHE_HOME", "nfdrop"))
             .or_else(|| directory("HOME", ".cache/nfdrop"));
-        Ok(Self { servers, timeout: Duration::from_secs(seconds), cache: Cache::new(cache) })
+        let key = target.pubkey.as_deref().map(Key::read).transpose()?;
+        let timeout = Duration::from_secs(seconds);
+        Ok(Self { servers, timeout, cache: Cache::new(cache), key })
     }
 }

@@ -128,6 +128,20 @@ pub enum Refusal {
         /// What came.
         found: BuildId,
     },
+    /// A key is set, and there is no signature.
+    #[error("it is not signed, and only plans signed with {key} are to be used")]
+    Unsigned {
+        /// The key's file.
+        key: String,
+    },
+    /// A key is set, and the signature is not of this key over these bytes.
+    #[error("its signature is not one of {key}: {why}")]
+    Signature {
+        /// The key's file.
+        key: String,
+        /// What the check says.
+        why: String,
+    },
 }
 
 impl Refusal {
@@ -141,6 +155,13 @@ impl Refusal {
             }
             Self::OtherBuild { .. } => {
                 "a plan fits one build only and would probe the wrong instruction of another"
+            }
+            Self::Unsigned { .. } => {
+                "ask a server that signs its plans, or go without --pubkey if you trust this one"
+            }
+            Self::Signature { .. } => {
+                "use the public key of whoever runs this server; if it is that one, somebody has \
+                 changed the plan on its way: tell them"
             }
         }
     }

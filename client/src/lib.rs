@@ -20,4 +20,5 @@ pub mod packet;
 pub mod running;
 pub mod server;
 pub mod show;
+pub mod signature;
 pub mod watch;

@@ -8,6 +8,7 @@ use crate::{
     failure::Failure,
     host::read_limited,
     server::{self, Answer, AskError, Http, Server},
+    signature::{self, Key},
 };
 use nfdrop_db::{BuildId, Record, Status};
 use std::{path::Path, time::Duration};
@@ -21,6 +22,8 @@ pub struct Settings {
     pub timeout: Duration,
     /// Answers kept.
     pub cache: Cache,
+    /// Whose signature a plan has to have; `None`: it needs none.
+    pub key: Option<Key>,
 }
 
 /// A record that passed all checks.
@@ -43,6 +46,40 @@ impl Found {
     }
 }
 
+/// The plan in the cache. One whose signature is not the key's is as good as none: it was asked for
+/// when no key was set, or another one.
+pub fn cached(settings: &Settings, build_id: &BuildId) -> Option<Found> {
+    let (record, bytes, path) = settings.cache.plan(build_id)?;
+    if let Some(key) = &settings.key {
+        key.verify(&bytes, settings.cache.signature(build_id).as_deref()).ok()?;
+    }
+    Some(Found { record, bytes, origin: path.display().to_string() })
+}
+
+/// Asks one server for the plan, and for its signature where there has to be one.
+pub async fn ask(
+    http: &Http,
+    settings: &Settings,
+    server: &Server,
+    build_id: &BuildId,
+) -> (Result<Answer, AskError>, Option<String>) {
+    let answer = http.ask(server, build_id).await;
+    let (Some(key), Ok(Answer::Record(_, bytes))) = (&settings.key, &answer) else {
+        return (answer, None);
+    };
+    // That there is no plan needs no signature: it lets nothing happen.
+    if !answer.as_ref().is_ok_and(Answer::is_plan) {
+        return (answer, None);
+    }
+    match http.signature(server, build_id).await {
+        Ok(signature) => match key.verify(bytes, signature.as_deref()) {
+            Ok(()) => (answer, signature),
+            Err(why) => (Err(why.into()), None),
+        },
+        Err(error) => (Err(error), None),
+    }
+}
+
 /// What one server said.
 pub type Said = (Server, Result<Answer, AskError>);
 
@@ -53,8 +90,8 @@ pub async fn find(
     mut warn: impl FnMut(&str),
 ) -> Result<Found, Failure> {
     let cache = &settings.cache;
-    if let Some((record, bytes, path)) = cache.plan(build_id) {
-        return Ok(Found { record, bytes, origin: path.display().to_string() });
+    if let Some(found) = cached(settings, build_id) {
+        return Ok(found);
     }
     if settings.servers.is_empty() {
         return Err(Failure::NoServer);
@@ -64,11 +101,13 @@ pub async fn find(
     let mut misses = cache.misses(build_id);
     let mut has_new_miss = false;
     let mut said: Vec<Said> = vec![];
+    let mut signature = None;
     for server in &settings.servers {
         let answer = if let Some(answer) = misses.answer(server, build_id, now) {
             Ok(answer)
         } else {
-            let answer = http.ask(server, build_id).await;
+            let (answer, signed) = ask(&http, settings, server, build_id).await;
+            signature = signed;
             if let Ok(answer) = &answer
                 && !answer.is_plan()
             {
@@ -85,7 +124,9 @@ pub async fn find(
     }
     let outcome = conclude(build_id, said, &mut warn);
     let kept = match &outcome {
-        Ok(found) if found.record.status == Status::Resolved => cache.keep(build_id, &found.bytes),
+        Ok(found) if found.record.status == Status::Resolved => {
+            cache.keep(build_id, &found.bytes, signature.as_deref())
+        }
         _ if has_new_miss => cache.keep_misses(build_id, misses, now),
         _ => Ok(()),
     };
@@ -136,14 +177,22 @@ pub fn conclude(
     outcome
 }
 
-/// The record in `file`, when it is of `build_id`. A line feed at its end, as `--format json` prints
-/// one, is let pass.
-pub fn from_file(file: &Path, build_id: &BuildId) -> Result<Found, Failure> {
+/// The record in `file`, when it is of `build_id`, and signed in `FILE.minisig` where a key is set. A
+/// line feed at its end, as `--format json` prints one, is let pass.
+pub fn from_file(settings: &Settings, file: &Path, build_id: &BuildId) -> Result<Found, Failure> {
     let mut bytes = read_limited(file, Record::MAX_BYTES as u64 + 1)
         .map_err(|source| Failure::PlanFile { path: file.to_owned(), source })?;
     bytes.pop_if(|last| *last == b'\n');
     let origin = file.display().to_string();
-    match server::check(&bytes, build_id) {
+    let checked = server::check(&bytes, build_id).and_then(|record| {
+        let Some(key) = &settings.key else { return Ok(record) };
+        let mut path = file.as_os_str().to_owned();
+        path.push(".minisig");
+        let signature = read_limited(Path::new(&path), signature::MAX_BYTES as u64).ok();
+        let signature = signature.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        key.verify(&bytes, signature.as_deref()).map(|()| record)
+    });
+    match checked {
         Ok(record) => Ok(Found { record, bytes, origin }),
         Err(why) => Err(Failure::Refused { origin, why }),
     }

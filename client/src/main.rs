@@ -42,7 +42,7 @@ async fn main() -> ExitCode {
 }
 
 async fn watch(args: WatchArgs) -> ExitCode {
-    let settings = match Settings::from_env(args.target.servers.clone()) {
+    let settings = match Settings::from_env(&args.target) {
         Ok(settings) => settings,
         Err(error) => return fail(&error, OTHER),
     };
@@ -53,7 +53,7 @@ async fn watch(args: WatchArgs) -> ExitCode {
 }
 
 async fn plan(args: PlanArgs) -> ExitCode {
-    let settings = match Settings::from_env(args.target.servers) {
+    let settings = match Settings::from_env(&args.target) {
         Ok(settings) => settings,
         Err(error) => return fail(&error, OTHER),
     };
@@ -63,7 +63,7 @@ async fn plan(args: PlanArgs) -> ExitCode {
             None => running::find(&Host::new(args.target.root))?.build_id,
         };
         match args.plan {
-            Some(file) => lookup::from_file(&file, &build_id),
+            Some(file) => lookup::from_file(&settings, &file, &build_id),
             None => {
                 lookup::find(&settings, &build_id, |line| say(&format!("warning: {line}"))).await
             }
@@ -85,7 +85,7 @@ async fn plan(args: PlanArgs) -> ExitCode {
 }
 
 async fn diagnose(args: DoctorArgs) -> ExitCode {
-    let settings = match Settings::from_env(args.target.servers) {
+    let settings = match Settings::from_env(&args.target) {
         Ok(settings) => settings,
         Err(error) => return fail(&error, OTHER),
     };

@@ -3,9 +3,12 @@
 //! Servers are not trusted: answers have a size and a time, redirects a number and a direction, and
 //! what comes is a plan only after it has passed every check that needs no kernel.
 
-use crate::failure::{Failure, Refusal};
+use crate::{
+    failure::{Failure, Refusal},
+    signature,
+};
 use nfdrop_db::{BuildId, Record, Status};
-use reqwest::{Client, StatusCode, Url, header, redirect};
+use reqwest::{Client, Response, StatusCode, Url, header, redirect};
 use std::{error::Error, fmt, str::FromStr, time::Duration};
 
 /// Most redirects followed.
@@ -120,15 +123,39 @@ impl Http {
             StatusCode::NOT_FOUND => return Ok(Answer::NeverSeen),
             status => return Err(AskError::NoAnswer(format!("HTTP status {status}"))),
         }
+        let bytes = self.body(&mut response, Record::MAX_BYTES).await?;
+        let record = check(&bytes, build_id)?;
+        Ok(Answer::Record(Box::new(record), bytes))
+    }
+
+    /// Asks `server` for the signature of its record of `build_id`; `None` where it has none.
+    pub async fn signature(
+        &self,
+        server: &Server,
+        build_id: &BuildId,
+    ) -> Result<Option<String>, AskError> {
+        let url = format!("{server}/buildid/{build_id}/plan.minisig");
+        let sent = self.client.get(url).send().await;
+        let mut response = sent.map_err(|error| self.no_answer(&error))?;
+        match response.status() {
+            StatusCode::OK => {}
+            StatusCode::NOT_FOUND => return Ok(None),
+            status => return Err(AskError::NoAnswer(format!("HTTP status {status}"))),
+        }
+        let bytes = self.body(&mut response, signature::MAX_BYTES).await?;
+        Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+    }
+
+    /// All of a body, or one chunk more than `limit` bytes of it.
+    async fn body(&self, response: &mut Response, limit: usize) -> Result<Vec<u8>, AskError> {
         let mut bytes = vec![];
         while let Some(chunk) = response.chunk().await.map_err(|error| self.no_answer(&error))? {
             bytes.extend_from_slice(&chunk);
-            if bytes.len() > Record::MAX_BYTES {
-                break; // the check below says so
+            if bytes.len() > limit {
+                break; // the checks of what it should be say so
             }
         }
-        let record = check(&bytes, build_id)?;
-        Ok(Answer::Record(Box::new(record), bytes))
+        Ok(bytes)
     }
 
     /// Whether `server` speaks HTTP at all; the status it answers with.

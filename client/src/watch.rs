@@ -165,7 +165,7 @@ impl<'a> Session<'a> {
 
     async fn plan(&self, running: &Running, say: &mut impl FnMut(&str)) -> Result<Found, Failure> {
         if let Some(file) = &self.args.plan {
-            return lookup::from_file(file, &running.build_id);
+            return lookup::from_file(self.settings, file, &running.build_id);
         }
         let warn = |line: &str| say(&format!("warning: {line}"));
         lookup::find(self.settings, &running.build_id, warn).await

@@ -81,7 +81,7 @@ async fn plan(settings: &Settings, build_id: Option<&BuildId>) -> Result<Vec<Che
     let mut said = vec![];
     for server in &settings.servers {
         let answer = match build_id {
-            Some(build_id) => http.ask(server, build_id).await.map(Some),
+            Some(build_id) => lookup::ask(&http, settings, server, build_id).await.0.map(Some),
             None => http.reach(server).await.map(|_| None),
         };
         let heard = match &answer {
@@ -105,11 +105,8 @@ async fn plan(settings: &Settings, build_id: Option<&BuildId>) -> Result<Vec<Che
         checks.push(Check::missing(NAME, "cannot be asked for without a build-id", "").code(1));
         return Ok(checks);
     };
-    let cached = settings.cache.plan(build_id);
-    let outcome = match cached {
-        Some((record, bytes, path)) => {
-            Ok(lookup::Found { record, bytes, origin: path.display().to_string() })
-        }
+    let outcome = match lookup::cached(settings, build_id) {
+        Some(found) => Ok(found),
         None if settings.servers.is_empty() => Err(Failure::NoServer),
         None => lookup::conclude(build_id, said, |_| ()),
     };

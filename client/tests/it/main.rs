@@ -10,3 +10,4 @@ mod https;
 mod machine;
 mod program;
 mod servers;
+mod signed;
