@@ -106,6 +106,12 @@ pub enum Failure {
     /// What was attached does not work.
     #[error("{0}")]
     Broken(AttachError),
+    /// A capture file is nothing for a terminal.
+    #[error(
+        "a capture file is not for a terminal: redirect it, as in `nfdrop-client --format pcapng \
+         >drops.pcapng` or `… | wireshark -k -i -`"
+    )]
+    Terminal,
     /// Data cannot be written.
     #[error("cannot write to stdout: {0}")]
     Output(io::Error),
@@ -178,6 +184,7 @@ impl Failure {
             | Self::Http(_)
             | Self::Broken(_)
             | Self::Output(_)
+            | Self::Terminal
             | Self::Running(RunningError::Unreadable { .. }) => 1,
             Self::NeverSeen { .. } | Self::Unresolved { .. } => 2,
             Self::Refused { .. } | Self::OtherBytes { .. } => 3,

@@ -3,13 +3,13 @@
 
 use crate::{
     attach::{self, AttachError, Attached, Counters, Wanted, ring, site},
-    cli::WatchArgs,
+    cli::{DropFormat, WatchArgs},
     doctor,
-    event::Drop,
     failure::Failure,
     host::Host,
     lookup::{self, Found, Settings},
-    names::{Names, RuleName},
+    names::{Names, namespace},
+    output::{self, Named, Printer},
     running::{self, Running, RunningError},
 };
 use nfdrop_db::plan::Plan;
@@ -18,7 +18,7 @@ use rustix::{
     time::{ClockId, clock_gettime},
 };
 use std::{
-    io::{self, Write},
+    io::{self, BufWriter, IsTerminal, Write},
     os::fd::{AsFd, OwnedFd},
     path::Path,
     time::Duration,
@@ -41,6 +41,9 @@ pub async fn run(
     settings: &Settings,
     mut say: impl FnMut(&str),
 ) -> Result<(), Failure> {
+    if args.format == DropFormat::Pcapng && io::stdout().is_terminal() {
+        return Err(Failure::Terminal);
+    }
     // The signals first: whoever sends one from now on means this run.
     let mut signals = Signals::new().map_err(Failure::Output)?;
     // Before 5.11 maps count against this limit. Where it cannot be raised, loading says so.
@@ -82,6 +85,7 @@ struct Session<'a> {
     /// `None` while nf_tables is not there.
     now: Option<Now>,
     names: Names,
+    printer: Printer,
     /// Of programs that went with an earlier nf_tables.
     before: Counters,
     printed: u64,
@@ -110,9 +114,12 @@ impl<'a> Session<'a> {
         say: &mut impl FnMut(&str),
     ) -> Result<Self, Failure> {
         let names = Names::new(&args.target.root, Path::new("nft"));
+        let colour = output::colour(&io::stdout());
+        let printer = Printer::new(args.format, colour, namespace::own(&args.target.root));
         let mut session = Self {
             args,
             names,
+            printer,
             settings,
             host,
             now: None,
@@ -122,6 +129,9 @@ impl<'a> Session<'a> {
         };
         let running = running::find(&session.host)?;
         session.attach(&running, say).await?;
+        let mut stdout = io::stdout().lock();
+        let begun = session.printer.begin(&mut stdout).and_then(|()| stdout.flush());
+        begun.map_err(Failure::Output)?;
         session.refresh_names(say);
         Ok(session)
     }
@@ -241,14 +251,14 @@ impl<'a> Session<'a> {
     fn drain(&mut self) -> Result<Next, Failure> {
         let Some(now) = &mut self.now else { return Ok(Next::Wait) };
         let epoch = epoch();
-        let mut stdout = io::stdout().lock();
+        let mut stdout = BufWriter::new(io::stdout().lock());
         let mut next = Next::Wait;
         while let Some(record) = now.attached.ring().next() {
             let Some(mut drop) = ring::decode(&record, epoch) else { continue };
             std::mem::drop(record);
             self.names.complete(&mut drop);
-            let name = self.names.look_up(&drop);
-            print(&mut stdout, &drop, name).map_err(Failure::Output)?;
+            let named = Named::new(&drop, self.names.look_up(&drop));
+            self.printer.print(&named, &mut stdout).map_err(Failure::Output)?;
             self.printed += 1;
             if self.args.count.is_some_and(|count| self.printed >= count) {
                 next = Next::End;
@@ -367,13 +377,5 @@ fn summary(counters: &Counters, printed: u64, filtered: u64) -> String {
         "summary: {drops} drops seen, {rule_drops} by rules and {policy_drops} by policies; {printed} \
          printed, {filtered} filtered out, {lost} lost in the ring; {missed} missed by the kprobes; \
          {share}"
-    )
-}
-
-fn print(to: &mut impl Write, drop: &Drop, name: Option<&RuleName>) -> io::Result<()> {
-    writeln!(
-        to,
-        r#"{{"event":"{}","family":"{}","table":"{}","base_chain":"{}","handle":{:?},"len":{:?},"rule":{:?}}}"#,
-        drop.event, drop.family, drop.table, drop.base_chain, drop.handle, drop.len, name
     )
 }
