@@ -11,6 +11,7 @@ pub mod cli;
 pub mod doctor;
 pub mod event;
 pub mod failure;
+pub mod filter;
 pub mod host;
 pub mod lookup;
 pub mod names;

@@ -5,7 +5,9 @@ mod pcapng;
 mod text;
 pub mod time;
 
-use crate::{cli::DropFormat, event::Drop, names::RuleName, packet::Flow, show::plain};
+use crate::{
+    cli::DropFormat, event::Drop, filter::Place, names::RuleName, packet::Flow, show::plain,
+};
 use anstream::{AutoStream, ColorChoice, stream::RawStream};
 use nfdrop_db::plan::Event;
 use std::io::{self, Write};
@@ -71,6 +73,17 @@ impl<'a> Named<'a> {
     pub fn table(&self) -> Option<(&'static str, &str)> {
         let Drop { family, table, .. } = self.drop;
         (!table.is_empty()).then(|| (family.name(), &**table))
+    }
+
+    /// Where it happened, for filters.
+    pub fn filter_place(&self) -> Place<'_> {
+        Place {
+            event: self.drop.event,
+            table: self.table(),
+            base_chain: &self.drop.base_chain,
+            chain: self.chain(),
+            handle: self.drop.handle,
+        }
     }
 
     /// Family, table, base chain and, where it is another one, the rule's chain.
@@ -139,4 +152,4 @@ pub fn colour(stream: &impl RawStream) -> bool {
 }
 
 #[cfg(test)]
-mod samples;
+pub(crate) mod samples;

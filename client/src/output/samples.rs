@@ -6,7 +6,7 @@ use crate::{
 };
 use nfdrop_db::plan::Event;
 
-pub(super) const NETNS: u32 = 4_026_531_840;
+pub(crate) const NETNS: u32 = 4_026_531_840;
 
 fn device(name: &str) -> Device {
     Device { index: 2, name: name.to_owned() }
@@ -70,7 +70,7 @@ fn rule(chain: &str, text: &str) -> RuleName {
 }
 
 /// Each with its rule, where that has a name.
-pub(super) fn all() -> Vec<(Drop, Option<RuleName>)> {
+pub(crate) fn all() -> Vec<(Drop, Option<RuleName>)> {
     let policy = Drop { event: Event::PolicyDrop, handle: None, ..drop() };
     let rejected = Drop {
         time: drop().time + 1_000,
