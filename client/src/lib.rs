@@ -8,6 +8,7 @@
 pub mod attach;
 pub mod cache;
 pub mod cli;
+pub mod counts;
 pub mod doctor;
 pub mod event;
 pub mod failure;

@@ -5,6 +5,8 @@ mod pcapng;
 mod text;
 pub mod time;
 
+pub(crate) use json::encode;
+
 use crate::{
     cli::DropFormat, event::Drop, filter::Place, names::RuleName, packet::Flow, show::plain,
 };
@@ -103,7 +105,7 @@ impl<'a> Named<'a> {
 }
 
 /// Without anything that a terminal would act on, line feeds among it.
-fn line(text: &str) -> String {
+pub(crate) fn line(text: &str) -> String {
     plain(text).replace('\n', " ")
 }
 
