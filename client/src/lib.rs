@@ -15,6 +15,7 @@ pub mod failure;
 pub mod filter;
 pub mod host;
 pub mod lookup;
+pub mod metrics;
 pub mod names;
 pub mod notes;
 pub mod output;
