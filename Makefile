@@ -3,7 +3,7 @@
 CARGO ?= cargo
 FUZZ_SECONDS ?= 900
 BINARIES = -p nfdrop-indexer -p nfdrop-server -p nfdrop-client
-SCRIPTS = ci/install-deps ci/build-client ci/run-demo .ci/run $(addprefix tests/guest/,init scenario sites)
+SCRIPTS = ci/install-deps ci/build-client ci/run-demo .ci/run $(addprefix tests/guest/,bpftrace init scenario sites)
 
 .DEFAULT_GOAL := help
 .PHONY: help run client-static test test-kernels lint bench fuzz mutants deny clean
@@ -25,7 +25,8 @@ test: lint ## Everything CI checks: lint and all tests
 
 test-kernels: ## Plans on real kernels, in QEMU: the newest of every series and flavour
 	@ci/install-deps
-	$(CARGO) test --locked -p nfdrop-tests --test kernels -- --include-ignored --nocapture
+	$(CARGO) test --locked -p nfdrop-tests --test bpftrace --test kernels -- \
+		--include-ignored --nocapture
 
 lint: ## Formatting, clippy and shellcheck; warnings are errors
 	@ci/install-deps

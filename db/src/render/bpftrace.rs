@@ -41,7 +41,7 @@ fn header(plan: &Plan) -> String {
     };
     let load = if object == "vmlinux" { "" } else { "// The module nf_tables has to be loaded.\n" };
     let mut header = format!(
-        "#!/usr/bin/env -S bpftrace --unsafe\n\
+        "#!/usr/bin/env bpftrace\n\
          // Prints the nftables rule, or the chain with the policy, behind every drop.\n\
          //\n\
          // For the {object} with build-id {build_id} only,\n\
@@ -49,8 +49,7 @@ fn header(plan: &Plan) -> String {
          // {identity}\n\
          // On another build it prints nonsense: check the id first.\n\
          //\n\
-         // Run as root: bpftrace --unsafe nfdrop.bt\n\
-         // --unsafe, since bpftrace cannot check offsets inside a function without a vmlinux file.\n\
+         // Run as root: bpftrace nfdrop.bt\n\
          {load}\
          // Handles are those of `nft -a list ruleset`. Found by nfdrop {analyzer}.\n",
         analyzer = evidence.analyzer,

@@ -44,7 +44,7 @@ fn bpftrace_accepts_the_scripts() {
     for plan in [samples::plan(), samples::conditional_plan(), wide] {
         let script = bpftrace(&plan).unwrap();
         let mut command = Command::new("bpftrace");
-        command.args(["-d", "--unsafe", "-"]).stdin(Stdio::piped());
+        command.args(["-d", "-"]).stdin(Stdio::piped());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("bpftrace is installed");
         child.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
