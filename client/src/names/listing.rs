@@ -6,6 +6,7 @@
 //! with `# handle N`. Comments and log prefixes are quoted and can hold all of this, so quotes are
 //! counted; a quote that nobody closes ends with its line.
 
+use super::nameless::Dump;
 use crate::event::Family;
 use std::{collections::HashMap, sync::Arc};
 
@@ -17,9 +18,10 @@ const MAX_TEXT: usize = 4096;
 /// What a rule is called.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RuleName {
-    /// The chain that holds it.
+    /// The chain that holds it; if that has no name, the chain that it was jumped to from.
     pub chain: Arc<str>,
-    /// As `nft` writes it, in one line; of a very long one the beginning and `…`.
+    /// As `nft` writes it, in one line; of a very long one the beginning and `…`. Of a rule in a chain
+    /// without a name, with the beginning of the rule that jumps there.
     pub text: Box<str>,
     /// It rejects: what it drops gets an answer. A rule that drops some packets through a verdict map
     /// and rejects the others counts as rejecting.
@@ -44,6 +46,8 @@ pub struct Listing {
     pub tables: HashMap<u64, Table>,
     /// By the table's handle and their own.
     pub rules: HashMap<(u64, u64), RuleName>,
+    /// There are rules in chains without a name, and nft did not tell their handles.
+    pub incomplete: bool,
 }
 
 /// A listing that is being read, in pieces of any size.
@@ -57,21 +61,47 @@ pub struct Reader {
     table: Option<u64>,
     chain: Option<Arc<str>>,
     rule: Option<Pending>,
+    /// What nft was made to say besides.
+    dump: Dump,
+    /// Rules with others in them.
+    nests: Vec<Nest>,
+}
+
+/// A rule that jumps to a chain without a name.
+#[derive(Debug)]
+struct Nest {
+    table: u64,
+    handle: u64,
+    chain: Arc<str>,
+    /// Up to the brace.
+    text: String,
+    rules: Vec<String>,
 }
 
 /// A rule whose last line may be yet to come.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Pending {
     text: String,
     quoted: bool,
+    /// How much of the text is in front of the rules in a chain without a name.
+    outside: Option<usize>,
+    inside: Vec<String>,
 }
 
 impl Reader {
     /// Nothing read yet; at most so many rules are taken.
     pub fn new(max_rules: usize) -> Self {
         let listing = Listing::default();
-        let line = Some(vec![]);
-        Self { listing, room: max_rules, line, table: None, chain: None, rule: None }
+        Self {
+            listing,
+            room: max_rules,
+            line: Some(vec![]),
+            table: None,
+            chain: None,
+            rule: None,
+            dump: Dump::default(),
+            nests: vec![],
+        }
     }
 
     /// Reads on.
@@ -94,7 +124,27 @@ impl Reader {
             self.read(&String::from_utf8_lossy(&line));
         }
         self.end_rule();
+        for nest in std::mem::take(&mut self.nests) {
+            self.name_inner_rules(nest);
+        }
         self.listing
+    }
+
+    /// By handle, if nft has told as many as it listed.
+    fn name_inner_rules(&mut self, nest: Nest) {
+        let Nest { table, handle, chain, text, rules } = nest;
+        let known = self.listing.tables.get(&table);
+        let handles = known.and_then(|known| self.dump.rules(known, handle)).unwrap_or_default();
+        if handles.len() != rules.len() {
+            self.listing.incomplete = true;
+            return;
+        }
+        for (handle, rule) in handles.iter().zip(rules).take(self.room) {
+            self.room -= 1;
+            let whole = shortened(&format!("{text} {rule} }}"));
+            let name = RuleName { chain: chain.clone(), text: whole, reject: rejects(&rule) };
+            self.listing.rules.insert((table, *handle), name);
+        }
     }
 
     fn append(&mut self, piece: &[u8]) {
@@ -123,9 +173,11 @@ impl Reader {
             && self.chain.is_some()
             && !rest.starts_with(['\t', '}'])
         {
-            let mut rule = Pending { text: String::new(), quoted: false };
+            let mut rule = Pending::default();
             rule.append(rest);
             self.rule = Some(rule);
+        } else if self.table.is_none() {
+            self.dump.read(line, self.room);
         }
     }
 
@@ -162,8 +214,13 @@ impl Reader {
             && self.room > 0
         {
             self.room -= 1;
-            let (chain, text, reject) = (chain.clone(), shortened(text), rejects(text));
-            self.listing.rules.insert((table, handle), RuleName { chain, text, reject });
+            let name =
+                RuleName { chain: chain.clone(), text: shortened(text), reject: rejects(text) };
+            self.listing.rules.insert((table, handle), name);
+            if let Some(text) = rule.outside.and_then(|end| rule.text.get(..end)) {
+                let (chain, text, rules) = (chain.clone(), text.to_owned(), rule.inside);
+                self.nests.push(Nest { table, handle, chain, text, rules });
+            }
         }
     }
 }
@@ -183,7 +240,14 @@ impl Pending {
     }
 
     fn append(&mut self, line: &str) {
+        let nested = !self.quoted && line.starts_with("\t\t\t");
         let line = line.trim_start();
+        if nested && (self.text.ends_with("jump {") || self.text.ends_with("goto {")) {
+            self.outside = Some(self.text.len());
+        }
+        if nested && self.outside.is_some() {
+            self.inside.push(line.to_owned());
+        }
         let last = self.text.chars().next_back();
         self.text.push_str(match last {
             None => "",
@@ -297,6 +361,31 @@ mod tests {
         insta::assert_snapshot!(told(&read(include_str!("testdata/iptables.txt"))));
     }
 
+    /// What nft 1.0.6 listed of rules in chains without a name, asked to tell more.
+    #[test]
+    fn rules_in_chains_without_a_name() {
+        let text = include_str!("testdata/nameless.txt");
+        let listing = read(text);
+        assert!(!listing.incomplete);
+        insta::assert_snapshot!(told(&listing));
+
+        let (_, plain) = text.split_once("table inet").unwrap();
+        let plain = read(&format!("table inet{plain}"));
+        assert!(plain.incomplete);
+        let inner = [5, 6, 9, 11, 13, 16, 21].map(|handle| (1, handle));
+        assert!(inner.iter().all(|key| !plain.rules.contains_key(key)));
+        assert!(inner.iter().all(|key| listing.rules.contains_key(key)));
+        assert_eq!(listing.rules.len(), plain.rules.len() + inner.len() + 1);
+    }
+
+    #[test]
+    fn handles_that_are_not_as_many_as_rules_name_none() {
+        let text = include_str!("testdata/nameless.txt").replace("inet fw __chain11 6 5\n", "");
+        let listing = read(&text);
+        assert!(listing.incomplete && !listing.rules.contains_key(&(1, 5)));
+        assert!(listing.rules.contains_key(&(1, 9)));
+    }
+
     fn in_chain(lines: &str) -> String {
         format!("table ip t {{ # handle 1\n\tchain c {{ # handle 1\n{lines}\t}}\n}}\n")
     }
@@ -399,7 +488,8 @@ mod tests {
             lines in prop::collection::vec(prop::sample::select(vec![
                 "table ip t { # handle 1", "\tchain c { # handle 1", "\t}", "}", "\t\tjump {",
                 "\t\t\treject", "\t\t} # handle 5", "\t\tdrop comment \"a # handle 6", "\" # handle 7",
-                "\t\taccept # handle 8", "", "\t\tdrop comment \"\u{e9}\" # handle 99999999999999999999",
+                "\t\taccept # handle 8", "", "ip t c 5", "  [ immediate reg 0 goto -> __chain1 ]",
+                "ip t __chain1 7 6", "\t\tdrop comment \"\u{e9}\" # handle 99999999999999999999",
             ]), 0..30),
             size in 1usize..20,
         ) {

@@ -13,6 +13,7 @@
 
 pub mod listing;
 pub mod monitor;
+mod nameless;
 pub mod namespace;
 pub mod nft;
 
