@@ -10,7 +10,7 @@ use crate::{
     lookup::{self, Found, Settings},
     names::{Names, namespace},
     output::{self, Named, Printer},
-    running::{self, Running, RunningError},
+    running::{self, Running},
 };
 use nfdrop_db::plan::Plan;
 use rustix::{
@@ -34,6 +34,8 @@ use tokio::{
 const PAUSE: Duration = Duration::from_millis(20);
 /// How often is looked whether the module is still the one that was attached to.
 const TICK: Duration = Duration::from_secs(1);
+/// `live`, `coming` or `going`; of a loaded module only.
+const INITSTATE: &str = "/sys/module/nf_tables/initstate";
 
 /// Runs until it is told to end. `say` is given what belongs on stderr, without line feed.
 pub async fn run(
@@ -201,8 +203,7 @@ impl<'a> Session<'a> {
     /// What tells one loading of the module from another; `None` where it is built in.
     fn module(&self) -> Option<u64> {
         use std::os::unix::fs::MetadataExt;
-        let directory = self.host.path("/sys/module/nf_tables/initstate");
-        std::fs::metadata(directory).ok().map(|file| file.ino())
+        std::fs::metadata(self.host.path(INITSTATE)).ok().map(|file| file.ino())
     }
 
     async fn watch(
@@ -226,8 +227,9 @@ impl<'a> Session<'a> {
                     next
                 }
                 _ = tick.tick() => {
+                    let next = self.look_after_module(say).await?;
                     self.refresh_names(say);
-                    self.look_after_module(say).await?
+                    next
                 }
                 () = until(end) => Next::End,
                 _ = signals.interrupt.recv() => Next::End,
@@ -241,6 +243,9 @@ impl<'a> Session<'a> {
     }
 
     fn refresh_names(&mut self, say: &mut impl FnMut(&str)) {
+        if self.now.is_none() {
+            return; // without nf_tables there are no rules to list
+        }
         self.names.refresh();
         for warning in self.names.warnings() {
             say(&format!("warning: {warning}"));
@@ -280,11 +285,11 @@ impl<'a> Session<'a> {
             self.let_go()?;
             say("nf_tables was unloaded, and its rules with it; waiting for it to come back");
         }
-        let running = match running::find(&self.host) {
-            Ok(running) => running,
-            Err(RunningError::NotLoaded { .. }) => return Ok(Next::Wait),
-            Err(error) => return Err(error.into()),
-        };
+        // While it comes and goes, its files are there in part.
+        if !self.host.text(INITSTATE).is_ok_and(|state| state == "live") {
+            return Ok(Next::Wait);
+        }
+        let running = running::find(&self.host)?;
         self.attach(&running, say).await?;
         Ok(Next::Wait)
     }
