@@ -9,7 +9,7 @@
 //! | 4 | this kernel or user cannot attach |
 
 use crate::{attach::AttachError, running::RunningError};
-use nfdrop_db::{BuildId, HexBytes, Reason, RecordError, plan::FnOffset};
+use nfdrop_db::{BuildId, Reason, RecordError};
 use std::{io, path::PathBuf, process::ExitCode};
 
 /// Why there is no plan to show.
@@ -80,18 +80,10 @@ pub enum Failure {
     Running(#[from] RunningError),
     /// The kernel's code is not what the plan was made for.
     #[error(
-        "plan refused: at nft_do_chain{offset} it expects {expected}, this kernel has {found}\n\
-         somebody has patched this function, or the plan is wrong: compare with `nfdrop-indexer \
-         resolve` of this kernel's nf_tables.ko, and tell whoever runs the server"
+        "plan refused: {0}\nsomebody has patched this function, or the plan is wrong: compare with \
+         `nfdrop-indexer resolve` of this kernel's nf_tables.ko, and tell whoever runs the server"
     )]
-    OtherBytes {
-        /// Where.
-        offset: FnOffset,
-        /// What the plan has.
-        expected: HexBytes,
-        /// What is there.
-        found: HexBytes,
-    },
+    OtherBytes(AttachError),
     /// Something that attaching needs is not there.
     #[error("cannot attach: {0}")]
     Missing(String),
@@ -187,7 +179,7 @@ impl Failure {
             | Self::Terminal
             | Self::Running(RunningError::Unreadable { .. }) => 1,
             Self::NeverSeen { .. } | Self::Unresolved { .. } => 2,
-            Self::Refused { .. } | Self::OtherBytes { .. } => 3,
+            Self::Refused { .. } | Self::OtherBytes(_) => 3,
             Self::Running(_) | Self::Missing(_) | Self::Attach { .. } => 4,
         }
     }

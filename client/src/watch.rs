@@ -2,7 +2,7 @@
 //! was not.
 
 use crate::{
-    attach::{self, AttachError, Attached, Counters, Wanted, ring, site},
+    attach::{self, AttachError, Attached, Counters, Wanted, ring},
     cli::{DropFormat, WatchArgs},
     doctor,
     failure::Failure,
@@ -12,7 +12,6 @@ use crate::{
     output::{self, Named, Printer},
     running::{self, Running},
 };
-use nfdrop_db::plan::Plan;
 use rustix::{
     process::{Resource, Rlimit, setrlimit},
     time::{ClockId, clock_gettime},
@@ -160,13 +159,18 @@ impl<'a> Session<'a> {
             ring_size: self.args.ring_size << 10,
             counts: 0,
         };
-        let mut attached = attach::attach(&self.host, plan, &wanted).map_err(|error| {
+        let attached = attach::attach(&self.host, plan, &wanted);
+        let mut attached = attached.map_err(|error| {
+            if matches!(error, AttachError::OtherBytes { .. }) {
+                return Failure::OtherBytes(error);
+            }
             let checks = doctor::whole_kernel(&self.host);
             let complaints = checks.iter().filter_map(doctor::Check::complaint).collect();
             Failure::Attach { error, checks: complaints }
         })?;
-        // The kernel tells at once where its probes are; where a function is takes it far longer.
-        self.compare(plan, say)?;
+        if let Some(why) = attached.not_compared() {
+            say(&format!("note: the kernel's code was not compared with the plan: {why}"));
+        }
         let ring = ring_events(&mut attached).map_err(Failure::Broken)?;
         self.now = Some(Now { attached, ring, module: self.module() });
         let sites: Vec<_> =
@@ -181,23 +185,6 @@ impl<'a> Session<'a> {
         }
         let warn = |line: &str| say(&format!("warning: {line}"));
         lookup::find(self.settings, &running.build_id, warn).await
-    }
-
-    /// On an error the caller drops what was attached.
-    fn compare(&self, plan: &Plan, say: &mut impl FnMut(&str)) -> Result<(), Failure> {
-        let probes = site::probes(&self.host);
-        let address = site::address(&probes)
-            .or_else(|| self.host.symbols().and_then(|symbols| symbols.address));
-        match site::compare(&self.host, plan, address, &probes) {
-            site::Sites::Same => Ok(()),
-            site::Sites::Unreadable(why) => {
-                say(&format!("note: the kernel's code was not compared with the plan: {why}"));
-                Ok(())
-            }
-            site::Sites::Other { offset, expected, found } => {
-                Err(Failure::OtherBytes { offset, expected, found })
-            }
-        }
     }
 
     /// What tells one loading of the module from another; `None` where it is built in.

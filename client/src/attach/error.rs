@@ -1,7 +1,7 @@
 //! Why nothing was attached.
 
 use aya::{EbpfError, maps::MapError, programs::ProgramError, sys::SyscallError};
-use nfdrop_db::plan::FnOffset;
+use nfdrop_db::{HexBytes, plan::FnOffset};
 use std::io;
 
 /// Why nothing was attached.
@@ -20,6 +20,16 @@ pub enum AttachError {
         offset: FnOffset,
         /// Why.
         source: io::Error,
+    },
+    /// The instruction is not the plan's.
+    #[error("at nft_do_chain{offset} the plan expects {expected}, this kernel has {found}")]
+    OtherBytes {
+        /// Where.
+        offset: FnOffset,
+        /// What the plan has.
+        expected: HexBytes,
+        /// What is there.
+        found: HexBytes,
     },
     /// The function is not found, by name or by address.
     #[error("the kernel does not find nft_do_chain, and /proc/kallsyms does not tell its address")]

@@ -10,6 +10,7 @@ pub mod ring;
 pub mod site;
 
 pub use error::AttachError;
+use site::Site;
 
 use crate::host::Host;
 use aya::{
@@ -119,6 +120,7 @@ pub struct Attached {
     counters: PerCpuArray<MapData, [u64; COUNTERS]>,
     counts: HashMap<MapData, [u8; KEY], [u8; COUNT]>,
     witness: bool,
+    not_compared: Option<&'static str>,
     /// The last reading of what is gone with the programs.
     missed: u64,
 }
@@ -147,11 +149,12 @@ pub fn attach(host: &Host, plan: &Plan, wanted: &Wanted) -> Result<Attached, Att
         Some(_) => set_witness(&mut programs)?,
         None => false,
     };
-    set_probes(host, plan, &mut programs, &names)?;
+    let not_compared = set_probes(host, plan, &mut programs, &names)?;
     let ring = map(&mut programs, "EVENTS", RingBuf::try_from)?;
     let counters = map(&mut programs, "COUNTERS", PerCpuArray::try_from)?;
     let counts = map(&mut programs, "COUNTS", HashMap::try_from)?;
-    Ok(Attached { programs: Some(programs), ring, counters, counts, witness, missed: 0 })
+    let programs = Some(programs);
+    Ok(Attached { programs, ring, counters, counts, witness, not_compared, missed: 0 })
 }
 
 /// A loader without the kernel's BTF. aya reads and parses all of it whenever a loader is made, which
@@ -167,54 +170,78 @@ fn loader<'a>() -> EbpfLoader<'a> {
 }
 
 /// In the order of what kernels accept: the bare name, which some releases do not look for in
-/// modules; the name with the module's; the address.
+/// modules; the name with the module's; the address. Returns why the instructions could not be
+/// compared with the plan's, where they could not.
 fn set_probes(
     host: &Host,
     plan: &Plan,
     programs: &mut Ebpf,
     names: &[String],
-) -> Result<(), AttachError> {
+) -> Result<Option<&'static str>, AttachError> {
     let in_module = format!("{}:{SYMBOL}", plan.object);
-    let mut refused = None;
+    let mut not_found = None;
     for place in [SYMBOL, &in_module, ""] {
-        let base = if place.is_empty() {
-            match host.symbols().and_then(|symbols| symbols.address) {
-                Some(address) => address,
-                None => break,
-            }
-        } else {
-            0
-        };
-        let mut links = vec![];
-        let mut failed = None;
-        let (mut place, mut base) = (place, base);
-        for (name, probe) in names.iter().zip(&plan.probes) {
-            // Kernels before 6.2 compare a name with all of theirs. One probe set tells the address.
-            if links.len() == 1
-                && let Some(address) = site::address(&site::probes(host))
-            {
-                (place, base) = ("", address);
-            }
-            match kprobe(programs, name)?.attach(place, base + u64::from(probe.offset.0)) {
-                Ok(link) => links.push((name, link)),
-                Err(error) => {
-                    failed = Some((probe.offset, error));
-                    break;
-                }
+        let mut address = None;
+        if place.is_empty() {
+            address = host.symbols().and_then(|symbols| symbols.address);
+            if address.is_none() {
+                break;
             }
         }
-        let Some((offset, error)) = failed else { return Ok(()) };
+        match set_all(host, plan, programs, names, (place, address)) {
+            // Only a name that is not found is reason to try another one.
+            Err(error) if error.is_not_found() => not_found = not_found.or(Some(error)),
+            ended => return ended,
+        }
+    }
+    Err(not_found.unwrap_or(AttachError::NoSymbol))
+}
+
+/// On an error none is left.
+fn set_all(
+    host: &Host,
+    plan: &Plan,
+    programs: &mut Ebpf,
+    names: &[String],
+    (mut place, mut address): (&str, Option<u64>),
+) -> Result<Option<&'static str>, AttachError> {
+    let mut links = vec![];
+    let mut ended = Ok(None);
+    for (name, probe) in names.iter().zip(&plan.probes) {
+        let offset = u64::from(probe.offset.0);
+        let base = if place.is_empty() { address.unwrap_or(0) } else { 0 };
+        match kprobe(programs, name)?.attach(place, base + offset) {
+            Ok(link) => links.push((name, link)),
+            Err(error) => {
+                ended = Err(AttachError::probe(probe.offset, &error));
+                break;
+            }
+        }
+        // The kernel tells at once where its probes are; where a function is takes it far longer.
+        let listed = site::probes(host);
+        address = site::address(&listed)
+            .or(address)
+            .or_else(|| host.symbols().and_then(|symbols| symbols.address));
+        // At once: soon the kernel replaces the breakpoint by a jump, which hides more.
+        match site::compare(host, probe, address, &listed) {
+            Site::Same => {}
+            Site::Unreadable(why) => ended = Ok(Some(why)),
+            Site::Other { expected, found } => {
+                ended = Err(AttachError::OtherBytes { offset: probe.offset, expected, found });
+                break;
+            }
+        }
+        // Kernels before 6.2 compare a name with all of theirs.
+        if address.is_some() {
+            place = "";
+        }
+    }
+    if ended.is_err() {
         for (name, link) in links {
             kprobe(programs, name)?.detach(link).map_err(|error| AttachError::program(&error))?;
         }
-        let error = AttachError::probe(offset, &error);
-        // Only a name that is not found is reason to try another one.
-        if !error.is_not_found() {
-            return Err(error);
-        }
-        refused.get_or_insert(error);
     }
-    Err(refused.unwrap_or(AttachError::NoSymbol))
+    ended
 }
 
 fn set_witness(programs: &mut Ebpf) -> Result<bool, AttachError> {
@@ -256,6 +283,11 @@ fn reason_number(format: &str) -> Option<u32> {
 }
 
 impl Attached {
+    /// Why the kernel's instructions were not compared with the plan's, where they were not.
+    pub fn not_compared(&self) -> Option<&'static str> {
+        self.not_compared
+    }
+
     /// The ring with the events.
     pub fn ring(&mut self) -> &mut RingBuf<MapData> {
         &mut self.ring

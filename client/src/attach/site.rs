@@ -7,7 +7,7 @@
 use crate::host::Host;
 use nfdrop_db::{
     HexBytes,
-    plan::{FnOffset, MAX_INSTRUCTION, Plan, SYMBOL},
+    plan::{MAX_INSTRUCTION, Probe as PlanProbe, SYMBOL},
 };
 use std::{fs::File, os::unix::fs::FileExt};
 
@@ -20,15 +20,13 @@ const MAX_HEADERS: u16 = 1024;
 
 /// How the comparison ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Sites {
-    /// All are as expected, but for what the kernel has put there for probes that it lists.
+pub enum Site {
+    /// The instruction is the one expected, as far as the kernel's own probes let it be seen.
     Same,
-    /// They cannot be read, because of this.
+    /// It cannot be read, because of this.
     Unreadable(&'static str),
-    /// This one is not as expected.
+    /// It is another one.
     Other {
-        /// Where.
-        offset: FnOffset,
         /// What the plan expects.
         expected: HexBytes,
         /// What is there.
@@ -36,45 +34,46 @@ pub enum Sites {
     },
 }
 
-/// Compares every site of the plan. `address`: of the function; `probes`: what the kernel has there.
-pub fn compare(host: &Host, plan: &Plan, address: Option<u64>, probes: &[Probe]) -> Sites {
+/// Compares the instruction at a probe of the plan. `address`: of the function; `listed`: the probes
+/// that the kernel has in it, this one perhaps among them.
+pub fn compare(host: &Host, probe: &PlanProbe, address: Option<u64>, listed: &[Probe]) -> Site {
     let Some(address) = address else {
-        return Sites::Unreadable(
+        return Site::Unreadable(
             "neither /sys/kernel/debug/kprobes/list nor /proc/kallsyms tells addresses to this user",
         );
     };
     let Ok(memory) = File::open(host.path("/proc/kcore")) else {
-        return Sites::Unreadable("/proc/kcore cannot be opened by this user");
+        return Site::Unreadable("/proc/kcore cannot be opened by this user");
     };
-    for probe in &plan.probes {
-        let (offset, expected) = (probe.offset, &probe.bytes);
-        let mut found = [0; MAX_INSTRUCTION];
-        let found = &mut found[..expected.0.len().min(MAX_INSTRUCTION)];
-        if read(&memory, address.wrapping_add(offset.0.into()), found).is_none() {
-            return Sites::Unreadable("/proc/kcore does not have the function");
-        }
-        if !same(offset, &expected.0, found, probes) {
-            let (expected, found) = (expected.clone(), HexBytes(found.to_vec()));
-            return Sites::Other { offset, expected, found };
-        }
+    let expected = &probe.bytes.0;
+    // With what may be the beginning of another's jump.
+    let before = probe.offset.0.min(JUMP.1 - 1);
+    let mut window = [0; MAX_INSTRUCTION + JUMP.1 as usize];
+    let window = &mut window[..before as usize + expected.len().min(MAX_INSTRUCTION)];
+    let start = probe.offset.0 - before;
+    if read(&memory, address.wrapping_add(start.into()), window).is_none() {
+        return Site::Unreadable("/proc/kcore does not have the function");
     }
-    Sites::Same
-}
-
-/// Whether the bytes found differ from those expected only where a listed probe has changed them.
-fn same(at: FnOffset, expected: &[u8], found: &[u8], probes: &[Probe]) -> bool {
-    let hidden = |offset: u32, byte: u8| {
-        probes.iter().any(|probe| match offset.checked_sub(probe.offset) {
-            Some(0) => byte == BREAKPOINT || byte == JUMP.0,
-            Some(distance) => probe.optimized && distance < JUMP.1,
-            None => false,
+    let found = &window[before as usize..];
+    let byte = |offset: u32| window.get(offset.checked_sub(start)? as usize).copied();
+    let hidden = |offset: u32| {
+        listed.iter().any(|other| match (offset.checked_sub(other.offset), byte(other.offset)) {
+            (Some(0), Some(first)) => first == BREAKPOINT || first == JUMP.0,
+            (Some(distance), Some(first)) => {
+                other.optimized && distance < JUMP.1 && first == JUMP.0
+            }
+            _ => false,
         })
     };
-    let mut offsets = at.0..;
-    expected.len() == found.len()
-        && expected.iter().zip(found).all(|(expected, found)| {
-            offsets.next().is_some_and(|offset| expected == found || hidden(offset, *found))
-        })
+    let same = expected.len() == found.len()
+        && (probe.offset.0..)
+            .zip(expected.iter().zip(found))
+            .all(|(offset, (expected, found))| expected == found || hidden(offset));
+    if same {
+        Site::Same
+    } else {
+        Site::Other { expected: probe.bytes.clone(), found: HexBytes(found.to_vec()) }
+    }
 }
 
 /// Memory at `address`, from an ELF64 core file of this machine's byte order
@@ -173,32 +172,42 @@ mod tests {
     #[test]
     fn sites_are_compared_with_memory() {
         let plan = sample::plan("0484cf00".parse().unwrap());
+        let probe = &plan.probes[0];
         let root = tempfile::tempdir().unwrap();
         let host = Host::new(root.path());
         let start = 0xffff_ffff_c000_0000_u64;
-        assert!(matches!(compare(&host, &plan, None, &[]), Sites::Unreadable(_)));
-        assert!(matches!(compare(&host, &plan, Some(start), &[]), Sites::Unreadable(_)));
+        assert!(matches!(compare(&host, probe, None, &[]), Site::Unreadable(_)));
+        assert!(matches!(compare(&host, probe, Some(start), &[]), Site::Unreadable(_)));
+        let (offset, length) = (probe.offset.0 as usize, probe.bytes.0.len());
         let mut memory = vec![0x90; plan.symbol_size as usize];
-        for probe in &plan.probes {
-            let at = probe.offset.0 as usize;
-            memory[at..at + probe.bytes.0.len()].copy_from_slice(&probe.bytes.0);
-        }
+        memory[offset..offset + length].copy_from_slice(&probe.bytes.0);
         let file = root.path().join("proc/kcore");
         fs::create_dir_all(file.parent().unwrap()).unwrap();
-        let check = |memory: &[u8], probes: &[Probe]| {
+        let check = |memory: &[u8], listed: &[Probe]| {
             fs::write(&file, core(start, memory)).unwrap();
-            compare(&host, &plan, Some(start), probes)
+            compare(&host, probe, Some(start), listed)
         };
-        assert_eq!(check(&memory, &[]), Sites::Same);
-        let offset = plan.probes[0].offset.0;
+        assert_eq!(check(&memory, &[]), Site::Same);
+
+        // With a breakpoint, even of a probe that is going to be a jump.
+        let at = |offset: usize, optimized| {
+            let offset = offset as u32;
+            [Probe { address: start + u64::from(offset), offset, optimized }]
+        };
         let mut probed = memory.clone();
-        probed[offset as usize] = BREAKPOINT;
-        let listed = Probe { address: start + u64::from(offset), offset, optimized: false };
-        assert_eq!(check(&probed, std::slice::from_ref(&listed)), Sites::Same);
-        assert!(matches!(check(&probed, &[]), Sites::Other { .. }), "a breakpoint of nobody");
-        let last = offset as usize + plan.probes[0].bytes.0.len() - 1;
-        probed[last] ^= 1;
-        assert!(matches!(check(&probed, &[listed]), Sites::Other { .. }), "another instruction");
-        assert!(matches!(check(&memory[..16], &[]), Sites::Unreadable(_)), "no such memory");
+        probed[offset] = BREAKPOINT;
+        assert_eq!(check(&probed, &at(offset, true)), Site::Same);
+        assert!(matches!(check(&probed, &[]), Site::Other { .. }), "a breakpoint of nobody");
+        probed[offset + length - 1] ^= 1;
+        assert!(matches!(check(&probed, &at(offset, true)), Site::Other { .. }), "another one");
+
+        // With a jump, which may begin before.
+        for begin in [offset, offset - 2] {
+            let mut probed = memory.clone();
+            probed[begin..begin + 5].copy_from_slice(&[JUMP.0, 1, 2, 3, 4]);
+            assert_eq!(check(&probed, &at(begin, true)), Site::Same);
+            assert!(matches!(check(&probed, &at(begin, false)), Site::Other { .. }));
+        }
+        assert!(matches!(check(&memory[..16], &[]), Site::Unreadable(_)), "no such memory");
     }
 }
