@@ -1,18 +1,22 @@
 //! The command line.
 
 use crate::{
+    attach,
     cache::Cache,
+    filter::Filter,
     lookup::Settings,
     server::Server,
     signature::{Key, KeyError},
 };
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
 use nfdrop_db::BuildId;
-use std::{env, path::PathBuf, time::Duration};
+use std::{env, net::SocketAddr, path::PathBuf, time::Duration};
 
 const EXAMPLES: &str = "\
 Examples:
   nfdrop-client --server http://127.0.0.1:7767
+  nfdrop-client --table inet:filter --address 192.0.2.0/24
+  nfdrop-client --format pcapng --count 1000 > drops.pcapng
   nfdrop-client --format json --duration 5m | jq -c '[.table, .chain, .handle]'
   nfdrop-client plan --server http://127.0.0.1:7767
   NFDROP_URLS='https://plans.example http://127.0.0.1:7767' nfdrop-client doctor
@@ -33,6 +37,13 @@ Examples:
 
 A plan is kept for good, a \"no\" for ten minutes; see NFDROP_CACHE_PATH in `nfdrop-client --help`.
 With --format json the record of a build without a plan is printed too; the exit code is 2.";
+
+const TOP_EXAMPLES: &str = "\
+Examples:
+  nfdrop-client top --server http://127.0.0.1:7767
+  nfdrop-client top --table inet:filter --duration 10s | cat
+
+The kernel counts; on a terminal q or Ctrl-C ends it, elsewhere a table is printed every second.";
 
 const DOCTOR_EXAMPLES: &str = "\
 Examples:
@@ -62,32 +73,51 @@ pub struct Cli {
     pub watch: WatchArgs,
 }
 
-/// Arguments of the program itself.
+/// What naming and counting drops have in common.
 #[derive(Debug, Args)]
-pub struct WatchArgs {
+pub struct Common {
     /// Whom to ask.
     #[command(flatten)]
     pub target: Target,
-    /// How drops are printed
-    #[arg(long, value_enum, default_value_t = DropFormat::Text)]
-    pub format: DropFormat,
     /// Read the plan from a file instead of asking
     #[arg(long, value_name = "FILE", conflicts_with = "servers")]
     pub plan: Option<PathBuf>,
-    /// End after so many printed drops
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    pub count: Option<u64>,
     /// End after this time: 90, 90s, 5m, 2h
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub duration: Option<Duration>,
+    /// Answer Prometheus there, as in 127.0.0.1:9767
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub metrics_listen: Option<SocketAddr>,
+    /// Which drops.
+    #[command(flatten)]
+    pub filter: Filter,
+}
+
+/// Arguments of the program itself.
+#[derive(Debug, Args)]
+pub struct WatchArgs {
+    /// As of `top`.
+    #[command(flatten)]
+    pub common: Common,
+    /// How drops are printed
+    #[arg(long, value_enum, default_value_t = DropFormat::Text)]
+    pub format: DropFormat,
+    /// Count in the kernel, and print what every rule has dropped once a second: for floods
+    #[arg(long, conflicts_with_all = ["count", "sample", "snaplen", "addresses"])]
+    pub aggregate: bool,
+    /// End after so many printed drops
+    #[arg(long, value_name = "N", value_parser = value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
     /// Print one drop of N; all are counted
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = value_parser!(u32).range(1..))]
     pub sample: u32,
-    /// Bytes of every packet to keep, for pcapng
-    #[arg(long, value_name = "BYTES", default_value_t = 128, value_parser = clap::value_parser!(u16).range(64..=i64::from(crate::attach::MAX_PACKET)))]
+    /// Bytes to keep of every packet
+    #[arg(long, value_name = "BYTES", default_value_t = 128,
+        value_parser = value_parser!(u16).range(64..=i64::from(attach::MAX_PACKET)))]
     pub snaplen: u16,
-    /// KiB of the buffer between kernel and client
-    #[arg(long, value_name = "KIB", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(4..=1 << 20))]
+    /// KiB between kernel and client, for drops that are not printed yet
+    #[arg(long, value_name = "KIB", default_value_t = 1024,
+        value_parser = value_parser!(u32).range(4..=1 << 20))]
     pub ring_size: u32,
 }
 
@@ -127,6 +157,9 @@ pub enum Command {
     /// Show the attach plan of the running kernel
     #[command(after_help = PLAN_EXAMPLES)]
     Plan(PlanArgs),
+    /// Show which rules drop how much, the fastest first
+    #[command(after_help = TOP_EXAMPLES)]
+    Top(Common),
     /// Check what attaching needs, without attaching
     #[command(after_help = DOCTOR_EXAMPLES)]
     Doctor(DoctorArgs),

@@ -104,6 +104,9 @@ pub enum Failure {
          >drops.pcapng` or `… | wireshark -k -i -`"
     )]
     Terminal,
+    /// What the kernel counts has no addresses.
+    #[error("--address is for single drops, and `top` counts by rule: leave one of them out")]
+    NoAddresses,
     /// Data cannot be written.
     #[error("cannot write to stdout: {0}")]
     Output(io::Error),
@@ -177,6 +180,7 @@ impl Failure {
             | Self::Broken(_)
             | Self::Output(_)
             | Self::Terminal
+            | Self::NoAddresses
             | Self::Running(RunningError::Unreadable { .. }) => 1,
             Self::NeverSeen { .. } | Self::Unresolved { .. } => 2,
             Self::Refused { .. } | Self::OtherBytes(_) => 3,

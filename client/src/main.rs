@@ -2,12 +2,13 @@
 
 use clap::{CommandFactory, Parser};
 use nfdrop_client::{
-    cli::{Cli, Command, DoctorArgs, DoctorFormat, PlanArgs, WatchArgs},
+    cli::{Cli, Command, Common, DoctorArgs, DoctorFormat, PlanArgs},
     doctor,
     failure::Failure,
     host::Host,
     lookup::{self, Settings},
-    running, show, watch,
+    running, show,
+    watch::{self, View},
 };
 use std::{
     io::{self, Write},
@@ -37,16 +38,17 @@ async fn main() -> ExitCode {
             print(&script, ExitCode::SUCCESS)
         }
         Some(Command::Man { command }) => man(command.as_deref()),
-        None => watch(cli.watch).await,
+        Some(Command::Top(common)) => run(&common, View::Top).await,
+        None => run(&cli.watch.common, View::Lines(&cli.watch)).await,
     }
 }
 
-async fn watch(args: WatchArgs) -> ExitCode {
-    let settings = match Settings::from_env(&args.target) {
+async fn run(common: &Common, view: View<'_>) -> ExitCode {
+    let settings = match Settings::from_env(&common.target) {
         Ok(settings) => settings,
         Err(error) => return fail(&error, OTHER),
     };
-    match watch::run(&args, &settings, say).await {
+    match watch::run(common, view, &settings, say).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => fail(&failure, failure.exit_code()),
     }

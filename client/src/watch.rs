@@ -3,7 +3,8 @@
 
 use crate::{
     attach::{self, AttachError, Attached, Counters, Wanted, ring},
-    cli::{DropFormat, WatchArgs},
+    cli::{Common, DropFormat, WatchArgs},
+    counts::{self, Rates, Row, screen::Screen},
     doctor,
     failure::Failure,
     host::Host,
@@ -33,26 +34,57 @@ use tokio::{
 const PAUSE: Duration = Duration::from_millis(20);
 /// How often is looked whether the module is still the one that was attached to.
 const TICK: Duration = Duration::from_secs(1);
+/// Most rules and policies that are counted each by itself.
+const COUNTS: u32 = 8192;
 /// `live`, `coming` or `going`; of a loaded module only.
 const INITSTATE: &str = "/sys/module/nf_tables/initstate";
 
+/// What of the drops is shown.
+#[derive(Debug, Clone, Copy)]
+pub enum View<'a> {
+    /// Each, or with `--aggregate` how many every rule has dropped.
+    Lines(&'a WatchArgs),
+    /// A table of the rules.
+    Top,
+}
+
 /// Runs until it is told to end. `say` is given what belongs on stderr, without line feed.
 pub async fn run(
-    args: &WatchArgs,
+    common: &Common,
+    view: View<'_>,
     settings: &Settings,
     mut say: impl FnMut(&str),
 ) -> Result<(), Failure> {
-    if args.format == DropFormat::Pcapng && io::stdout().is_terminal() {
+    if matches!(view, View::Lines(args) if args.format == DropFormat::Pcapng && !args.aggregate)
+        && io::stdout().is_terminal()
+    {
         return Err(Failure::Terminal);
+    }
+    if let (View::Top, [_, ..]) = (view, &common.filter.addresses[..]) {
+        return Err(Failure::NoAddresses);
     }
     // The signals first: whoever sends one from now on means this run.
     let mut signals = Signals::new().map_err(Failure::Output)?;
     // Before 5.11 maps count against this limit. Where it cannot be raised, loading says so.
     let unlimited = Rlimit { current: None, maximum: None };
     let _ = setrlimit(Resource::Memlock, unlimited);
-    let host = Host::new(&args.target.root);
-    let mut session = Session::start(args, settings, host, &mut say).await?;
-    let outcome = session.watch(&mut signals, &mut say).await;
+    let host = Host::new(&common.target.root);
+    let mut session = Session::new(common, view, settings, host);
+    let running = running::find(&session.host)?;
+    session.attach(&running, &mut say).await?;
+
+    // What is said while a table has the terminal is said afterwards.
+    let mut later = vec![];
+    let outcome = {
+        let screen = session.begin()?;
+        let mut tell = |line: &str| if screen { later.push(line.to_owned()) } else { say(line) };
+        session.refresh_names(&mut tell);
+        session.watch(&mut signals, &mut tell).await
+    };
+    session.leave_screen();
+    for line in &later {
+        say(line);
+    }
     session.end(&mut say)?;
     match outcome {
         // Whoever read it has read enough.
@@ -80,17 +112,36 @@ impl Signals {
 }
 
 struct Session<'a> {
-    args: &'a WatchArgs,
+    common: &'a Common,
+    wanted: Wanted,
+    /// End after so many.
+    count: Option<u64>,
     settings: &'a Settings,
     host: Host,
     /// `None` while nf_tables is not there.
     now: Option<Now>,
     names: Names,
-    printer: Printer,
+    printing: Printing,
     /// Of programs that went with an earlier nf_tables.
     before: Counters,
     printed: u64,
     filtered: u64,
+}
+
+/// Where what is seen goes.
+enum Printing {
+    /// Drops, each by itself.
+    Drops(Printer),
+    /// What every rule has dropped since the last time.
+    Counts { json: bool, rates: Reading },
+    /// The same as a table.
+    Table { screen: Option<Screen>, rates: Reading },
+}
+
+/// The counts as they were, and when.
+struct Reading {
+    rates: Rates,
+    at: Instant,
 }
 
 /// What is attached to the nf_tables that runs now.
@@ -108,33 +159,63 @@ enum Next {
 }
 
 impl<'a> Session<'a> {
-    async fn start(
-        args: &'a WatchArgs,
-        settings: &'a Settings,
-        host: Host,
-        say: &mut impl FnMut(&str),
-    ) -> Result<Self, Failure> {
-        let names = Names::new(&args.target.root, Path::new("nft"));
-        let colour = output::colour(&io::stdout());
-        let printer = Printer::new(args.format, colour, namespace::own(&args.target.root));
-        let mut session = Self {
-            args,
-            names,
-            printer,
+    fn new(common: &'a Common, view: View<'_>, settings: &'a Settings, host: Host) -> Self {
+        let root = &common.target.root;
+        let rates = || Reading { rates: Rates::default(), at: Instant::now() };
+        let printing = match view {
+            View::Lines(args) if args.aggregate => {
+                Printing::Counts { json: args.format == DropFormat::Json, rates: rates() }
+            }
+            View::Lines(args) => {
+                let colour = output::colour(&io::stdout());
+                Printing::Drops(Printer::new(args.format, colour, namespace::own(root)))
+            }
+            View::Top => Printing::Table { screen: None, rates: rates() },
+        };
+        let events = matches!(printing, Printing::Drops(_));
+        let counted = !events || common.metrics_listen.is_some();
+        let (packet_size, sample, ring_size, count) = match view {
+            View::Lines(args) => (args.snaplen, args.sample, args.ring_size << 10, args.count),
+            View::Top => (0, 1, 0, None),
+        };
+        let counts = if counted { COUNTS } else { 0 };
+        Self {
+            common,
+            wanted: Wanted { events, packet_size, sample, ring_size, counts },
+            count,
             settings,
+            names: Names::new(root, Path::new("nft")),
             host,
             now: None,
+            printing,
             before: Counters::default(),
             printed: 0,
             filtered: 0,
-        };
-        let running = running::find(&session.host)?;
-        session.attach(&running, say).await?;
+        }
+    }
+
+    /// Before the first drop: a capture file's header, the terminal for a table. Returns whether the
+    /// terminal is taken.
+    fn begin(&mut self) -> Result<bool, Failure> {
         let mut stdout = io::stdout().lock();
-        let begun = session.printer.begin(&mut stdout).and_then(|()| stdout.flush());
-        begun.map_err(Failure::Output)?;
-        session.refresh_names(say);
-        Ok(session)
+        match &mut self.printing {
+            Printing::Drops(printer) => {
+                let begun = printer.begin(&mut stdout).and_then(|()| stdout.flush());
+                begun.map_err(Failure::Output).map(|()| false)
+            }
+            Printing::Counts { .. } => Ok(false),
+            Printing::Table { screen, .. } => {
+                std::mem::drop(stdout);
+                *screen = Screen::enter().map_err(Failure::Output)?;
+                Ok(screen.is_some())
+            }
+        }
+    }
+
+    fn leave_screen(&mut self) {
+        if let Printing::Table { screen, .. } = &mut self.printing {
+            *screen = None;
+        }
     }
 
     async fn attach(
@@ -152,14 +233,7 @@ impl<'a> Session<'a> {
         if let Some(complaint) = quick.iter().find_map(doctor::Check::complaint) {
             return Err(Failure::Missing(complaint));
         }
-        let wanted = Wanted {
-            events: true,
-            packet_size: self.args.snaplen,
-            sample: self.args.sample,
-            ring_size: self.args.ring_size << 10,
-            counts: 0,
-        };
-        let attached = attach::attach(&self.host, plan, &wanted);
+        let attached = attach::attach(&self.host, plan, &self.wanted);
         let mut attached = attached.map_err(|error| {
             if matches!(error, AttachError::OtherBytes { .. }) {
                 return Failure::OtherBytes(error);
@@ -180,7 +254,7 @@ impl<'a> Session<'a> {
     }
 
     async fn plan(&self, running: &Running, say: &mut impl FnMut(&str)) -> Result<Found, Failure> {
-        if let Some(file) = &self.args.plan {
+        if let Some(file) = &self.common.plan {
             return lookup::from_file(self.settings, file, &running.build_id);
         }
         let warn = |line: &str| say(&format!("warning: {line}"));
@@ -198,8 +272,8 @@ impl<'a> Session<'a> {
         signals: &mut Signals,
         say: &mut impl FnMut(&str),
     ) -> Result<(), Failure> {
-        let end = self.args.duration.map(|duration| Instant::now() + duration);
-        let mut tick = time::interval(TICK);
+        let end = self.common.duration.map(|duration| Instant::now() + duration);
+        let mut tick = time::interval_at(Instant::now() + TICK, TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let next = tokio::select! {
@@ -216,9 +290,11 @@ impl<'a> Session<'a> {
                 _ = tick.tick() => {
                     let next = self.look_after_module(say).await?;
                     self.refresh_names(say);
+                    self.show_counts()?;
                     next
                 }
                 () = until(end) => Next::End,
+                () = quit(&self.printing) => Next::End,
                 _ = signals.interrupt.recv() => Next::End,
                 _ = signals.terminate.recv() => Next::End,
                 _ = signals.hang_up.recv() => Next::End,
@@ -241,7 +317,9 @@ impl<'a> Session<'a> {
 
     /// Prints all that is in the ring.
     fn drain(&mut self) -> Result<Next, Failure> {
-        let Some(now) = &mut self.now else { return Ok(Next::Wait) };
+        let (Some(now), Printing::Drops(printer)) = (&mut self.now, &mut self.printing) else {
+            return Ok(Next::Wait);
+        };
         let epoch = epoch();
         let mut stdout = BufWriter::new(io::stdout().lock());
         let mut next = Next::Wait;
@@ -250,15 +328,52 @@ impl<'a> Session<'a> {
             std::mem::drop(record);
             self.names.complete(&mut drop);
             let named = Named::new(&drop, self.names.look_up(&drop));
-            self.printer.print(&named, &mut stdout).map_err(Failure::Output)?;
+            if !self.common.filter.matches(&named) {
+                self.filtered += 1;
+                continue;
+            }
+            printer.print(&named, &mut stdout).map_err(Failure::Output)?;
             self.printed += 1;
-            if self.args.count.is_some_and(|count| self.printed >= count) {
+            if self.count.is_some_and(|count| self.printed >= count) {
                 next = Next::End;
                 break;
             }
         }
         stdout.flush().map_err(Failure::Output)?;
         Ok(next)
+    }
+
+    /// Prints what the kernel has counted, or shows it.
+    fn show_counts(&mut self) -> Result<(), Failure> {
+        let Some(now) = &self.now else { return Ok(()) };
+        let (Printing::Counts { rates, .. } | Printing::Table { rates, .. }) = &mut self.printing
+        else {
+            return Ok(());
+        };
+        let counts = now.attached.counts().map_err(Failure::Broken)?;
+        let rows = counts.iter().map(|count| Row::new(count, &mut self.names));
+        let rows = rows.filter(|row| self.common.filter.matches_place(&row.place())).collect();
+        let seconds = rates.at.elapsed().as_secs_f64();
+        rates.at = Instant::now();
+        let rated = rates.rates.read(rows, seconds);
+        let time = clock(ClockId::Realtime);
+        let colour = output::colour(&io::stdout());
+        let text = match &mut self.printing {
+            Printing::Counts { json: true, .. } => counts::json(time, &rated),
+            Printing::Table { screen: Some(screen), .. } => {
+                let table = counts::table(time, &rated, screen.size(), colour);
+                return screen.draw(&table).map_err(Failure::Output);
+            }
+            Printing::Table { .. } => {
+                let all = counts::Size { columns: usize::MAX, lines: usize::MAX };
+                Ok(counts::table(time, &rated, all, false))
+            }
+            _ => Ok(counts::text(time, &rated)),
+        };
+        let mut stdout = io::stdout().lock();
+        text.and_then(|text| stdout.write_all(text.as_bytes()))
+            .and_then(|()| stdout.flush())
+            .map_err(Failure::Output)
     }
 
     /// Probes go with the module they are in.
@@ -300,7 +415,9 @@ impl<'a> Session<'a> {
 
     fn summary(&mut self, say: &mut impl FnMut(&str)) -> Result<(), Failure> {
         let counters = self.counters()?;
-        say(&summary(&counters, self.printed, self.filtered));
+        let drops = matches!(self.printing, Printing::Drops(_));
+        let shown = drops.then_some((self.printed, self.filtered));
+        say(&summary(&counters, shown));
         Ok(())
     }
 
@@ -309,8 +426,11 @@ impl<'a> Session<'a> {
         if let Some(now) = &mut self.now {
             now.attached.detach(&self.host);
         }
-        let limited = self.args.count.is_some_and(|count| self.printed >= count);
+        let limited = self.count.is_some_and(|count| self.printed >= count);
         let drained = if limited { Ok(Next::End) } else { self.drain() };
+        if drained.is_ok() {
+            self.show_counts()?;
+        }
         self.summary(say)?;
         match drained {
             Err(Failure::Output(error)) if error.kind() != io::ErrorKind::BrokenPipe => {
@@ -349,25 +469,40 @@ async fn until(end: Option<Instant>) {
     }
 }
 
-/// Nanoseconds from 1970 to the zero of the monotonic clock.
-fn epoch() -> u64 {
-    let nanoseconds = |clock| {
-        let now = clock_gettime(clock);
-        now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
-    };
-    nanoseconds(ClockId::Realtime).wrapping_sub(nanoseconds(ClockId::Monotonic))
+async fn quit(printing: &Printing) {
+    match printing {
+        Printing::Table { screen: Some(screen), .. } => screen.quit().await,
+        _ => std::future::pending().await,
+    }
 }
 
-fn summary(counters: &Counters, printed: u64, filtered: u64) -> String {
-    let Counters { rule_drops, policy_drops, lost, missed, .. } = counters;
+/// Nanoseconds from 1970 to the zero of the monotonic clock.
+fn epoch() -> u64 {
+    clock(ClockId::Realtime).wrapping_sub(clock(ClockId::Monotonic))
+}
+
+/// In nanoseconds.
+fn clock(clock: ClockId) -> u64 {
+    let now = clock_gettime(clock);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+/// `shown`: drops printed and filtered out, where they are printed each by itself.
+fn summary(counters: &Counters, shown: Option<(u64, u64)>) -> String {
+    let Counters { rule_drops, policy_drops, lost, uncounted, missed, .. } = counters;
     let drops = counters.drops();
+    let fate = match shown {
+        Some((printed, filtered)) => {
+            format!("{printed} printed, {filtered} filtered out, {lost} lost in the ring")
+        }
+        None => format!("{uncounted} beyond the {COUNTS} rules that are counted"),
+    };
     let share = match counters.witnessed {
         Some(all) => format!("attributed {drops} of {all} packets freed as dropped by netfilter"),
         None => "this kernel does not tell how many netfilter dropped".to_owned(),
     };
     format!(
-        "summary: {drops} drops seen, {rule_drops} by rules and {policy_drops} by policies; {printed} \
-         printed, {filtered} filtered out, {lost} lost in the ring; {missed} missed by the kprobes; \
-         {share}"
+        "summary: {drops} drops seen, {rule_drops} by rules and {policy_drops} by policies; {fate}; \
+         {missed} missed by the kprobes; {share}"
     )
 }
