@@ -10,7 +10,7 @@
 
 use crate::{attach::AttachError, running::RunningError};
 use nfdrop_db::{BuildId, Reason, RecordError};
-use std::{io, path::PathBuf, process::ExitCode};
+use std::{io, net::SocketAddr, path::PathBuf, process::ExitCode};
 
 /// Why there is no plan to show.
 #[derive(Debug, thiserror::Error)]
@@ -104,6 +104,16 @@ pub enum Failure {
          >drops.pcapng` or `… | wireshark -k -i -`"
     )]
     Terminal,
+    /// Nobody can be answered there.
+    #[error(
+        "cannot listen on {address}: {source}: give --metrics-listen a free port of this machine"
+    )]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
     /// What the kernel counts has no addresses.
     #[error("--address is for single drops, and `top` counts by rule: leave one of them out")]
     NoAddresses,
@@ -181,6 +191,7 @@ impl Failure {
             | Self::Output(_)
             | Self::Terminal
             | Self::NoAddresses
+            | Self::Listen { .. }
             | Self::Running(RunningError::Unreadable { .. }) => 1,
             Self::NeverSeen { .. } | Self::Unresolved { .. } => 2,
             Self::Refused { .. } | Self::OtherBytes(_) => 3,

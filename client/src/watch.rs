@@ -9,6 +9,7 @@ use crate::{
     failure::Failure,
     host::Host,
     lookup::{self, Found, Settings},
+    metrics::{self, Exposition},
     names::{Names, namespace},
     output::{self, Named, Printer},
     running::{self, Running},
@@ -71,6 +72,12 @@ pub async fn run(
     let host = Host::new(&common.target.root);
     let mut session = Session::new(common, view, settings, host);
     let running = running::find(&session.host)?;
+    if let Some(address) = common.metrics_listen {
+        let listening =
+            metrics::server::Server::listen(address, metrics::server::Limits::default()).await;
+        let server = listening.map_err(|source| Failure::Listen { address, source })?;
+        session.metrics = Some(Metrics { server, text: Exposition::default() });
+    }
     session.attach(&running, &mut say).await?;
 
     // What is said while a table has the terminal is said afterwards.
@@ -79,6 +86,7 @@ pub async fn run(
         let screen = session.begin()?;
         let mut tell = |line: &str| if screen { later.push(line.to_owned()) } else { say(line) };
         session.refresh_names(&mut tell);
+        session.read_counts(false)?;
         session.watch(&mut signals, &mut tell).await
     };
     session.leave_screen();
@@ -122,6 +130,7 @@ struct Session<'a> {
     now: Option<Now>,
     names: Names,
     printing: Printing,
+    metrics: Option<Metrics>,
     /// Of programs that went with an earlier nf_tables.
     before: Counters,
     printed: u64,
@@ -136,6 +145,12 @@ enum Printing {
     Counts { json: bool, rates: Reading },
     /// The same as a table.
     Table { screen: Option<Screen>, rates: Reading },
+}
+
+/// What Prometheus is told.
+struct Metrics {
+    server: metrics::server::Server,
+    text: Exposition,
 }
 
 /// The counts as they were, and when.
@@ -188,6 +203,7 @@ impl<'a> Session<'a> {
             host,
             now: None,
             printing,
+            metrics: None,
             before: Counters::default(),
             printed: 0,
             filtered: 0,
@@ -290,7 +306,7 @@ impl<'a> Session<'a> {
                 _ = tick.tick() => {
                     let next = self.look_after_module(say).await?;
                     self.refresh_names(say);
-                    self.show_counts()?;
+                    self.read_counts(true)?;
                     next
                 }
                 () = until(end) => Next::End,
@@ -343,16 +359,29 @@ impl<'a> Session<'a> {
         Ok(next)
     }
 
-    /// Prints what the kernel has counted, or shows it.
-    fn show_counts(&mut self) -> Result<(), Failure> {
-        let Some(now) = &self.now else { return Ok(()) };
+    /// Reads what the kernel has counted: for Prometheus, and to `show` it.
+    fn read_counts(&mut self, show: bool) -> Result<(), Failure> {
+        if self.wanted.counts == 0 {
+            return Ok(());
+        }
+        let counts = match &self.now {
+            Some(now) => now.attached.counts().map_err(Failure::Broken)?,
+            None => vec![],
+        };
+        let rows: Vec<_> = counts.iter().map(|count| Row::new(count, &mut self.names)).collect();
+        let counters = self.counters()?;
+        if let Some(Metrics { server, text }) = &mut self.metrics {
+            server.publish(text.text(&rows, &counters));
+        }
+        if show { self.show_counts(rows) } else { Ok(()) }
+    }
+
+    fn show_counts(&mut self, mut rows: Vec<Row>) -> Result<(), Failure> {
         let (Printing::Counts { rates, .. } | Printing::Table { rates, .. }) = &mut self.printing
         else {
             return Ok(());
         };
-        let counts = now.attached.counts().map_err(Failure::Broken)?;
-        let rows = counts.iter().map(|count| Row::new(count, &mut self.names));
-        let rows = rows.filter(|row| self.common.filter.matches_place(&row.place())).collect();
+        rows.retain(|row| self.common.filter.matches_place(&row.place()));
         let seconds = rates.at.elapsed().as_secs_f64();
         rates.at = Instant::now();
         let rated = rates.rates.read(rows, seconds);
@@ -429,7 +458,7 @@ impl<'a> Session<'a> {
         let limited = self.count.is_some_and(|count| self.printed >= count);
         let drained = if limited { Ok(Next::End) } else { self.drain() };
         if drained.is_ok() {
-            self.show_counts()?;
+            self.read_counts(true)?;
         }
         self.summary(say)?;
         match drained {
