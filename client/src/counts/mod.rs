@@ -114,7 +114,8 @@ fn drop_of(count: &Count) -> Drop {
         protocol_family: Family(count.family),
         iif: None,
         oif: None,
-        netns: Some(count.netns),
+        // Namespaces have larger numbers; this kernel's plan does not tell where they are.
+        netns: (count.netns != 0).then_some(count.netns),
         mark: None,
         len: None,
         packet: Packet::default(),

@@ -36,7 +36,25 @@ pub struct Table {
     /// Its name.
     pub name: Box<str>,
     /// Its chains.
-    pub chains: Vec<Arc<str>>,
+    pub chains: Vec<Chain>,
+}
+
+/// A chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chain {
+    /// Its name.
+    pub name: Arc<str>,
+    /// `None` of one that packets only get to by jumps.
+    pub base: Option<Base>,
+}
+
+/// What makes a chain a base chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Base {
+    /// The hook's name.
+    pub hook: Box<str>,
+    /// Its policy is to drop.
+    pub drops: bool,
 }
 
 /// A ruleset: tables by handle, rules by the handles of table and rule.
@@ -201,15 +219,29 @@ impl Reader {
         // Chains and tables without rules count too: a listing of nothing else is bounded as well.
         if let Some(table) = table.filter(|_| self.room > 0) {
             self.room -= 1;
-            table.chains.push(name.clone());
+            table.chains.push(Chain { name: name.clone(), base: None });
             self.chain = Some(name);
+        }
+    }
+
+    /// `type filter hook input priority filter; policy drop;`
+    fn declare(&mut self, text: &str) {
+        let Some(words) = text.strip_prefix("type ") else { return };
+        let Some(hook) = words.split(' ').skip_while(|word| *word != "hook").nth(1) else { return };
+        // Last, behind the names of devices.
+        let drops = text.ends_with("; policy drop;");
+        let table = self.table.and_then(|handle| self.listing.tables.get_mut(&handle));
+        if let Some(chain) = table.and_then(|table| table.chains.last_mut()) {
+            chain.base = Some(Base { hook: hook.into(), drops });
         }
     }
 
     fn end_rule(&mut self) {
         let Some(rule) = self.rule.take() else { return };
         // Without a handle it is the chain's own: hook and policy, a comment.
-        let (text, Some(handle)) = split_handle(&rule.text) else { return };
+        let (text, Some(handle)) = split_handle(&rule.text) else {
+            return self.declare(&rule.text);
+        };
         if let (Some(table), Some(chain)) = (self.table, &self.chain)
             && self.room > 0
         {
@@ -331,7 +363,13 @@ mod tests {
         tables.sort_by_key(|(handle, _)| **handle);
         let mut told = String::new();
         for (handle, Table { family, name, chains }) in tables {
-            writeln!(told, "{handle} {family} {name}: {}", chains.join(" ")).unwrap();
+            let chains = chains.iter().map(|Chain { name, base }| match base {
+                Some(Base { hook, drops }) => {
+                    format!(" {name} ({hook}{})", if *drops { ", drops" } else { "" })
+                }
+                None => format!(" {name}"),
+            });
+            writeln!(told, "{handle} {family} {name}:{}", chains.collect::<String>()).unwrap();
             let mut rules: Vec<_> =
                 listing.rules.iter().filter(|((table, _), _)| table == handle).collect();
             rules.sort_by_key(|(key, _)| **key);
@@ -421,7 +459,7 @@ mod tests {
     #[test]
     fn owners_and_tables_without_a_handle() {
         let listing = read("table inet a { # progname x # handle 7\n}\ntable ip b {\n}\n");
-        assert_eq!(told(&listing), "7 inet a: \n");
+        assert_eq!(told(&listing), "7 inet a:\n");
     }
 
     #[test]

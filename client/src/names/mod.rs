@@ -20,8 +20,9 @@ pub mod nft;
 pub use listing::RuleName;
 
 use crate::event::{Drop, Family};
-use listing::{Listing, Table};
+use listing::{Chain, Listing, Table};
 use monitor::Monitor;
+use nfdrop_db::plan::Event;
 use nft::NftError;
 use std::{
     collections::{HashMap, HashSet},
@@ -183,9 +184,9 @@ impl<S: Source> Names<S> {
         }
         let table = self.spaces.get(&netns).and_then(|known| known.table(drop));
         let Some((_, table)) = table else { return };
-        let mut chains = table.chains.iter().filter(|chain| cut_from(chain, &drop.base_chain));
+        let mut chains = table.chains.iter().filter(|chain| may_be(chain, drop));
         if let (Some(chain), None) = (chains.next(), chains.next()) {
-            drop.base_chain = chain.to_string();
+            drop.base_chain = chain.name.to_string();
         }
         drop.family = table.family;
         drop.table = table.name.to_string();
@@ -318,10 +319,21 @@ impl<S> Known<S> {
     fn may_hold(&self, drop: &Drop, handle: u64, table: &Table) -> bool {
         let current =
             |rule| self.rules.get(&(handle, rule)).is_some_and(|(seen, _)| *seen == self.listing);
-        (table.family == drop.protocol_family || table.family == Family::INET)
-            && table.chains.iter().any(|chain| cut_from(chain, &drop.base_chain))
+        let family = drop.protocol_family;
+        // Neither where it is known nor unknown may another table hold it.
+        (table.family == family || table.family == Family::INET || family == Family(0))
+            && table.chains.iter().any(|chain| may_be(chain, drop))
             && drop.handle.is_none_or(current)
     }
+}
+
+/// Whether the drop may have happened in this base chain.
+fn may_be(chain: &Chain, drop: &Drop) -> bool {
+    let Some(base) = &chain.base else { return false };
+    let hook = drop.hook.and_then(|hook| drop.protocol_family.hook(hook));
+    cut_from(&chain.name, &drop.base_chain)
+        && hook.is_none_or(|hook| hook == &*base.hook)
+        && (base.drops || drop.event == Event::RuleDrop)
 }
 
 /// Whether an event that has `name` may mean `whole`.

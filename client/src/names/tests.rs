@@ -32,8 +32,9 @@ impl Fake {
     /// Another ruleset: one table `t` of that handle, and rules `(handle, text)` in chain `c`.
     fn set(&self, netns: u32, table: u64, rules: &[(u64, &str)]) {
         use std::fmt::Write;
-        let mut text =
-            format!("table ip t {{ # handle {table}\n\tchain {} {{ # handle 1\n", "c".repeat(70));
+        let chain = "c".repeat(70);
+        let mut text = format!("table ip t {{ # handle {table}\n\tchain {chain} {{ # handle 1\n");
+        text.push_str("\t\ttype filter hook input priority filter; policy accept;\n");
         for (handle, rule) in rules {
             writeln!(text, "\t\t{rule} # handle {handle}").unwrap();
         }
@@ -255,6 +256,43 @@ fn without_the_tables_name_its_base_chain_tells_it() {
     assert_eq!(text(&mut names, &drop), "-", "no such rule");
     (drop.base_chain, drop.handle) = ("d".to_owned(), Some(4));
     assert_eq!(text(&mut names, &drop), "-", "no such chain");
+}
+
+/// As iptables-nft has them on kernels without BTF of their modules.
+#[test]
+fn hook_and_policy_tell_tables_apart() {
+    let machine = Fake::default();
+    let tables = [
+        (1, "filter", "\t\ttype filter hook input priority 0; policy drop;\n"),
+        (2, "nat", "\t\ttype nat hook input priority 0; policy accept;\n"),
+        (3, "odd", "\t\ttype filter hook forward priority 0; policy drop;\n"),
+        (4, "jumped", ""),
+    ];
+    let text = tables.map(|(handle, table, hook)| {
+        let chain = format!("\tchain INPUT {{ # handle 1\n{hook}\t}}\n");
+        format!("table ip {table} {{ # handle {handle}\n{chain}}}\n")
+    });
+    machine.set(OWN, 1, &[]);
+    machine.0.borrow_mut().spaces.get_mut(&OWN).unwrap().text = text.concat();
+    let mut names = Names::from(machine.clone());
+    let by_policy = Drop {
+        time: SECOND,
+        event: Event::PolicyDrop,
+        table: String::new(),
+        family: Family(0),
+        base_chain: "INPUT".to_owned(),
+        handle: None,
+        ..drop_by(OWN, 0, 0)
+    };
+    let mut table_of = |drop: Drop| {
+        let mut drop = drop;
+        names.complete(&mut drop);
+        drop.table
+    };
+    assert_eq!(table_of(Drop { hook: Some(1), ..by_policy.clone() }), "filter");
+    assert_eq!(table_of(Drop { hook: Some(2), ..by_policy.clone() }), "odd");
+    assert_eq!(table_of(Drop { hook: Some(3), ..by_policy.clone() }), "");
+    assert_eq!(table_of(by_policy), "", "filter or odd");
 }
 
 #[test]
