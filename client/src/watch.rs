@@ -2,7 +2,7 @@
 //! was not.
 
 use crate::{
-    attach::{self, AttachError, Attached, Counters, Wanted, ring},
+    attach::{self, AttachError, Attached, Counters, Wanted, Witnessed, ring},
     cli::{Common, DropFormat, WatchArgs},
     counts::{self, Rates, Row, screen::Screen},
     doctor,
@@ -527,7 +527,9 @@ fn summary(counters: &Counters, shown: Option<(u64, u64)>) -> String {
         None => format!("{uncounted} beyond the {COUNTS} rules that are counted"),
     };
     let share = match counters.witnessed {
-        Some(all) => format!("attributed {drops} of {all} packets freed as dropped by netfilter"),
+        Some(Witnessed { attributed, of }) => {
+            format!("attributed {attributed} of {of} packets freed as dropped by netfilter")
+        }
         None => "this kernel does not tell how many netfilter dropped".to_owned(),
     };
     format!(

@@ -58,11 +58,20 @@ pub struct Counters {
     pub lost: u64,
     /// Drops for which the table of counts had no room.
     pub uncounted: u64,
-    /// Packets that the kernel freed as dropped by netfilter; `None` where it does not tell why it
-    /// frees packets (before 5.17).
-    pub witnessed: Option<u64>,
+    /// Packets that the kernel freed as dropped by netfilter, and how many of them the probes saw;
+    /// `None` where it does not tell why it frees packets (before 5.17).
+    pub witnessed: Option<Witnessed>,
     /// Times that a program was not run because another one was running there.
     pub missed: u64,
+}
+
+/// What an independent witness counted while the probes were set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Witnessed {
+    /// Drops seen by the probes.
+    pub attributed: u64,
+    /// All packets that netfilter dropped.
+    pub of: u64,
 }
 
 impl Counters {
@@ -75,7 +84,10 @@ impl Counters {
     #[must_use]
     pub fn plus(self, earlier: Self) -> Self {
         let witnessed = match (self.witnessed, earlier.witnessed) {
-            (Some(now), Some(before)) => Some(now + before),
+            (Some(now), Some(before)) => Some(Witnessed {
+                attributed: now.attributed + before.attributed,
+                of: now.of + before.of,
+            }),
             (one, other) => one.or(other),
         };
         Self {
@@ -120,6 +132,8 @@ pub struct Attached {
     counters: PerCpuArray<MapData, [u64; COUNTERS]>,
     counts: HashMap<MapData, [u8; KEY], [u8; COUNT]>,
     witness: bool,
+    /// What the witness had counted when the probes were taken away.
+    witnessed: Option<Witnessed>,
     not_compared: Option<&'static str>,
     /// The last reading of what is gone with the programs.
     missed: u64,
@@ -154,7 +168,16 @@ pub fn attach(host: &Host, plan: &Plan, wanted: &Wanted) -> Result<Attached, Att
     let counters = map(&mut programs, "COUNTERS", PerCpuArray::try_from)?;
     let counts = map(&mut programs, "COUNTS", HashMap::try_from)?;
     let programs = Some(programs);
-    Ok(Attached { programs, ring, counters, counts, witness, not_compared, missed: 0 })
+    Ok(Attached {
+        programs,
+        ring,
+        counters,
+        counts,
+        witness,
+        witnessed: None,
+        not_compared,
+        missed: 0,
+    })
 }
 
 /// A loader without the kernel's BTF. aya reads and parses all of it whenever a loader is made, which
@@ -303,12 +326,14 @@ impl Attached {
         if self.programs.is_some() {
             self.missed = missed(host);
         }
+        let (rule_drops, policy_drops) = (sum(0), sum(1));
+        let witnessed = || Witnessed { attributed: rule_drops + policy_drops, of: sum(4) };
         Ok(Counters {
-            rule_drops: sum(0),
-            policy_drops: sum(1),
+            rule_drops,
+            policy_drops,
             lost: sum(2),
             uncounted: sum(3),
-            witnessed: self.witness.then(|| sum(4)),
+            witnessed: self.witnessed.or_else(|| self.witness.then(witnessed)),
             missed: self.missed,
         })
     }
@@ -323,9 +348,8 @@ impl Attached {
 
     /// Takes the programs out of the kernel; what they told can still be read.
     pub fn detach(&mut self, host: &Host) {
-        if self.programs.is_some() {
-            self.missed = missed(host);
-        }
+        // They cannot be taken away at once; what comes meanwhile only some of them see.
+        self.witnessed = self.counters(host).ok().and_then(|counters| counters.witnessed);
         let Some(mut programs) = self.programs.take() else { return };
         for (_, program) in programs.programs_mut() {
             if let Program::KProbe(probe) = program {

@@ -65,10 +65,16 @@ impl Exposition {
         );
         if let Some(witnessed) = counters.witnessed {
             text.single(
+                "nfdrop_attributed_total",
+                "counter",
+                "Of the packets that the kernel freed as dropped by netfilter, those seen here.",
+                witnessed.attributed,
+            );
+            text.single(
                 "nfdrop_kfree_skb_netfilter_drops_total",
                 "counter",
                 "Packets that the kernel freed as dropped by netfilter, nftables or not.",
-                witnessed,
+                witnessed.of,
             );
         }
         let name = "nfdrop_build_info";
@@ -121,7 +127,7 @@ impl Text {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{counts::Key, output::Verdict};
+    use crate::{attach::Witnessed, counts::Key, output::Verdict};
 
     fn row(table: &str, chain: Option<&str>, handle: u64, packets: u64) -> Row {
         let key = Key { netns: 1, family: 2, table_handle: handle, policy: handle == 0, handle };
@@ -138,7 +144,13 @@ mod tests {
     }
 
     fn counters() -> Counters {
-        Counters { lost: 3, missed: 4, uncounted: 5, witnessed: Some(6), ..Counters::default() }
+        Counters {
+            lost: 3,
+            missed: 4,
+            uncounted: 5,
+            witnessed: Some(Witnessed { attributed: 5, of: 6 }),
+            ..Counters::default()
+        }
     }
 
     #[test]
