@@ -254,7 +254,7 @@ impl<'a> Session<'a> {
             if matches!(error, AttachError::OtherBytes { .. }) {
                 return Failure::OtherBytes(error);
             }
-            let checks = doctor::whole_kernel(&self.host);
+            let checks = doctor::refused(&self.host);
             let complaints = checks.iter().filter_map(doctor::Check::complaint).collect();
             Failure::Attach { error, checks: complaints }
         })?;

@@ -36,11 +36,17 @@ pub async fn examine(
     checks.extend(plan(settings, build_id.as_ref()).await?);
     checks.extend(whole_kernel(host));
     checks.extend(quick(host, object));
+    checks.extend(rights::perf_events(host, false));
     Ok(Report { checks })
 }
 
+/// What could have made the kernel refuse to attach, besides what [`quick`] checks.
+pub fn refused(host: &Host) -> Vec<Check> {
+    whole_kernel(host).into_iter().chain(rights::perf_events(host, true)).collect()
+}
+
 /// What the kernel was built with: takes reading all of its symbols.
-pub fn whole_kernel(host: &Host) -> [Check; 2] {
+fn whole_kernel(host: &Host) -> [Check; 2] {
     let (symbols, config) = (host.symbols(), host.config());
     [
         kernel::kprobes(host, symbols.as_ref(), config.as_ref()),

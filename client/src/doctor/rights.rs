@@ -33,14 +33,37 @@ pub(super) fn lockdown(host: &Host) -> Check {
     }
 }
 
+fn effective(host: &Host) -> Option<u64> {
+    let status = host.text("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
+    u64::from_str_radix(line.trim(), 16).ok()
+}
+
+/// Debian's and Ubuntu's kernels take `CAP_SYS_ADMIN` alone for `perf_event_open` where this is above
+/// 2, and Debian sets it to 3. In other kernels such values are as 2. `refused`: the kernel has
+/// refused it.
+pub(super) fn perf_events(host: &Host, refused: bool) -> Option<Check> {
+    const NAME: &str = "perf events";
+    const PATH: &str = "/proc/sys/kernel/perf_event_paranoid";
+    let paranoid: i32 = host.text(PATH).ok()?.trim().parse().ok()?;
+    if paranoid <= 2 || effective(host)? >> CAP_SYS_ADMIN.0 & 1 == 1 {
+        return None;
+    }
+    let found = format!(
+        "kernel.perf_event_paranoid is {paranoid}: kernels of Debian and Ubuntu want CAP_SYS_ADMIN then"
+    );
+    let todo = "sysctl kernel.perf_event_paranoid=2, or run as root";
+    Some(if refused {
+        Check::missing(NAME, found, todo)
+    } else {
+        Check::unknown(NAME, found).todo(todo)
+    })
+}
+
 /// `CAP_BPF` and `CAP_PERFMON`, or `CAP_SYS_ADMIN`, which stands for both.
 pub(super) fn capabilities(host: &Host) -> Check {
     const NAME: &str = "capabilities";
-    let effective = host.text("/proc/self/status").ok().and_then(|status| {
-        let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
-        u64::from_str_radix(line.trim(), 16).ok()
-    });
-    let Some(effective) = effective else {
+    let Some(effective) = effective(host) else {
         return Check::unknown(NAME, "/proc/self/status does not tell").todo("mount proc on /proc");
     };
     let has = |(bit, _): (u32, &str)| effective >> bit & 1 == 1;

@@ -175,6 +175,22 @@ async fn capabilities() {
 }
 
 #[tokio::test]
+async fn perf_events_of_distributions() {
+    let machine = Machine::with_module();
+    machine.write("proc/sys/kernel/perf_event_paranoid", "3\n");
+    let (_, line) = check(&machine, "perf events").await;
+    insta::assert_snapshot!(line, @"unknown | kernel.perf_event_paranoid is 3: kernels of Debian and Ubuntu want CAP_SYS_ADMIN then | sysctl kernel.perf_event_paranoid=2, or run as root");
+    // The line is left out where nothing is in the way.
+    machine.write("proc/self/status", "CapEff:\t000001ffffffffff\n");
+    let ended = machine.run(&["doctor"]).await;
+    assert!(!ended.stdout.contains("perf_event_paranoid"), "{}", ended.stdout);
+    machine.write("proc/self/status", "CapEff:\t000000c000000000\n");
+    machine.write("proc/sys/kernel/perf_event_paranoid", "2\n");
+    let ended = machine.run(&["doctor"]).await;
+    assert!(!ended.stdout.contains("perf_event_paranoid"), "{}", ended.stdout);
+}
+
+#[tokio::test]
 async fn lockdown() {
     let machine = Machine::with_module();
     machine.write("sys/kernel/security/lockdown", "[none] integrity confidentiality\n");
