@@ -138,14 +138,14 @@ fn names_of_rules_come_from_the_ruleset() {
         fn list(
             &mut self,
             _: u32,
-            (): &(),
+            (): &mut (),
             max: usize,
-        ) -> Result<Listing, crate::names::NamesError> {
+        ) -> Result<Option<Listing>, crate::names::NamesError> {
             let mut reader = Reader::new(max);
             reader.push(
                 b"table ip t4 { # handle 1\n\tchain sub { # handle 1\n\t\treject # handle 22\n",
             );
-            Ok(reader.finish())
+            Ok(Some(reader.finish()))
         }
         fn elapsed(&self) -> std::time::Duration {
             std::time::Duration::ZERO

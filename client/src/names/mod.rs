@@ -30,6 +30,8 @@ use std::{
     io,
     mem::{self, Discriminant},
     path::{Path, PathBuf},
+    sync::mpsc::{self, Receiver, RecvTimeoutError},
+    thread,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -42,6 +44,9 @@ const RETRY: Duration = Duration::from_secs(10);
 /// Listing may take this long altogether, and a fifth of the time that passes, so that rulesets that
 /// never rest cost no more.
 const BUDGET: Duration = Duration::from_secs(5);
+/// How long a drop waits for its name. Listings of tens of thousands of rules take longer; drops that
+/// arrive meanwhile go without.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// How much a drop's time may be off.
 const SLACK: u64 = 10_000_000;
 /// What names in events end with when they were longer.
@@ -83,8 +88,13 @@ pub trait Source {
     fn alive(&self, netns: u32, space: &mut Self::Space) -> bool;
     /// Whether its ruleset may have changed since this was asked last.
     fn changed(&mut self, space: &mut Self::Space) -> bool;
-    /// Its ruleset.
-    fn list(&mut self, netns: u32, space: &Self::Space, max: usize) -> Result<Listing, NamesError>;
+    /// Its ruleset; `None` while that takes longer, to be asked for again.
+    fn list(
+        &mut self,
+        netns: u32,
+        space: &mut Self::Space,
+        max: usize,
+    ) -> Result<Option<Listing>, NamesError>;
     /// Time since an arbitrary point.
     fn elapsed(&self) -> Duration;
     /// Nanoseconds since 1970.
@@ -108,8 +118,10 @@ pub struct Names<S: Source = Kernel> {
 #[derive(Debug)]
 struct Known<S> {
     space: S,
-    /// The ruleset may be another than the one listed.
+    /// The ruleset may be another than the one listed, or the one that is being listed.
     stale: bool,
+    /// A listing that goes on: when it was begun, by both clocks.
+    begun: Option<(Duration, u64)>,
     /// Number of the last listing; they are numbered through over all namespaces.
     listing: u64,
     /// When it was begun, in nanoseconds since 1970.
@@ -154,8 +166,9 @@ impl<S: Source> Names<S> {
         self.spaces.retain(|netns, known| {
             Some(*netns) == own || self.source.alive(*netns, &mut known.space)
         });
-        let known: Vec<_> = self.spaces.keys().copied().chain(own).collect();
-        for netns in known {
+        let others: Vec<_> =
+            self.spaces.keys().copied().filter(|netns| Some(*netns) != own).collect();
+        for netns in own.into_iter().chain(others) {
             self.update(netns);
         }
     }
@@ -223,14 +236,23 @@ impl<S: Source> Names<S> {
         }
         let Some(known) = self.spaces.get_mut(&netns) else { return Ok(()) };
         known.stale |= self.source.changed(&mut known.space);
-        if !known.stale || self.spent > BUDGET + now / 5 {
+        let (begun, clock) = match known.begun {
+            Some(begun) => begun,
+            None if known.stale && self.spent <= BUDGET + now / 5 => (now, self.source.clock()),
+            None => return Ok(()),
+        };
+        // What changes from here on is seen at the next call.
+        known.stale &= known.begun.replace((begun, clock)).is_some();
+        let listing = self.source.list(netns, &mut known.space, MAX_RULES);
+        if let Ok(None) = listing {
             return Ok(());
         }
-        let clock = self.source.clock();
-        let listing = self.source.list(netns, &known.space, MAX_RULES);
-        self.spent += self.source.elapsed().saturating_sub(now);
+        self.spent += self.source.elapsed().saturating_sub(begun);
+        known.begun = None;
+        known.stale |= listing.is_err();
+        let Some(listing) = listing? else { return Ok(()) };
         self.listings += 1;
-        known.take(listing?, self.listings, clock);
+        known.take(listing, self.listings, clock);
         self.trim();
         Ok(())
     }
@@ -269,11 +291,11 @@ impl<S: Source> Names<S> {
 impl<S> Known<S> {
     fn new(space: S) -> Self {
         let (tables, rules) = (HashMap::new(), HashMap::new());
-        Self { space, stale: true, listing: 0, listed: u64::MAX, tables, rules }
+        Self { space, stale: true, begun: None, listing: 0, listed: u64::MAX, tables, rules }
     }
 
     fn take(&mut self, listing: Listing, number: u64, clock: u64) {
-        (self.stale, self.listing, self.listed) = (false, number, clock);
+        (self.listing, self.listed) = (number, clock);
         let tables = listing.tables.into_iter();
         self.tables.extend(tables.map(|(handle, table)| (handle, (number, table))));
         let rules = listing.rules.into_iter();
@@ -297,7 +319,7 @@ impl<S> Known<S> {
             let (_, table) = self.tables.get(&drop.table_handle)?;
             return Some((drop.table_handle, table));
         }
-        if self.stale || drop.time < self.listed.saturating_add(SLACK) {
+        if self.stale || self.begun.is_some() || drop.time < self.listed.saturating_add(SLACK) {
             return None;
         }
         let now = self.tables.iter().filter(|(_, (seen, _))| *seen == self.listing);
@@ -359,12 +381,43 @@ pub struct Space {
     found: Option<(PathBuf, File)>,
     /// `None` without the right to listen.
     monitor: Option<Monitor>,
+    /// Where the listing will come from that goes on.
+    running: Option<Receiver<Result<Listing, NamesError>>>,
 }
 
 impl Kernel {
     fn new(root: &Path, nft: &Path) -> Self {
         let own = namespace::own(root);
         Self { root: root.to_owned(), nft: nft.to_owned(), own, start: Instant::now() }
+    }
+}
+
+impl Kernel {
+    /// Begins a listing in a thread. Nobody waits for that at the end: it ends by itself.
+    fn begin(
+        &self,
+        netns: u32,
+        space: &Space,
+        max: usize,
+    ) -> io::Result<Receiver<Result<Listing, NamesError>>> {
+        let nft = self.nft.clone();
+        let file = space.found.as_ref().map(|(_, file)| file.try_clone()).transpose()?;
+        let work = move || -> Result<Listing, NamesError> {
+            let list = || nft::list(&nft, max);
+            let listing = match &file {
+                None => list(),
+                Some(file) => namespace::inside(file, list)
+                    .map_err(|source| NamesError::Enter { netns, source })?,
+            };
+            Ok(listing?)
+        };
+        let (sender, receiver) = mpsc::sync_channel(1);
+        let thread = thread::Builder::new().name("nft".to_owned());
+        thread.spawn(move || {
+            // The namespace may be of no interest any more.
+            let _ = sender.send(work());
+        })?;
+        Ok(receiver)
     }
 }
 
@@ -377,13 +430,13 @@ impl Source for Kernel {
 
     fn open(&mut self, netns: u32) -> Result<Space, NamesError> {
         if Some(netns) == self.own {
-            return Ok(Space { found: None, monitor: Monitor::open().ok() });
+            return Ok(Space { found: None, monitor: Monitor::open().ok(), running: None });
         }
         let path = namespace::find(&self.root, netns).ok_or(NamesError::NotFound(netns))?;
         let enter = |source| NamesError::Enter { netns, source };
         let file = namespace::open(&path, netns).map_err(enter)?;
         let monitor = namespace::inside(&file, Monitor::open).map_err(enter)?;
-        Ok(Space { found: Some((path, file)), monitor: monitor.ok() })
+        Ok(Space { found: Some((path, file)), monitor: monitor.ok(), running: None })
     }
 
     fn alive(&self, netns: u32, space: &mut Space) -> bool {
@@ -400,14 +453,25 @@ impl Source for Kernel {
         space.monitor.as_mut().is_none_or(Monitor::changed)
     }
 
-    fn list(&mut self, netns: u32, space: &Space, max: usize) -> Result<Listing, NamesError> {
-        let list = || nft::list(&self.nft, max);
-        let listing = match &space.found {
-            None => list(),
-            Some((_, file)) => namespace::inside(file, list)
-                .map_err(|source| NamesError::Enter { netns, source })?,
+    fn list(
+        &mut self,
+        netns: u32,
+        space: &mut Space,
+        max: usize,
+    ) -> Result<Option<Listing>, NamesError> {
+        let enter = |source| NamesError::Enter { netns, source };
+        let (patience, running) = match space.running.take() {
+            Some(running) => (Duration::ZERO, running),
+            None => (PATIENCE, self.begin(netns, space, max).map_err(enter)?),
         };
-        Ok(listing?)
+        match running.recv_timeout(patience) {
+            Ok(listing) => listing.map(Some),
+            Err(RecvTimeoutError::Timeout) => {
+                space.running = Some(running);
+                Ok(None)
+            }
+            Err(RecvTimeoutError::Disconnected) => Err(enter(io::Error::other("it panicked"))),
+        }
     }
 
     fn elapsed(&self) -> Duration {

@@ -17,6 +17,8 @@ struct Machine {
     /// How long a listing takes.
     cost: Duration,
     fail: bool,
+    /// So often a listing is not ready yet.
+    slow: u32,
 }
 
 #[derive(Default, Clone)]
@@ -80,8 +82,13 @@ impl Source for Fake {
         mem::replace(seen, most) != most
     }
 
-    fn list(&mut self, netns: u32, _: &u32, max: usize) -> Result<Listing, NamesError> {
+    fn list(&mut self, netns: u32, _: &mut u32, max: usize) -> Result<Option<Listing>, NamesError> {
         let mut machine = self.0.borrow_mut();
+        if machine.slow > 0 {
+            machine.slow -= 1;
+            machine.log.push("wait".to_owned());
+            return Ok(None);
+        }
         machine.log.push(format!("list {netns}"));
         let cost = machine.cost;
         machine.now += cost;
@@ -90,7 +97,7 @@ impl Source for Fake {
         }
         let mut reader = listing::Reader::new(max);
         reader.push(machine.spaces[&netns].text.as_bytes());
-        Ok(reader.finish())
+        Ok(Some(reader.finish()))
     }
 
     fn elapsed(&self) -> Duration {
@@ -197,12 +204,35 @@ fn a_failed_listing_is_tried_again_later() {
     assert_eq!(
         names.warnings(),
         [
-            "rules are named by handle only: nft took longer than 5 s to list the ruleset and was killed"
+            "rules are named by handle only: nft took longer than 60 s to list the ruleset and was killed"
         ]
     );
     machine.0.borrow_mut().fail = false;
     machine.pass(RETRY);
     assert_eq!(text(&mut names, &drop_by(OWN, 1, 2)), "drop");
+}
+
+#[test]
+fn slow_listings_are_asked_for_again() {
+    let machine = Fake::default();
+    machine.set(OWN, 1, &[(2, "drop")]);
+    machine.0.borrow_mut().slow = 2;
+    let mut names = Names::from(machine.clone());
+    assert_eq!(text(&mut names, &drop_by(OWN, 1, 2)), "-");
+    // Seen or not by the listing that goes on: the next one has it.
+    machine.set(OWN, 1, &[(3, "reject")]);
+    assert_eq!(text(&mut names, &drop_by(OWN, 1, 3)), "-");
+    assert_eq!(machine.done(), "open 1, wait, wait");
+    names.refresh();
+    assert_eq!(machine.done(), "list 1");
+    assert_eq!(text(&mut names, &drop_by(OWN, 1, 4)), "-");
+    assert_eq!(machine.done(), "list 1");
+    let by_name = Drop { time: SECOND, ..drop_by(OWN, 0, 3) };
+    assert_eq!(text(&mut names, &by_name), "reject");
+    machine.0.borrow_mut().slow = 1;
+    machine.set(OWN, 1, &[(3, "drop")]);
+    assert_eq!(text(&mut names, &by_name), "-", "of which of both is not known");
+    assert_eq!(text(&mut names, &by_name), "drop");
 }
 
 #[test]
