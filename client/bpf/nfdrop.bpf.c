@@ -156,6 +156,7 @@ struct {
 struct count_key {
 	__u64 table_handle;
 	__u64 handle; /* the rule's; of a policy drop the base chain's */
+	__u64 table;  /* its address, where its handle is not known: handles are unique in tables */
 	__u32 netns;
 	__u8 event;
 	__u8 family;
@@ -330,6 +331,7 @@ static __noinline int seen(struct pt_regs *ctx, __u32 index)
 	struct event *event;
 	__u64 pkt, skb = 0, state = 0, chain, table = 0, drops;
 	__u32 zero = 0, netns = 0;
+	int wants_event;
 	__u16 family = 0;
 
 	if (probe->conditions > 0 && !holds(ctx, &probe->when[0]))
@@ -348,7 +350,8 @@ static __noinline int seen(struct pt_regs *ctx, __u32 index)
 		drops = ++counters->drops[RULE_DROP];
 	else
 		drops = ++counters->drops[POLICY_DROP];
-	if (SAMPLE > 1 && drops % SAMPLE)
+	wants_event = EVENTS_ON && !(SAMPLE > 1 && drops % SAMPLE);
+	if (!wants_event && !COUNTS_ON)
 		return 0;
 
 	pkt = at(ctx, &probe->pkt);
@@ -361,6 +364,8 @@ static __noinline int seen(struct pt_regs *ctx, __u32 index)
 		table = pointer(chain + CHAIN_TABLE);
 	if (TABLE_HANDLE != ABSENT)
 		READ(key.table_handle, table + TABLE_HANDLE);
+	else
+		key.table = table;
 	/* Six bits, the rest flags, before 5.13. */
 	if (TABLE_FAMILY != ABSENT)
 		READ(family, table + TABLE_FAMILY);
@@ -384,7 +389,7 @@ static __noinline int seen(struct pt_regs *ctx, __u32 index)
 			READ(len, skb + SKB_LEN);
 		count(&key, chain, table, len, counters);
 	}
-	if (!EVENTS_ON)
+	if (!wants_event)
 		return 0;
 
 	event = bpf_ringbuf_reserve(&EVENTS, sizeof(*event) + PACKET_SIZE, 0);

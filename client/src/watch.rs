@@ -251,7 +251,7 @@ impl<'a> Session<'a> {
         }
         let attached = attach::attach(&self.host, plan, &self.wanted);
         let mut attached = attached.map_err(|error| {
-            if matches!(error, AttachError::OtherBytes { .. }) {
+            if matches!(error, AttachError::OtherBytes { .. } | AttachError::NoInstruction(_)) {
                 return Failure::OtherBytes(error);
             }
             let checks = doctor::refused(&self.host);

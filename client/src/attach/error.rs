@@ -2,6 +2,7 @@
 
 use aya::{EbpfError, maps::MapError, programs::ProgramError, sys::SyscallError};
 use nfdrop_db::{HexBytes, plan::FnOffset};
+use rustix::io::Errno;
 use std::io;
 
 /// Why nothing was attached.
@@ -21,6 +22,10 @@ pub enum AttachError {
         /// Why.
         source: io::Error,
     },
+    /// The place is inside of an instruction (`EILSEQ` of `check_kprobe_address_safe`,
+    /// kernel/kprobes.c).
+    #[error("no instruction of this kernel begins at nft_do_chain{0}")]
+    NoInstruction(FnOffset),
     /// The instruction is not the plan's.
     #[error("at nft_do_chain{offset} the plan expects {expected}, this kernel has {found}")]
     OtherBytes {
@@ -105,6 +110,9 @@ impl AttachError {
 
     pub(super) fn probe(offset: FnOffset, error: &ProgramError) -> Self {
         match os_error(error) {
+            Some(source) if source.raw_os_error() == Some(Errno::ILSEQ.raw_os_error()) => {
+                Self::NoInstruction(offset)
+            }
             Some(source) => Self::Probe { offset, source: same(source) },
             None => Self::Other(whole(error)),
         }

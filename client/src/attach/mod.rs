@@ -28,7 +28,7 @@ const OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/nfd
 /// `struct counters`.
 const COUNTERS: usize = 5;
 /// `struct count_key` and `struct count`.
-const KEY: usize = 24;
+const KEY: usize = 32;
 const COUNT: usize = 16 + 2 * NAME;
 const NAME: usize = 64;
 
@@ -363,17 +363,13 @@ impl Attached {
 fn decode_count(key: &[u8; KEY], count: &[u8; COUNT]) -> Option<Count> {
     let u64_at =
         |bytes: &[u8], at: usize| Some(u64::from_ne_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
-    let name = |at: usize| {
-        let bytes = count.get(at..at + NAME)?;
-        let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(NAME);
-        Some(String::from_utf8_lossy(&bytes[..end]).into_owned())
-    };
+    let name = |at: usize| Some(ring::name(count.get(at..at + NAME)?));
     Some(Count {
         table_handle: u64_at(key, 0)?,
         handle: u64_at(key, 8)?,
-        netns: u32::from_ne_bytes(key[16..20].try_into().ok()?),
-        event: if key[20] == 0 { Event::RuleDrop } else { Event::PolicyDrop },
-        family: key[21],
+        netns: u32::from_ne_bytes(key[24..28].try_into().ok()?),
+        event: if key[28] == 0 { Event::RuleDrop } else { Event::PolicyDrop },
+        family: key[29],
         packets: u64_at(count, 0)?,
         bytes: u64_at(count, 8)?,
         table: name(16)?,

@@ -27,18 +27,17 @@ impl<'a> Record<'a> {
     fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
         self.take(N)?.try_into().ok()
     }
+}
 
-    /// Up to the first NUL.
-    fn name(&mut self, size: usize) -> Option<String> {
-        let bytes = self.take(size)?;
-        let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(size);
-        let mut name = String::from_utf8_lossy(&bytes[..end]).into_owned();
-        // Cut: whoever reads it should see that it is.
-        if end + 1 == size && size == NAME {
-            name.push('…');
-        }
-        Some(name)
+/// Up to the first NUL; of a name that was cut, with `…` behind it: whoever reads it should see that
+/// it is. Only names of tables and chains can be longer than their place.
+pub(super) fn name(bytes: &[u8]) -> String {
+    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+    let mut name = String::from_utf8_lossy(&bytes[..end]).into_owned();
+    if bytes.len() == NAME && end + 1 >= NAME {
+        name.push('…');
     }
+    name
 }
 
 /// The drop that a record tells of. `epoch`: nanoseconds from 1970 to the zero of `CLOCK_MONOTONIC`.
@@ -58,10 +57,10 @@ pub fn decode(bytes: &[u8], epoch: u64) -> Option<Drop> {
     let protocol = u16::from_be_bytes(record.array()?);
     let [event, family, protocol_family, hook] = record.array()?;
     let has = u16::from_ne_bytes(record.array()?);
-    let iif_name = record.name(DEVICE_NAME)?;
-    let oif_name = record.name(DEVICE_NAME)?;
-    let table = record.name(NAME)?;
-    let base_chain = record.name(NAME)?;
+    let iif_name = name(record.take(DEVICE_NAME)?);
+    let oif_name = name(record.take(DEVICE_NAME)?);
+    let table = name(record.take(NAME)?);
+    let base_chain = name(record.take(NAME)?);
     let event = match event {
         0 => Event::RuleDrop,
         1 => Event::PolicyDrop,

@@ -72,7 +72,11 @@ pub fn compare(host: &Host, probe: &PlanProbe, address: Option<u64>, listed: &[P
     if same {
         Site::Same
     } else {
-        Site::Other { expected: probe.bytes.clone(), found: HexBytes(found.to_vec()) }
+        // Without what the kernel has put there for a probe, which is no difference.
+        let bytes = (probe.offset.0..)
+            .zip(expected.iter().zip(found))
+            .map(|(offset, (expected, found))| if hidden(offset) { *expected } else { *found });
+        Site::Other { expected: probe.bytes.clone(), found: HexBytes(bytes.collect()) }
     }
 }
 

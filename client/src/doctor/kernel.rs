@@ -2,10 +2,11 @@
 
 use super::Check;
 use crate::{
+    attach::site::{self, Site},
     host::{Config, Host, Symbols},
     running::Object,
 };
-use nfdrop_db::SYMBOL;
+use nfdrop_db::{SYMBOL, plan::Plan};
 
 /// The only architecture there are plans for.
 const ARCH: &str = "x86_64";
@@ -107,6 +108,35 @@ pub(super) fn livepatch(host: &Host, object: Object) -> Check {
         }
     }
     Check::ok(NAME, format!("{SYMBOL} is not replaced"))
+}
+
+/// Whether the instructions that the plan expects are there.
+pub(super) fn sites(host: &Host, plan: &Plan) -> Check {
+    const NAME: &str = "sites";
+    let listed = site::probes(host);
+    let address =
+        site::address(&listed).or_else(|| host.symbols().and_then(|symbols| symbols.address));
+    let mut unreadable = None;
+    for probe in &plan.probes {
+        match site::compare(host, probe, address, &listed) {
+            Site::Same => {}
+            Site::Unreadable(why) => unreadable = Some(why),
+            Site::Other { expected, found } => {
+                let offset = probe.offset;
+                return Check::missing(
+                    NAME,
+                    format!("at {SYMBOL}{offset} the plan expects {expected}, found {found}"),
+                    "somebody has patched this function, or the plan is wrong: tell whoever runs \
+                     the server",
+                )
+                .code(3);
+            }
+        }
+    }
+    match unreadable {
+        Some(why) => Check::unknown(NAME, why),
+        None => Check::ok(NAME, "the instructions are the plan's"),
+    }
 }
 
 /// From two witnesses, either of which may be silent: what is listed is there.

@@ -16,7 +16,7 @@ use crate::{
     running::{self, Object, RunningError},
     server::{Answer, AskError, Http},
 };
-use nfdrop_db::BuildId;
+use nfdrop_db::{BuildId, plan::Plan};
 
 /// Runs every check. `build_id` replaces the running kernel's.
 pub async fn examine(
@@ -33,10 +33,12 @@ pub async fn examine(
         Some(build_id) => Check::ok("build-id", build_id),
         None => Check::unknown("build-id", "not known while nf_tables is not there"),
     });
-    checks.extend(plan(settings, build_id.as_ref()).await?);
+    let (plan_checks, found) = plan(settings, build_id.as_ref()).await?;
+    checks.extend(plan_checks);
     checks.extend(whole_kernel(host));
     checks.extend(quick(host, object));
     checks.extend(rights::perf_events(host, false));
+    checks.extend(found.as_ref().map(|plan| kernel::sites(host, plan)));
     Ok(Report { checks })
 }
 
@@ -79,8 +81,11 @@ fn nf_tables(running: &Result<running::Running, RunningError>) -> Check {
     }
 }
 
-/// A line per server, and one for the plan.
-async fn plan(settings: &Settings, build_id: Option<&BuildId>) -> Result<Vec<Check>, Failure> {
+/// A line per server, and one for the plan; and the plan.
+async fn plan(
+    settings: &Settings,
+    build_id: Option<&BuildId>,
+) -> Result<(Vec<Check>, Option<Plan>), Failure> {
     const NAME: &str = "plan";
     let http = Http::new(settings.timeout)?;
     let mut checks = vec![];
@@ -109,7 +114,7 @@ async fn plan(settings: &Settings, build_id: Option<&BuildId>) -> Result<Vec<Che
     }
     let Some(build_id) = build_id else {
         checks.push(Check::missing(NAME, "cannot be asked for without a build-id", "").code(1));
-        return Ok(checks);
+        return Ok((checks, None));
     };
     let outcome = match lookup::cached(settings, build_id) {
         Some(found) => Ok(found),
@@ -121,16 +126,17 @@ async fn plan(settings: &Settings, build_id: Option<&BuildId>) -> Result<Vec<Che
         Ok(found) => {
             // With a plan at hand a silent server is no obstacle.
             checks.iter_mut().for_each(Check::forgive);
-            let probes = found.record.plan.map_or(0, |plan| plan.probes.len());
-            let found = format!("{probes} probes, valid, from {}", found.origin);
-            checks.push(Check::ok(NAME, found));
+            let probes = found.record.plan.as_ref().map_or(0, |plan| plan.probes.len());
+            let says = format!("{probes} probes, valid, from {}", found.origin);
+            checks.push(Check::ok(NAME, says));
+            Ok((checks, found.record.plan))
         }
         Err(failure) => {
             // The last line of its message says what to do.
             let text = failure.to_string();
             let (found, todo) = text.rsplit_once('\n').unwrap_or((&text, ""));
             checks.push(Check::missing(NAME, found, todo).code(failure.code()));
+            Ok((checks, None))
         }
     }
-    Ok(checks)
 }

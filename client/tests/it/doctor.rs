@@ -22,6 +22,7 @@ async fn a_machine_with_everything_is_0() {
     ok       lockdown       integrity
     ok       capabilities   CAP_BPF, CAP_PERFMON
     ok       livepatch      nft_do_chain is not replaced
+    ok       sites          the instructions are the plan's
 
     nothing found that keeps nfdrop from attaching here
     ");
@@ -36,7 +37,7 @@ async fn json_has_every_check() {
     assert_eq!((ended.code, report["exit_code"].as_i64()), (0, Some(0)));
     let checks = report["checks"].as_array().unwrap();
     let names: Vec<_> = checks.iter().map(|check| check["name"].as_str().unwrap()).collect();
-    insta::assert_snapshot!(names.join(" "), @"kernel nf_tables build-id server plan kprobes bpf lockdown capabilities livepatch");
+    insta::assert_snapshot!(names.join(" "), @"kernel nf_tables build-id server plan kprobes bpf lockdown capabilities livepatch sites");
     assert!(checks.iter().all(|check| check["state"] == "ok" && check["todo"] == ""));
 }
 
@@ -99,6 +100,7 @@ async fn what_cannot_be_seen_is_unknown_and_no_obstacle() {
     unknown  capabilities   /proc/self/status does not tell
                             -> mount proc on /proc
     ok       livepatch      nft_do_chain is not replaced
+    unknown  sites          neither /sys/kernel/debug/kprobes/list nor /proc/kallsyms tells addresses to this user
 
     nothing found that keeps nfdrop from attaching here
     ");
@@ -251,4 +253,19 @@ async fn no_plan_is_2_refused_3_and_silence_1() {
     let ended = machine.run(&["doctor", "--server", &dead]).await;
     assert_eq!(ended.code, 0, "{}", ended.stdout);
     assert!(ended.stdout.contains(&format!("missing  server         {dead}: cannot connect")));
+}
+
+#[tokio::test]
+async fn instructions_that_are_not_the_plans_are_3() {
+    let server = Server::real(&[RUNNING]).await;
+    let machine = Machine::with_module();
+    machine.write_function(|function| function.fill(0x90));
+    let ended = machine.run(&["doctor", "--server", &server.url]).await;
+    assert_eq!(ended.code, 3, "{}", ended.stdout);
+    assert!(
+        ended.stdout.contains("missing  sites          at nft_do_chain+0x"),
+        "{}",
+        ended.stdout
+    );
+    assert!(ended.stdout.contains("found 90909090"), "{}", ended.stdout);
 }

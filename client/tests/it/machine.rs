@@ -1,6 +1,6 @@
 //! A machine as the client sees it: a directory with procfs and sysfs files, and an environment.
 
-use nfdrop_db::BuildId;
+use nfdrop_db::{BuildId, sample};
 use std::{fs, path::PathBuf, process::Stdio};
 use tempfile::TempDir;
 use tokio::process::Command;
@@ -66,7 +66,31 @@ impl Machine {
         let notes = note(b"GNU\0", 3, id(RUNNING).as_bytes());
         machine.write("sys/module/nf_tables/notes/.note.gnu.build-id", notes);
         machine.write("sys/module/nf_tables/initstate", "live\n");
+        machine.write_function(|_| ());
         machine
+    }
+
+    /// Has `nft_do_chain` in memory, as the samples' plans expect it, but for what `change` does.
+    pub(crate) fn write_function(&self, change: impl FnOnce(&mut [u8])) {
+        let start = 0xffff_ffff_c000_0000_u64;
+        let known = fs::read_to_string(self.path("proc/kallsyms")).unwrap();
+        self.write("proc/kallsyms", format!("{known}{start:x} t nft_do_chain\t[nf_tables]\n"));
+        let plan = sample::plan(id(RUNNING));
+        let mut function = vec![0x90; plan.symbol_size as usize];
+        for probe in &plan.probes {
+            let (at, bytes) = (probe.offset.0 as usize, &probe.bytes.0);
+            function[at..at + bytes.len()].copy_from_slice(bytes);
+        }
+        change(&mut function);
+        // ELF64: the place, size and number of program headers; then one of them, and memory.
+        let mut core = b"\x7fELF\x02\x01\x01".to_vec();
+        core.resize(64, 0);
+        (core[32], core[54], core[56]) = (64, 56, 1);
+        let size = function.len() as u64;
+        for word in [1, 120, start, 0, size, size, 0] {
+            core.extend(word.to_le_bytes());
+        }
+        self.write("proc/kcore", [core, function].concat());
     }
 
     pub(crate) fn path(&self, path: &str) -> PathBuf {
