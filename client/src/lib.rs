@@ -1,9 +1,11 @@
-//! nfdrop's client: finds out which build of nf_tables runs, fetches its plan, checks it, keeps it
-//! and shows it; `doctor` says what attaching would need.
+//! nfdrop's client: finds out which build of nf_tables runs, fetches its plan, checks it, keeps it,
+//! attaches it and names what is dropped; `doctor` says what attaching would need.
 //!
 //! The way of a plan: [`running`] (build-id, from [`notes`]) → [`lookup`] ([`cache`], then each
-//! [`server`]) → checks of `nfdrop-db` → [`show`]. Whatever ends it early is a
-//! [`failure::Failure`], which knows its message and exit code.
+//! [`server`]) → checks of `nfdrop-db` → [`show`], or [`attach`]. The way of a drop: ring buffer of
+//! [`attach`] → [`event`] → [`names`] → [`filter`] → [`output`]; drops that the kernel counts go through
+//! [`counts`] and [`metrics`]. [`watch`] is the run. Whatever ends it early is a [`failure::Failure`],
+//! which knows its message and exit code.
 
 pub mod attach;
 pub mod cache;
