@@ -78,7 +78,7 @@ pub struct Cli {
 pub struct Common {
     /// Whom to ask.
     #[command(flatten)]
-    pub target: Target,
+    pub ask: Ask,
     /// Read the plan from a file instead of asking
     #[arg(long, value_name = "FILE", conflicts_with = "servers")]
     pub plan: Option<PathBuf>,
@@ -96,9 +96,6 @@ pub struct Common {
 /// Arguments of the program itself.
 #[derive(Debug, Args)]
 pub struct WatchArgs {
-    /// As of `top`.
-    #[command(flatten)]
-    pub common: Common,
     /// How drops are printed
     #[arg(long, value_enum, default_value_t = DropFormat::Text)]
     pub format: DropFormat,
@@ -119,6 +116,9 @@ pub struct WatchArgs {
     #[arg(long, value_name = "KIB", default_value_t = 1024,
         value_parser = value_parser!(u32).range(4..=1 << 20))]
     pub ring_size: u32,
+    /// As of `top`. Last, since the filters have a heading of their own.
+    #[command(flatten)]
+    pub common: Common,
 }
 
 /// How drops are printed.
@@ -175,9 +175,9 @@ pub enum Command {
     },
 }
 
-/// Which build, and whom to ask for its plan.
+/// Whom to ask for plans.
 #[derive(Debug, Args)]
-pub struct Target {
+pub struct Ask {
     /// Server to ask; several are asked in order.
     #[arg(
         long = "server",
@@ -185,15 +185,23 @@ pub struct Target {
         help = "Server to ask; several are asked in order [env: NFDROP_URLS]"
     )]
     pub servers: Vec<Server>,
-    /// Build to ask for instead of the running kernel's
-    #[arg(long, value_name = "HEX")]
-    pub build_id: Option<BuildId>,
     /// Use only plans that are signed with this minisign key
     #[arg(long, value_name = "FILE")]
     pub pubkey: Option<PathBuf>,
     /// Where procfs, sysfs and the rest of the running system are
     #[arg(long, value_name = "DIR", default_value = "/", hide = true)]
     pub root: PathBuf,
+}
+
+/// Which build, and whom to ask for its plan.
+#[derive(Debug, Args)]
+pub struct Target {
+    /// Whom.
+    #[command(flatten)]
+    pub ask: Ask,
+    /// Build to ask for instead of the running kernel's
+    #[arg(long, value_name = "HEX")]
+    pub build_id: Option<BuildId>,
 }
 
 /// Arguments of `plan`.
@@ -261,8 +269,8 @@ pub enum SettingsError {
 
 impl Settings {
     /// From the command line and the environment.
-    pub fn from_env(target: &Target) -> Result<Self, SettingsError> {
-        let servers = target.servers.clone();
+    pub fn from_env(ask: &Ask) -> Result<Self, SettingsError> {
+        let servers = ask.servers.clone();
         let error = |variable, why| SettingsError::Variable { variable, why };
         let read = |variable| match env::var(variable) {
             Ok(value) => Ok(Some(value).filter(|value| !value.is_empty())),
@@ -292,7 +300,7 @@ impl Settings {
             .map(PathBuf::from)
             .or_else(|| directory("XDG_CACHE_HOME", "nfdrop"))
             .or_else(|| directory("HOME", ".cache/nfdrop"));
-        let key = target.pubkey.as_deref().map(Key::read).transpose()?;
+        let key = ask.pubkey.as_deref().map(Key::read).transpose()?;
         let timeout = Duration::from_secs(seconds);
         Ok(Self { servers, timeout, cache: Cache::new(cache), key })
     }

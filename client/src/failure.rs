@@ -98,12 +98,6 @@ pub enum Failure {
     /// What was attached does not work.
     #[error("{0}")]
     Broken(AttachError),
-    /// A capture file is nothing for a terminal.
-    #[error(
-        "a capture file is not for a terminal: redirect it, as in `nfdrop-client --format pcapng \
-         >drops.pcapng` or `… | wireshark -k -i -`"
-    )]
-    Terminal,
     /// Nobody can be answered there.
     #[error(
         "cannot listen on {address}: {source}: give --metrics-listen a free port of this machine"
@@ -114,9 +108,9 @@ pub enum Failure {
         /// Why.
         source: io::Error,
     },
-    /// What the kernel counts has no addresses.
-    #[error("--address is for single drops, and `top` counts by rule: leave one of them out")]
-    NoAddresses,
+    /// Options that do not go together.
+    #[error("{0}")]
+    Options(&'static str),
     /// Data cannot be written.
     #[error("cannot write to stdout: {0}")]
     Output(io::Error),
@@ -189,8 +183,7 @@ impl Failure {
             | Self::Http(_)
             | Self::Broken(_)
             | Self::Output(_)
-            | Self::Terminal
-            | Self::NoAddresses
+            | Self::Options(_)
             | Self::Listen { .. }
             | Self::Running(RunningError::Unreadable { .. }) => 1,
             Self::NeverSeen { .. } | Self::Unresolved { .. } => 2,

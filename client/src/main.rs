@@ -44,7 +44,7 @@ async fn main() -> ExitCode {
 }
 
 async fn run(common: &Common, view: View<'_>) -> ExitCode {
-    let settings = match Settings::from_env(&common.target) {
+    let settings = match Settings::from_env(&common.ask) {
         Ok(settings) => settings,
         Err(error) => return fail(&error, OTHER),
     };
@@ -55,14 +55,14 @@ async fn run(common: &Common, view: View<'_>) -> ExitCode {
 }
 
 async fn plan(args: PlanArgs) -> ExitCode {
-    let settings = match Settings::from_env(&args.target) {
+    let settings = match Settings::from_env(&args.target.ask) {
         Ok(settings) => settings,
         Err(error) => return fail(&error, OTHER),
     };
     let found = async {
         let build_id = match args.target.build_id {
             Some(build_id) => build_id,
-            None => running::find(&Host::new(args.target.root))?.build_id,
+            None => running::find(&Host::new(args.target.ask.root))?.build_id,
         };
         match args.plan {
             Some(file) => lookup::from_file(&settings, &file, &build_id),
@@ -87,11 +87,11 @@ async fn plan(args: PlanArgs) -> ExitCode {
 }
 
 async fn diagnose(args: DoctorArgs) -> ExitCode {
-    let settings = match Settings::from_env(&args.target) {
+    let settings = match Settings::from_env(&args.target.ask) {
         Ok(settings) => settings,
         Err(error) => return fail(&error, OTHER),
     };
-    let host = Host::new(args.target.root);
+    let host = Host::new(args.target.ask.root);
     match doctor::examine(&host, &settings, args.target.build_id).await {
         Ok(report) => {
             let output = match args.format {

@@ -49,6 +49,27 @@ pub enum View<'a> {
     Top,
 }
 
+impl View<'_> {
+    /// Options of which each by itself would do.
+    fn check(self, common: &Common) -> Result<(), Failure> {
+        let refuse = |why| Err(Failure::Options(why));
+        match self {
+            View::Lines(args) if args.format != DropFormat::Pcapng => Ok(()),
+            View::Lines(args) if args.aggregate => refuse(
+                "a capture file is of single drops: leave --aggregate out, or --format pcapng",
+            ),
+            View::Lines(_) if io::stdout().is_terminal() => refuse(
+                "a capture file is not for a terminal: redirect it, as in `nfdrop-client --format \
+                 pcapng >drops.pcapng` or `… | wireshark -k -i -`",
+            ),
+            View::Top if !common.filter.addresses.is_empty() => refuse(
+                "--address is for single drops, and `top` counts by rule: leave --address out",
+            ),
+            View::Lines(_) | View::Top => Ok(()),
+        }
+    }
+}
+
 /// Runs until it is told to end. `say` is given what belongs on stderr, without line feed.
 pub async fn run(
     common: &Common,
@@ -56,20 +77,13 @@ pub async fn run(
     settings: &Settings,
     mut say: impl FnMut(&str),
 ) -> Result<(), Failure> {
-    if matches!(view, View::Lines(args) if args.format == DropFormat::Pcapng && !args.aggregate)
-        && io::stdout().is_terminal()
-    {
-        return Err(Failure::Terminal);
-    }
-    if let (View::Top, [_, ..]) = (view, &common.filter.addresses[..]) {
-        return Err(Failure::NoAddresses);
-    }
+    view.check(common)?;
     // The signals first: whoever sends one from now on means this run.
     let mut signals = Signals::new().map_err(Failure::Output)?;
     // Before 5.11 maps count against this limit. Where it cannot be raised, loading says so.
     let unlimited = Rlimit { current: None, maximum: None };
     let _ = setrlimit(Resource::Memlock, unlimited);
-    let host = Host::new(&common.target.root);
+    let host = Host::new(&common.ask.root);
     let mut session = Session::new(common, view, settings, host);
     let running = running::find(&session.host)?;
     if let Some(address) = common.metrics_listen {
@@ -175,7 +189,7 @@ enum Next {
 
 impl<'a> Session<'a> {
     fn new(common: &'a Common, view: View<'_>, settings: &'a Settings, host: Host) -> Self {
-        let root = &common.target.root;
+        let root = &common.ask.root;
         let rates = || Reading { rates: Rates::default(), at: Instant::now() };
         let printing = match view {
             View::Lines(args) if args.aggregate => {

@@ -1,6 +1,6 @@
 //! The program itself: help, wrong arguments and settings.
 
-use crate::machine::Machine;
+use crate::machine::{Machine, RUNNING};
 
 #[tokio::test]
 async fn without_a_command_it_wants_a_plan_to_attach() {
@@ -26,6 +26,10 @@ async fn wrong_arguments_and_settings_are_1() {
         &["plan", "--server", "file:///etc/passwd"],
         &["plan", "--server", "http://127.0.0.1:1", "--plan", "x"],
         &["man", "nonsense"],
+        &["--aggregate", "--format", "pcapng"],
+        &["--aggregate", "--address", "192.0.2.1"],
+        &["top", "--address", "192.0.2.1"],
+        &["--build-id", RUNNING],
         &["--count", "0"],
         &["--duration", "soon"],
         &["--duration", "99999999999999999999h"],
