@@ -44,7 +44,8 @@ pub async fn examine(
 
 /// What could have made the kernel refuse to attach, besides what [`quick`] checks.
 pub fn refused(host: &Host) -> Vec<Check> {
-    whole_kernel(host).into_iter().chain(rights::perf_events(host, true)).collect()
+    let limits = rights::perf_events(host, true).into_iter().chain(rights::locked_memory(host));
+    whole_kernel(host).into_iter().chain(limits).collect()
 }
 
 /// What the kernel was built with: takes reading all of its symbols.

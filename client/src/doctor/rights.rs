@@ -3,6 +3,7 @@
 
 use super::Check;
 use crate::host::Host;
+use rustix::process::{Resource, getrlimit};
 
 /// Numbers of capabilities (`include/uapi/linux/capability.h`), which are bits of `CapEff`.
 const CAP_SYS_ADMIN: (u32, &str) = (21, "CAP_SYS_ADMIN");
@@ -58,6 +59,23 @@ pub(super) fn perf_events(host: &Host, refused: bool) -> Option<Check> {
     } else {
         Check::unknown(NAME, found).todo(todo)
     })
+}
+
+/// Before 5.11 maps count against the limit on locked memory. A client that may do so has lifted it;
+/// asked after the kernel has refused a map.
+pub(super) fn locked_memory(host: &Host) -> Option<Check> {
+    let release = host.release()?;
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
+    let (Some(Ok(major)), Some(Ok(minor))) = (numbers.next(), numbers.next()) else { return None };
+    if (major, minor) >= (5, 11) {
+        return None;
+    }
+    let limit = getrlimit(Resource::Memlock).current?;
+    Some(Check::missing(
+        "locked memory",
+        format!("limited to {} KiB, which BPF maps count against before Linux 5.11", limit >> 10),
+        "ulimit -l unlimited, LimitMEMLOCK=infinity in a systemd unit, or CAP_SYS_RESOURCE",
+    ))
 }
 
 /// `CAP_BPF` and `CAP_PERFMON`, or `CAP_SYS_ADMIN`, which stands for both.
