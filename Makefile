@@ -3,13 +3,13 @@
 CARGO ?= cargo
 FUZZ_SECONDS ?= 900
 BINARIES = -p nfdrop-indexer -p nfdrop-server -p nfdrop-client
-SCRIPTS = ci/install-deps ci/build-client ci/run-demo .ci/run $(addprefix tests/guest/,bpftrace init scenario sites)
+SCRIPTS = ci/install-deps ci/build-client ci/run-demo .ci/run $(addprefix tests/guest/,bpftrace client cost init scenario sites)
 
 .DEFAULT_GOAL := help
-.PHONY: help run client-static test test-kernels lint bench fuzz mutants deny clean
+.PHONY: help run client-static test test-kernels lint bench bench-kernel fuzz mutants deny clean
 
 help: ## Show this
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
 
 run: ## Index the newest cloud kernels of your Debian mirror, serve and show a plan
 	@ci/install-deps
@@ -35,6 +35,10 @@ lint: ## Formatting, clippy and shellcheck; warnings are errors
 	$(CARGO) clippy --workspace --all-targets --all-features --locked -- -D warnings
 	@if command -v shellcheck >/dev/null; then shellcheck $(SCRIPTS); \
 	else echo 'shellcheck is missing: the shell scripts are not checked' >&2; fi
+
+bench-kernel: ## What learning of drops costs, in instructions per packet, on real kernels in QEMU
+	@ci/install-deps
+	$(CARGO) test --locked --all-features -p nfdrop-tests --test cost -- --ignored --nocapture --test-threads 1
 
 bench: ## CPU seconds of the resolver, and of whole kernels that `make run` has fetched
 	@ci/install-deps

@@ -1,17 +1,23 @@
-//! Plans on real kernels: Debian's, booted in QEMU, whose rules count what the probes have to see.
+//! Plans and the client on real kernels: Debian's, booted in QEMU, whose rules count what the probes
+//! have to see. Two observers watch in one boot: the kernel's own trace, which needs the plan only, and
+//! the client as it is handed out.
 //!
 //! `make test` takes four kernels, `make test-kernels` the newest of every series and flavour. Set
 //! `NFDROP_OFFLINE` to leave them out; without QEMU they are left out as well. Both are said.
+//! `NFDROP_CLIENT` names a client that is built already, `NFDROP_KEEP` a directory for what guests say.
 
 #![expect(clippy::unwrap_used, reason = "a test ends where something is missing")]
 #![expect(clippy::print_stdout, reason = "what was run, and what not, is said")]
 
-use nfdrop_db::{Cost, Plan, render};
+use nfdrop_db::{Cost, Plan, Record, plan::fields, render};
 use nfdrop_indexer::source::debian::{KernelSet, Series};
 use nfdrop_tests::vm::{
-    initramfs,
+    client,
+    drops::{self, Known},
+    endings, initramfs,
     machine::{self, Sections},
     mirror::{Entry, FilesByPath, Kernel, Mirror},
+    reload,
     scenario::{self, Flow},
     sites::{self, Difference},
     verdict,
@@ -73,8 +79,13 @@ fn with_newest(series: Series, test: fn(&KernelSet)) {
     }
 }
 
+fn client() -> &'static [u8] {
+    static CLIENT: LazyLock<Vec<u8>> = LazyLock::new(|| client::read().unwrap());
+    &CLIENT
+}
+
 fn put(files: &mut FilesByPath, path: &str, bytes: &[u8]) {
-    let program = path == "init";
+    let program = matches!(path, "init" | "usr/bin/nfdrop-client");
     files.insert(path.to_owned(), Entry::File(bytes.to_vec(), program));
 }
 
@@ -110,35 +121,60 @@ fn sent(phase: &str) -> Vec<Flow> {
     match phase {
         "accepted" => scenario::accepted(),
         "burst" => scenario::burst(),
+        "two capabilities" => {
+            scenario::all().into_iter().filter(|flow| matches!(flow.from, "b0" | "f0")).collect()
+        }
+        "flood" => {
+            [scenario::burst(), scenario::burst(), scenario::burst(), scenario::burst()].concat()
+        }
         name if name.starts_with("counters") => [scenario::all(), scenario::stats()].concat(),
         _ => scenario::all(),
     }
 }
 
-/// Every drop is seen once, with its rule, and nothing else is.
+/// Every drop is seen once, with its rule, and nothing else is; what the client says of it is true.
 fn plan_holds(set: &KernelSet) {
     let kernel = MIRROR.kernel(set).unwrap();
     let plan = kernel.plan().unwrap();
     let said = run(&kernel, &with_plan(&kernel, &plan));
     let phases = verdict::phases(&said).unwrap();
+    let tables = plan.layout.offsets.contains_key(fields::TABLE_HANDLE);
     let mut differences = Vec::new();
     let mut before = None;
     for phase in &phases {
-        let fates = scenario::fates(&sent(&phase.name));
-        differences.extend(verdict::differences(before, phase, &fates));
+        let flows = sent(&phase.name);
+        let fates = scenario::fates(&flows);
+        let events = phase.events.as_ref().map(|events| ("the trace", events));
+        let seen = drops::seen(&phase.drops);
+        let seen = Some(("the client", &seen)).filter(|_| phase.name != "flood");
+        for observed in events.into_iter().chain(seen) {
+            differences.extend(verdict::differences(before, phase, &fates, observed));
+        }
+        if phase.name == "flood" {
+            differences.extend(drops::flooded(phase, &fates));
+        } else {
+            let known = Known { rulesets: phase.name != "two capabilities", tables };
+            differences.extend(drops::differences(phase, &flows, known).unwrap());
+        }
+        differences.extend(phase.summary.differences(&phase.name));
         before = Some(phase);
     }
-    let (reloaded, rulesets) = verdict::reloaded(&said).unwrap();
-    differences.extend(reloaded);
+    let reloaded = reload::reloaded(&said).unwrap();
+    differences.extend(reloaded.differences);
+    differences.extend(endings::differences(&said).unwrap());
     let placed = verdict::placed(said.get("list").unwrap()).unwrap();
     differences.extend(verdict::misplaced(&plan, &placed));
     let missed = verdict::missed(said.get("profile").unwrap()).unwrap();
-    let events: u64 = phases.iter().flat_map(|phase| phase.events.values()).sum();
+    let events: u64 = phases.iter().flat_map(|phase| &phase.drops).map(|(_, count)| count).sum();
     let frames: u64 = phases.iter().map(|phase| phase.sent).sum();
     println!(
-        "{}: {} phases, {frames} frames, {events} events, {missed} missed, {rulesets} rulesets",
+        "{}: {} phases, {frames} frames, {events} events, {missed} missed, {} rulesets with {} drops \
+         named and {} without names",
         kernel.release,
-        phases.len()
+        phases.len(),
+        reloaded.rulesets,
+        reloaded.named,
+        reloaded.unnamed,
     );
     assert!(differences.is_empty(), "{}:\n{}", kernel.release, differences.join("\n"));
     assert_eq!(missed, 0, "{}", kernel.release);
@@ -147,6 +183,16 @@ fn plan_holds(set: &KernelSet) {
 
 fn with_plan(kernel: &Kernel, plan: &Plan) -> FilesByPath {
     let mut files = guest(kernel, include_bytes!("../guest/scenario"));
+    put(&mut files, "client", include_bytes!("../guest/client"));
+    put(&mut files, "drops.pl", include_bytes!("../guest/drops.pl"));
+    put(&mut files, "bpf.pl", include_bytes!("../guest/bpf.pl"));
+    put(&mut files, "only.pl", include_bytes!("../guest/only.pl"));
+    put(&mut files, "usr/bin/nfdrop-client", client());
+    let record = Record::resolved(plan.clone()).to_bytes();
+    put(&mut files, &format!("cache/{}.json", plan.build_id), &record);
+    for (name, plan) in endings::bad_plans(plan).unwrap() {
+        put(&mut files, &format!("plans/{name}"), &plan);
+    }
     put(&mut files, "send.pl", include_bytes!("../guest/send.pl"));
     put(&mut files, "events.pl", include_bytes!("../guest/events.pl"));
     put(&mut files, "rules/root.nft", include_bytes!("../guest/root.nft"));

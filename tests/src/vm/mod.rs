@@ -7,12 +7,22 @@
 //! scenario  → packets, and what has to become of each
 //! machine   → the run; what the guest says, in sections
 //! verdict   → what the probes saw against what the rules counted against what was sent
+//! drops     → every word of the client's against frames, devices and listings
+//! reload    → the same where rules were replaced meanwhile
+//! endings   → what the client leaves behind, and what it refuses
 //! ```
 
+pub mod client;
+pub mod cost;
+pub mod drops;
+pub mod endings;
 pub mod frames;
 pub mod initramfs;
+pub mod listing;
 pub mod machine;
 pub mod mirror;
+pub mod reload;
 pub mod scenario;
 pub mod sites;
+pub mod summary;
 pub mod verdict;

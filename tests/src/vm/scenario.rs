@@ -77,6 +77,7 @@ pub fn all() -> Vec<Flow> {
         flow("b0", &frames::tcp_syn(A, here(), 1008), 2, &[t4("reset")]),
         flow("b0", &frames::tcp_syn(A, here(), 1009), 4, &[t4("syn")]),
         flow("b0", &frames::ping(A, here()), 3, &[t4("ping")]),
+        to_a(1015, 2, &[t4("marked")]),
         to_a(2000, 7, &[Policy("in4")]),
         // Accepted by one base chain, dropped by the next.
         to_a(1041, 2, &[Rule("ip u4", "base")]),

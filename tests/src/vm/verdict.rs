@@ -1,7 +1,13 @@
 //! What the probes saw, what the rules counted, and what was sent: all three have to agree, rule by
 //! rule.
 
-use super::{machine::Sections, scenario::Fate};
+use super::{
+    drops::{self, Drops},
+    listing::{self, Labels},
+    machine::Sections,
+    scenario::Fate,
+    summary::Summary,
+};
 use anyhow::{Context, Result, bail, ensure};
 use nfdrop_db::{Cost, Event, Plan};
 use serde_json::Value;
@@ -17,12 +23,31 @@ pub struct Phase {
     pub name: String,
     /// Frames sent.
     pub sent: u64,
-    /// What the probes saw.
-    pub events: BTreeMap<Seen, u64>,
-    /// Counters at the end of the phase, over the whole run.
+    /// What the kernel's own trace says of the probes, where it was kept.
+    pub events: Option<BTreeMap<Seen, u64>>,
+    /// What the client said.
+    pub drops: Drops,
+    /// What it counted since it was started.
+    pub summary: Summary,
+    /// Counters at the end of the phase, since the ruleset was loaded.
     pub counters: BTreeMap<RuleId, Counter>,
-    /// The table of every base chain.
-    pub base_chains: BTreeMap<String, String>,
+    /// Whether it was loaded for this phase.
+    pub fresh: bool,
+    /// By name.
+    pub base_chains: BTreeMap<String, BaseChain>,
+    /// What `nft list` shows.
+    pub labels: Labels,
+    /// What [`RuleId`] appends to the names of tables, by the namespaces' inode numbers.
+    pub namespaces: BTreeMap<u64, String>,
+}
+
+/// Where a chain is hooked in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BaseChain {
+    /// As in [`RuleId`].
+    pub table: String,
+    /// The hook's name.
+    pub hook: String,
 }
 
 /// What an event says.
@@ -57,15 +82,24 @@ pub struct Counter {
 /// The phases that the guest ran.
 pub fn phases(sections: &Sections) -> Result<Vec<Phase>> {
     let mut phases: Vec<Phase> = Vec::new();
+    let namespaces = namespaces(sections.get("about")?)?;
+    let mut fresh = true;
     for (title, text) in &sections.0 {
+        fresh |= title == "fresh";
         if let Some(name) = title.strip_prefix("phase ") {
-            phases.push(Phase { name: name.to_owned(), ..Phase::default() });
+            let (name, namespaces) = (name.to_owned(), namespaces.clone());
+            phases.push(Phase { name, fresh, namespaces, ..Phase::default() });
+            fresh = false;
         }
         let Some(phase) = phases.last_mut() else { continue };
         let what = || format!("phase {:?}, section {title:?}:\n{text}", phase.name);
         match title.as_str() {
             "sent" => phase.sent = sent(text).with_context(what)?,
-            "events" => phase.events = events(text).with_context(what)?,
+            "events" => phase.events = Some(events(text).with_context(what)?),
+            "drops" => phase.drops = drops::drops(text).with_context(what)?,
+            "summary" => phase.summary = text.parse().with_context(what)?,
+            "listing root" => phase.labels.extend(listing::labels(text, "")),
+            "listing other" => phase.labels.extend(listing::labels(text, " (other)")),
             "rules root" => rules(text, "").with_context(what)?.add(phase),
             "rules other" => rules(text, " (other)").with_context(what)?.add(phase),
             "policies other" => phase.counters.extend(policies(text).with_context(what)?),
@@ -76,8 +110,21 @@ pub fn phases(sections: &Sections) -> Result<Vec<Phase>> {
     Ok(phases)
 }
 
+/// `netns NAME net:[NUMBER]` among others.
+fn namespaces(text: &str) -> Result<BTreeMap<u64, String>> {
+    let mut namespaces = BTreeMap::new();
+    for line in text.lines() {
+        let words: Vec<_> = line.split([' ', '[', ']']).collect();
+        let ["netns", name, "net:", number, ..] = words[..] else { continue };
+        let suffix = if name == "root" { String::new() } else { format!(" ({name})") };
+        namespaces.insert(number.parse()?, suffix);
+    }
+    ensure!(namespaces.len() == 2, "these are not two namespaces: {namespaces:?}");
+    Ok(namespaces)
+}
+
 /// `INTERFACE COUNT` a line.
-fn sent(text: &str) -> Result<u64> {
+pub(super) fn sent(text: &str) -> Result<u64> {
     let mut sum = 0;
     for line in text.lines() {
         let (_, count) = line.split_once(' ').context("no count")?;
@@ -87,7 +134,7 @@ fn sent(text: &str) -> Result<u64> {
 }
 
 /// `EVENT_N HANDLE CHAIN COUNT` a line; anything else is trouble.
-fn events(text: &str) -> Result<BTreeMap<Seen, u64>> {
+pub(super) fn events(text: &str) -> Result<BTreeMap<Seen, u64>> {
     let mut events = BTreeMap::new();
     for line in text.lines() {
         let words: Vec<_> = line.split(' ').collect();
@@ -107,7 +154,7 @@ fn events(text: &str) -> Result<BTreeMap<Seen, u64>> {
 #[derive(Default)]
 struct Rules {
     counters: BTreeMap<RuleId, Counter>,
-    base_chains: BTreeMap<String, String>,
+    base_chains: BTreeMap<String, BaseChain>,
 }
 
 impl Rules {
@@ -128,7 +175,9 @@ fn rules(text: &str, namespace: &str) -> Result<Rules> {
         };
         if let Some(chain) = object.get("chain").filter(|chain| chain.get("hook").is_some()) {
             let name = chain["name"].as_str().context("a chain without a name")?;
-            let other = rules.base_chains.insert(name.to_owned(), table(chain));
+            let hook = chain["hook"].as_str().unwrap_or_default().to_owned();
+            let base = BaseChain { table: table(chain), hook };
+            let other = rules.base_chains.insert(name.to_owned(), base);
             ensure!(other.is_none(), "two base chains are called {name}");
         }
         let Some(rule) = object.get("rule") else { continue };
@@ -161,17 +210,20 @@ fn policies(text: &str) -> Result<Vec<(RuleId, Counter)>> {
     Ok(policies)
 }
 
-/// What differs in a phase; nothing, if all is well. `before`: the phase before.
+/// What differs in a phase; nothing, if all is well. `before`: the phase before. `events`: as one of
+/// the observers saw them, whose name is `observer`.
 pub fn differences(
     before: Option<&Phase>,
     phase: &Phase,
     fates: &BTreeMap<Fate, u64>,
+    (observer, events): (&str, &BTreeMap<Seen, u64>),
 ) -> Vec<String> {
+    let before = before.filter(|_| !phase.fresh);
     let mut differences = Vec::new();
     let mut say = |what: String, [seen, counted, due]: [u64; 3]| {
         if seen != counted || counted != due {
             differences.push(format!(
-                "{}: {what}: {seen} events, {counted} counted, {due} expected",
+                "{}: {what}: {seen} events by {observer}, {counted} counted, {due} expected",
                 phase.name
             ));
         }
@@ -180,7 +232,7 @@ pub fn differences(
         let earlier = before.and_then(|before| before.counters.get(id));
         counter.packets - earlier.map_or(0, |earlier| earlier.packets)
     };
-    let mut events = phase.events.clone();
+    let mut events = events.clone();
     let mut policies: BTreeMap<&str, u64> = BTreeMap::new();
     let mut fates = fates.clone();
     for (id, counter) in &phase.counters {
@@ -189,7 +241,7 @@ pub fn differences(
             continue;
         }
         let mut seen = 0;
-        for (chain, _) in phase.base_chains.iter().filter(|(_, table)| **table == id.table) {
+        for (chain, _) in phase.base_chains.iter().filter(|(_, base)| base.table == id.table) {
             let handle = Some(id.handle);
             let key = Seen { event: Event::RuleDrop, handle, chain: chain.clone() };
             seen += events.remove(&key).unwrap_or(0);
@@ -220,49 +272,6 @@ pub fn differences(
         say(format!("{fate:?}, which the ruleset has not"), [0, 0, due]);
     }
     differences
-}
-
-/// What differs where the ruleset was replaced while packets arrived, and how often it was.
-pub fn reloaded(sections: &Sections) -> Result<(Vec<String>, usize)> {
-    let mut names: BTreeMap<u64, String> = BTreeMap::new();
-    let generations = sections.get("reload rules")?;
-    for line in generations.lines() {
-        let json: Value = serde_json::from_str(line)?;
-        for rule in json["nftables"].as_array().into_iter().flatten().filter_map(|o| o.get("rule"))
-        {
-            let mut parts = rule["expr"].as_array().context("a rule without expressions")?.iter();
-            let Some(name) = parts.find_map(|part| part["counter"].as_str()) else { continue };
-            let handle = rule["handle"].as_u64().context("a rule without a handle")?;
-            names.insert(handle, name.to_owned());
-        }
-    }
-    let sent = sent(sections.get("reload sent")?)?;
-    let mut seen: BTreeMap<&str, u64> = BTreeMap::new();
-    let mut differences = Vec::new();
-    for (event, count) in events(sections.get("reload events")?)? {
-        let name = event.handle.and_then(|handle| names.get(&handle));
-        match name.filter(|_| event.event == Event::RuleDrop && event.chain == "reload4") {
-            Some(name) => *seen.entry(name).or_default() += count,
-            None => differences.push(format!("reload: {count} of {event:?}")),
-        }
-    }
-    let json: Value = serde_json::from_str(sections.get("reload counters")?)?;
-    let counters = json["nftables"].as_array().context("no objects")?;
-    let mut all = 0;
-    for counter in counters.iter().filter_map(|object| object.get("counter")) {
-        let name = counter["name"].as_str().context("a counter without a name")?;
-        let packets = counter["packets"].as_u64().context("a counter without packets")?;
-        let seen = seen.remove(name).unwrap_or(0);
-        all += packets;
-        if seen != packets {
-            differences.push(format!("reload: {seen} events of {name}, {packets} counted"));
-        }
-    }
-    ensure!(seen.is_empty(), "no counters for {seen:?}");
-    if all != sent {
-        differences.push(format!("reload: {all} counted, {sent} sent"));
-    }
-    Ok((differences, generations.lines().count()))
 }
 
 /// A kprobe as `/sys/kernel/debug/kprobes/list` and `kprobe_profile` show it.
