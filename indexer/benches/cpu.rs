@@ -86,7 +86,7 @@ impl Resolution {
     }
 }
 
-/// The resolver on every extract of the corpus.
+/// The resolver on every extract of the corpus, and on those of other compilers and configurations.
 fn resolver(of_interest: &dyn Fn(&str) -> bool) -> anyhow::Result<()> {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/corpus");
     println!("resolver, per module: CPU seconds, and the share of each stage\n");
@@ -96,7 +96,8 @@ fn resolver(of_interest: &dyn Fn(&str) -> bool) -> anyhow::Result<()> {
     }
     println!("  outcome");
     let mut most = Duration::ZERO;
-    for path in extracts(&corpus)? {
+    let variants = extracts(&corpus.join("variants"))?;
+    for path in extracts(&corpus)?.into_iter().chain(variants) {
         let name = path.file_stem().unwrap_or_default().to_string_lossy();
         if !of_interest(&name) {
             continue;

@@ -78,6 +78,9 @@ impl Vocabulary {
 /// Most expressions of one rule: with 8 to 48 bytes each they are far more than the 2047 that all
 /// bits of a rule's length but the highest can say, and fewer than 4096.
 const LONGEST_RULE: usize = 100;
+/// Expressions of rules whose lengths have every bit between them: where the next rule is found, and
+/// where a jump comes back to, may be computed in different places.
+const LONG_RULES: [usize; 5] = [7, 14, 29, 50, LONGEST_RULE];
 
 /// Of so many random cases one more has inlined expressions.
 const RANDOM_PER_MIXED: usize = 3;
@@ -146,6 +149,9 @@ pub fn generate(vocabulary: &Vocabulary, seed: u64, random_cases: usize) -> Vec<
     }
     make.fast();
     make.long_rule(LONGEST_RULE, drop);
+    for expressions in LONG_RULES {
+        make.long_rule(expressions, Action::Jump(1));
+    }
     make.nested(JUMP_STACK + 1, drop);
     make.nested(JUMP_STACK, Action::Verdict(verdict::RETURN));
     for _ in 0..2 {
@@ -340,7 +346,8 @@ impl<'a> Maker<'a> {
         self.chains(chains);
     }
 
-    /// A rule of so many expressions that a first one has skipped, and the same without that.
+    /// A rule of so many expressions that a first one has skipped, and the same without that. A jump
+    /// comes back at once.
     fn long_rule(&mut self, expressions: usize, action: Action) {
         let mut rule = Rule::default();
         for _ in 1..expressions {
@@ -350,7 +357,11 @@ impl<'a> Maker<'a> {
         let mut skipped = rule.clone();
         skipped.expressions.insert(0, self.call(Action::Verdict(verdict::BREAK)));
         let last = self.rule(Action::Verdict(verdict::DROP));
-        self.chains(vec![Chain { rules: vec![skipped, rule, last] }]);
+        let mut chains = vec![Chain { rules: vec![skipped, rule, last] }];
+        if matches!(action, Action::Jump(_)) {
+            chains.push(Chain { rules: vec![self.harmless()] });
+        }
+        self.chains(chains);
     }
 
     /// So many jumps, one chain after the other, then an action; the ends come back all the way.
