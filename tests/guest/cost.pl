@@ -25,7 +25,8 @@ sub ran {
 }
 
 open(my $frames, '<:raw', $file) or die "$file: $!";
-read($frames, my $length, 2) == 2 && read($frames, my $frame, unpack('n', $length)) or die $file;
+read($frames, my $length, 2) == 2 or die $file;
+read($frames, my $frame, unpack('n', $length)) or die $file;
 socket(my $socket, 17, SOCK_RAW, 0) or die "socket: $!"; # AF_PACKET
 my $request = pack('a16 x24', 'b0');
 ioctl($socket, 0x8933, $request) or die "b0: $!"; # SIOCGIFINDEX
