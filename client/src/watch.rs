@@ -33,6 +33,11 @@ use tokio::{
 /// Drops are read at most so often: the kernel wakes nobody while some are waiting, so that a flood
 /// costs few wake-ups.
 const PAUSE: Duration = Duration::from_millis(20);
+/// Most drops printed before signals and clocks are looked at again: a flood that comes as fast as it
+/// is printed must not keep the run from ending.
+const BATCH: usize = 4096;
+/// Least bytes of the ring that a drop takes; no record is that short.
+const LEAST_RECORD: usize = 64;
 /// How often is looked whether the module is still the one that was attached to.
 const TICK: Duration = Duration::from_secs(1);
 /// Most rules and policies that are counted each by itself.
@@ -108,8 +113,12 @@ pub async fn run(
         say(line);
     }
     session.end(&mut say)?;
+    unless_unread(outcome)
+}
+
+/// Whoever read stdout and does so no more has read enough.
+fn unless_unread(outcome: Result<(), Failure>) -> Result<(), Failure> {
     match outcome {
-        // Whoever read it has read enough.
         Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         other => other,
     }
@@ -149,6 +158,8 @@ struct Session<'a> {
     before: Counters,
     printed: u64,
     filtered: u64,
+    /// The ring was left before it was empty, and the kernel wakes nobody for what is in it.
+    more: bool,
 }
 
 /// Where what is seen goes.
@@ -221,6 +232,7 @@ impl<'a> Session<'a> {
             before: Counters::default(),
             printed: 0,
             filtered: 0,
+            more: false,
         }
     }
 
@@ -263,6 +275,8 @@ impl<'a> Session<'a> {
         if let Some(complaint) = quick.iter().find_map(doctor::Check::complaint) {
             return Err(Failure::Missing(complaint));
         }
+        // Before: should it go meanwhile, what is attached is seen to be old.
+        let module = self.module();
         let attached = attach::attach(&self.host, plan, &self.wanted);
         let mut attached = attached.map_err(|error| {
             if matches!(error, AttachError::OtherBytes { .. } | AttachError::NoInstruction(_)) {
@@ -276,7 +290,7 @@ impl<'a> Session<'a> {
             say(&format!("note: the kernel's code was not compared with the plan: {why}"));
         }
         let ring = ring_events(&mut attached).map_err(Failure::Broken)?;
-        self.now = Some(Now { attached, ring, module: self.module() });
+        self.now = Some(Now { attached, ring, module });
         let sites: Vec<_> =
             plan.probes.iter().map(|probe| format!("{} {}", probe.event, probe.offset)).collect();
         say(&format!("attached: {} ({})", sites.join(", "), found.origin));
@@ -307,13 +321,15 @@ impl<'a> Session<'a> {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let next = tokio::select! {
-                readable = readable(self.now.as_ref()) => {
+                readable = readable(self.now.as_ref(), self.more) => {
                     readable.map_err(Failure::Output)?;
-                    time::sleep(PAUSE).await;
-                    self.drain()?
+                    if !self.more {
+                        time::sleep(PAUSE).await;
+                    }
+                    self.drain(BATCH)?
                 }
                 _ = signals.tell.recv() => {
-                    let next = self.drain()?;
+                    let next = self.drain(self.ring_holds())?;
                     self.summary(say)?;
                     next
                 }
@@ -345,15 +361,28 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Prints all that is in the ring.
-    fn drain(&mut self) -> Result<Next, Failure> {
+    /// More drops than the ring has room for.
+    fn ring_holds(&self) -> usize {
+        self.wanted.ring_size.next_power_of_two() as usize / LEAST_RECORD
+    }
+
+    /// Prints what is in the ring, at most so many drops.
+    fn drain(&mut self, most: usize) -> Result<Next, Failure> {
+        self.more = false;
         let (Some(now), Printing::Drops(printer)) = (&mut self.now, &mut self.printing) else {
             return Ok(Next::Wait);
         };
         let epoch = epoch();
         let mut stdout = BufWriter::new(io::stdout().lock());
         let mut next = Next::Wait;
-        while let Some(record) = now.attached.ring().next() {
+        let mut taken = 0;
+        loop {
+            if taken == most {
+                self.more = true;
+                break;
+            }
+            let Some(record) = now.attached.ring().next() else { break };
+            taken += 1;
             let Some(mut drop) = ring::decode(&record, epoch) else { continue };
             std::mem::drop(record);
             self.names.complete(&mut drop);
@@ -426,7 +455,9 @@ impl<'a> Session<'a> {
             return Ok(Next::Wait);
         }
         if self.now.is_some() {
-            self.drain()?;
+            if self.drain(usize::MAX)? == Next::End {
+                return Ok(Next::End);
+            }
             self.let_go()?;
             say("nf_tables was unloaded, and its rules with it; waiting for it to come back");
         }
@@ -470,17 +501,11 @@ impl<'a> Session<'a> {
             now.attached.detach(&self.host);
         }
         let limited = self.count.is_some_and(|count| self.printed >= count);
-        let drained = if limited { Ok(Next::End) } else { self.drain() };
-        if drained.is_ok() {
-            self.read_counts(true)?;
-        }
+        let drained = if limited { Ok(Next::End) } else { self.drain(usize::MAX) };
+        let shown = drained.and_then(|_| self.read_counts(true));
+        // Whatever became of stdout.
         self.summary(say)?;
-        match drained {
-            Err(Failure::Output(error)) if error.kind() != io::ErrorKind::BrokenPipe => {
-                Err(Failure::Output(error))
-            }
-            _ => Ok(()),
-        }
+        unless_unread(shown)
     }
 }
 
@@ -495,8 +520,14 @@ fn ring_events(attached: &mut Attached) -> Result<AsyncFd<OwnedFd>, AttachError>
         .map_err(|error| AttachError::Map("EVENTS", error.to_string()))
 }
 
-async fn readable(now: Option<&Now>) -> io::Result<()> {
+/// `more`: something was left there, of which the kernel tells nothing.
+async fn readable(now: Option<&Now>, more: bool) -> io::Result<()> {
     match now {
+        Some(_) if more => {
+            // For signals and clocks, which are looked at in between only.
+            tokio::task::yield_now().await;
+            Ok(())
+        }
         Some(now) => {
             now.ring.readable().await?.clear_ready();
             Ok(())
@@ -550,4 +581,17 @@ fn summary(counters: &Counters, shown: Option<(u64, u64)>) -> String {
         "summary: {drops} drops seen, {rule_drops} by rules and {policy_drops} by policies; {fate}; \
          {missed} missed by the kprobes; {share}"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_reader_that_left_is_no_failure() {
+        let output = |kind: io::ErrorKind| unless_unread(Err(Failure::Output(kind.into())));
+        assert!(output(io::ErrorKind::BrokenPipe).is_ok());
+        assert!(output(io::ErrorKind::StorageFull).is_err());
+        assert!(unless_unread(Err(Failure::NoServer)).is_err());
+    }
 }
