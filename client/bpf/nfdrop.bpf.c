@@ -242,7 +242,7 @@ static __always_inline void device(__u64 state, __u32 member, __u32 *index, char
 {
 	__u64 dev;
 
-	if (member == ABSENT || DEV_IFINDEX == ABSENT || DEV_NAME == ABSENT)
+	if (PKTINFO_STATE == ABSENT || member == ABSENT || DEV_IFINDEX == ABSENT || DEV_NAME == ABSENT)
 		return;
 	dev = pointer(state + member);
 	if (!dev)
@@ -259,7 +259,7 @@ static __always_inline void packet(struct event *event, __u64 skb)
 	__u32 len = 0, data_len = 0;
 	__u16 network = 0, mac = 0xffff;
 
-	if (SKB_HEAD == ABSENT || SKB_DATA == ABSENT || SKB_NETWORK_HEADER == ABSENT ||
+	if (PKTINFO_SKB == ABSENT || SKB_HEAD == ABSENT || SKB_DATA == ABSENT || SKB_NETWORK_HEADER == ABSENT ||
 	    SKB_LEN == ABSENT || SKB_DATA_LEN == ABSENT)
 		return;
 	head = pointer(skb + SKB_HEAD);
@@ -279,6 +279,9 @@ static __always_inline void packet(struct event *event, __u64 skb)
 		start = head + mac;
 	}
 	size = data + (len - data_len) - start;
+	/* Headers outside of the linear part are not read. */
+	if ((__s64)size < 0)
+		size = 0;
 	/* len counts from data, which some hooks have before the network header. */
 	event->len = len - (__u32)(head + network - data);
 	event->has |= HAS_LEN;
@@ -378,14 +381,14 @@ static __noinline int seen(struct pt_regs *ctx, __u32 index)
 	} else if (COUNTS_ON && CHAIN_HANDLE != ABSENT) {
 		READ(key.handle, chain + CHAIN_HANDLE);
 	}
-	if (STATE_NET != ABSENT && NET_INUM != ABSENT)
+	if (PKTINFO_STATE != ABSENT && STATE_NET != ABSENT && NET_INUM != ABSENT)
 		READ(netns, pointer(state + STATE_NET) + NET_INUM);
 	key.netns = netns;
 
 	if (COUNTS_ON) {
 		__u32 len = 0;
 
-		if (SKB_LEN != ABSENT)
+		if (PKTINFO_SKB != ABSENT && SKB_LEN != ABSENT)
 			READ(len, skb + SKB_LEN);
 		count(&key, chain, table, len, counters);
 	}
@@ -404,9 +407,9 @@ static __noinline int seen(struct pt_regs *ctx, __u32 index)
 	event->event = key.event;
 	event->family = key.family;
 	event->netns = netns;
-	if (STATE_NET != ABSENT && NET_INUM != ABSENT)
+	if (PKTINFO_STATE != ABSENT && STATE_NET != ABSENT && NET_INUM != ABSENT)
 		event->has |= HAS_NETNS;
-	if (STATE_HOOK != ABSENT && STATE_PF != ABSENT) {
+	if (PKTINFO_STATE != ABSENT && STATE_HOOK != ABSENT && STATE_PF != ABSENT) {
 		/* A u32 before 5.15, of which this is the low byte. */
 		READ(event->hook, state + STATE_HOOK);
 		READ(event->protocol_family, state + STATE_PF);
@@ -414,7 +417,7 @@ static __noinline int seen(struct pt_regs *ctx, __u32 index)
 	}
 	device(state, STATE_IN, &event->iif, event->iif_name, &event->has, HAS_IIF);
 	device(state, STATE_OUT, &event->oif, event->oif_name, &event->has, HAS_OIF);
-	if (SKB_MARK != ABSENT) {
+	if (PKTINFO_SKB != ABSENT && SKB_MARK != ABSENT) {
 		READ(event->mark, skb + SKB_MARK);
 		event->has |= HAS_MARK;
 	}

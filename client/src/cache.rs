@@ -113,6 +113,15 @@ impl Cache {
         self.path(build_id, "json").map_or(Ok(()), |path| write(&path, bytes))
     }
 
+    /// Forgets the plan of this build: it was wrong, and may be right by now where it came from.
+    pub fn forget(&self, build_id: &BuildId) {
+        for suffix in ["json", "json.minisig"] {
+            if let Some(path) = self.path(build_id, suffix) {
+                let _ = fs::remove_file(path);
+            }
+        }
+    }
+
     /// The misses of this build, old ones included.
     pub fn misses(&self, build_id: &BuildId) -> Misses {
         let Some(path) = self.path(build_id, "misses.json") else { return Misses::default() };

@@ -97,7 +97,11 @@ pub async fn run(
         let server = listening.map_err(|source| Failure::Listen { address, source })?;
         session.metrics = Some(Metrics { server, text: Exposition::default() });
     }
-    session.attach(&running, &mut say).await?;
+    // Servers that do not answer are waited for.
+    tokio::select! {
+        attached = session.attach(&running, &mut say) => attached?,
+        () = signals.end() => return Ok(()),
+    }
 
     // What is said while a table has the terminal is said afterwards.
     let mut later = vec![];
@@ -139,6 +143,17 @@ impl Signals {
             hang_up: signal(SignalKind::hangup())?,
             tell: signal(SignalKind::user_defined1())?,
         })
+    }
+}
+
+impl Signals {
+    /// Until one says to end.
+    async fn end(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            _ = self.hang_up.recv() => {}
+        }
     }
 }
 
@@ -280,6 +295,7 @@ impl<'a> Session<'a> {
         let attached = attach::attach(&self.host, plan, &self.wanted);
         let mut attached = attached.map_err(|error| {
             if matches!(error, AttachError::OtherBytes { .. } | AttachError::NoInstruction(_)) {
+                self.settings.cache.forget(&running.build_id);
                 return Failure::OtherBytes(error);
             }
             let checks = doctor::refused(&self.host);
