@@ -197,7 +197,8 @@ fn rules(text: &str, namespace: &str) -> Result<Rules> {
 fn policies(text: &str) -> Result<Vec<(RuleId, Counter)>> {
     let mut policies = Vec::new();
     for line in text.lines() {
-        let words: Vec<_> = line.trim_start_matches(':').split([' ', '[', ':', ']']).collect();
+        let line = line.strip_prefix(':').with_context(|| line.to_owned())?;
+        let words: Vec<_> = line.split([' ', '[', ':', ']']).collect();
         let [chain, policy, _, packets, ..] = words[..] else { bail!("{line:?}") };
         if policy == "DROP" {
             let packets = packets.parse().with_context(|| line.to_owned())?;
