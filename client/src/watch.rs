@@ -295,7 +295,10 @@ impl<'a> Session<'a> {
         let attached = attach::attach(&self.host, plan, &self.wanted);
         let mut attached = attached.map_err(|error| {
             if matches!(error, AttachError::OtherBytes { .. } | AttachError::NoInstruction(_)) {
-                self.settings.cache.forget(&running.build_id);
+                // A plan of --plan says nothing of the one that is kept.
+                if self.common.plan.is_none() {
+                    self.settings.cache.forget(&running.build_id);
+                }
                 return Failure::OtherBytes(error);
             }
             let checks = doctor::refused(&self.host);
