@@ -20,6 +20,8 @@ const AR: &[u8] = b"!<arch>\n";
 pub(super) struct Input {
     /// The file, or the two packages, for messages.
     pub(super) name: String,
+    /// One or two.
+    pub(super) paths: Vec<PathBuf>,
     pub(super) content: Result<Content, NoFunction>,
 }
 
@@ -48,7 +50,7 @@ impl Content {
 #[derive(Default)]
 pub(super) struct Inputs {
     /// Packages that hold a part of a kernel.
-    parts: Vec<(String, KernelFiles)>,
+    parts: Vec<(PathBuf, KernelFiles)>,
 }
 
 impl Inputs {
@@ -67,33 +69,43 @@ impl Inputs {
                              linux-modules-* together"
                         .to_owned(),
                 }),
-                _ => return Ok(self.join(name, files)),
+                _ => return Ok(self.join(path, files)),
             },
         };
-        Ok(Some(Input { name, content }))
+        Ok(Some(Input { name, paths: vec![path.to_owned()], content }))
     }
 
-    fn join(&mut self, name: String, files: KernelFiles) -> Option<Input> {
-        let fits = |(_, other): &(String, KernelFiles)| {
+    fn join(&mut self, path: &Path, files: KernelFiles) -> Option<Input> {
+        let fits = |(_, other): &(PathBuf, KernelFiles)| {
             other.release == files.release && other.vmlinuz.is_some() != files.vmlinuz.is_some()
         };
         let Some(place) = self.parts.iter().position(fits) else {
-            self.parts.push((name, files));
+            self.parts.push((path.to_owned(), files));
             return None;
         };
-        let (other_name, other) = self.parts.remove(place);
+        let (other_path, other) = self.parts.remove(place);
+        let image_first = other.vmlinuz.is_some();
         let joined = KernelFiles {
             release: files.release,
             vmlinuz: files.vmlinuz.or(other.vmlinuz),
             nf_tables: files.nf_tables.or(other.nf_tables),
         };
-        let name = format!("{other_name} and {name}");
-        Some(Input { name, content: Ok(Content::Packages(joined)) })
+        let name = format!("{} and {}", other_path.display(), path.display());
+        // The image in front, as everywhere.
+        let mut paths = vec![other_path, path.to_owned()];
+        if !image_first {
+            paths.reverse();
+        }
+        Some(Input { name, paths, content: Ok(Content::Packages(joined)) })
     }
 
     /// The parts that stayed alone.
     pub(super) fn rest(self) -> impl Iterator<Item = Input> {
-        let input = |(name, files)| Input { name, content: Ok(Content::Packages(files)) };
+        let input = |(path, files): (PathBuf, KernelFiles)| Input {
+            name: path.display().to_string(),
+            paths: vec![path],
+            content: Ok(Content::Packages(files)),
+        };
         self.parts.into_iter().map(input)
     }
 }
