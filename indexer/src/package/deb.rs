@@ -4,7 +4,8 @@
 use super::{
     ar::{ArError, ArReader},
     decoder::decoder,
-    members::{self, KernelFiles, Limits, MembersError, Wanted},
+    members::{KernelFiles, Limits, MembersError, Wanted},
+    tarball,
 };
 use nfdrop_db::Reason;
 use std::io::{self, Read};
@@ -51,7 +52,7 @@ pub fn kernel_files(
     wanted: Wanted,
     limits: &Limits,
 ) -> Result<KernelFiles, DebError> {
-    with_data(reader, |data| Ok(members::search(data, wanted, limits)?))
+    with_data(reader, |data| Ok(tarball::search(data, wanted, limits)?))
 }
 
 /// Hands the decompressed `data.tar` of a .deb to `read`, which is the one that sets limits.
@@ -282,10 +283,10 @@ pub(super) mod tests {
             refused(b""),
         ];
         insta::assert_snapshot!(cases.join("\n"), @r#"
-        ./boot/vmlinuz-6.1.0-56-cloud-amd64 is not a regular file but of tar type '2'
-        ./boot/vmlinuz-6.1.0-56-cloud-amd64 is not a regular file but of tar type '1'
-        ./boot/vmlinuz-6.1.0-56-cloud-amd64 is not a regular file but of tar type '3'
-        ./boot/vmlinuz-6.1.0-56-cloud-amd64 is not a regular file but of tar type 'S'
+        ./boot/vmlinuz-6.1.0-56-cloud-amd64 is not a regular file but a symbolic link
+        ./boot/vmlinuz-6.1.0-56-cloud-amd64 is not a regular file but a hard link
+        ./boot/vmlinuz-6.1.0-56-cloud-amd64 is not a regular file but of type '3'
+        ./boot/vmlinuz-6.1.0-56-cloud-amd64 is not a regular file but of type 'S'
         the archive holds a second kernel image, boot/vmlinuz-6.1.0-56-cloud-amd64: which one the kernel uses is not known
         the archive holds files of two kernels, 6.1.0-56-cloud-amd64 and 7.3-amd64
         the archive has a member whose name is longer than 4096 bytes

@@ -5,10 +5,11 @@ mod ar;
 mod deb;
 mod decoder;
 mod members;
+mod tarball;
 
 pub use ar::ArError;
 pub use deb::{DebError, kernel_files, with_data};
-pub use members::{KernelFiles, Limits, MembersError, NamedBytes, Wanted};
+pub use members::{KernelFiles, Kind, Limits, MembersError, NamedBytes, Wanted};
 
 #[cfg(feature = "crawl")]
 pub(crate) use decoder::xz_decoder;
