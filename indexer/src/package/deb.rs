@@ -32,7 +32,7 @@ pub enum DebError {
     #[error("the Debian package has no data.tar")]
     NoData,
     /// A compression that is not known.
-    #[error("the Debian package has {0:?}, expected data.tar, .xz, .zst or .gz")]
+    #[error("the Debian package has {0:?}, expected data.tar, .xz, .zst, .gz, .bz2 or .lzma")]
     Compression(String),
     /// Something in `data.tar` is refused.
     #[error(transparent)]
@@ -297,7 +297,7 @@ pub(super) mod tests {
         ./boot/vmlinuz-6.1.0-56-cloud-amd64 has 1073741824 bytes, expected at most 50331648
         the archive cannot be read: size overflow
         the archive cannot be read: archive header checksum mismatch
-        the Debian package has "data.tar.lz4", expected data.tar, .xz, .zst or .gz
+        the Debian package has "data.tar.lz4", expected data.tar, .xz, .zst, .gz, .bz2 or .lzma
         the archive cannot be read: stream/file format not recognized
         the Debian package has no data.tar
         the Debian package has format "3.0\n", expected 2.x

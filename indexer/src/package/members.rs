@@ -203,6 +203,12 @@ impl<'a> Search<'a> {
         if self.members > max { Err(MembersError::Entries(max)) } else { Ok(()) }
     }
 
+    /// Whether a file of this name would be taken, for walks that meet names before bytes. One that
+    /// is too long is not.
+    pub(super) fn wants(&self, name: &[u8]) -> bool {
+        name.len() <= self.limits.name && self.wanted_file(name).is_some()
+    }
+
     fn wanted_file<'n>(&self, name: &'n [u8]) -> Option<(KernelFile<'n>, &'n str)> {
         let (what, release) = std::str::from_utf8(name).ok().and_then(kernel_file)?;
         let is_module = matches!(what, KernelFile::NfTables(_));
