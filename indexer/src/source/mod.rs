@@ -8,4 +8,5 @@ pub mod mirror;
 pub mod openpgp;
 pub mod packages;
 pub mod release;
+pub mod rpm_md;
 pub mod version;
