@@ -431,6 +431,14 @@ pub(crate) mod tests {
         message
     }
 
+    struct Broken;
+
+    impl Read for Broken {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            Err(io::Error::other("broken"))
+        }
+    }
+
     #[test]
     fn detached_signatures_are_told_apart() {
         let (cert, other) = (key(1000), key(1000));
@@ -463,12 +471,6 @@ pub(crate) mod tests {
         ] {
             let error = verify(signature, data, day).unwrap_err();
             assert_eq!(expected(&error), case, "{error}");
-        }
-        struct Broken;
-        impl Read for Broken {
-            fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
-                Err(io::Error::other("broken"))
-            }
         }
         let broken = keyring.verify_detached(&good, Broken, at(0));
         assert_eq!(broken, Err(SignatureError::Read("broken".to_owned())));

@@ -51,10 +51,9 @@ impl<'a> Files<'a> {
         let mut last = HashMap::new();
         let mut linked = HashMap::new();
         for (index, identity) in identities.iter().enumerate() {
-            if is_regular(modes[index]) && flags[index] & GHOST == 0 && identity.1 != 0 {
-                if last.insert(*identity, index).is_some() {
-                    linked.insert(*identity, index);
-                }
+            let linkable = is_regular(modes[index]) && flags[index] & GHOST == 0 && identity.1 != 0;
+            if linkable && last.insert(*identity, index).is_some() {
+                linked.insert(*identity, index);
             }
         }
         Ok(Self {

@@ -24,7 +24,7 @@ impl HeaderBuilder {
     }
 
     pub(crate) fn strings(self, tag: u32, texts: &[&str]) -> Self {
-        let bytes: String = texts.iter().map(|text| format!("{text}\0")).collect();
+        let bytes = texts.join("\0") + if texts.is_empty() { "" } else { "\0" };
         self.raw(tag, 8, texts.len() as u32, bytes.as_bytes())
     }
 
@@ -224,10 +224,10 @@ fn of_hard_links_the_last_has_the_data() {
         b"module",
     );
     check(&read(&last.rpm()).unwrap());
-    let lost = Cpio::default().entry(MODULE.as_bytes(), link, b"").file(IMAGE, b"image");
+    let without = Cpio::default().entry(MODULE.as_bytes(), link, b"").file(IMAGE, b"image");
     let large = Limits { member: 5, ..Limits::default() };
     let large = kernel_files(&cpio("./y").rpm()[..], Wanted::NfTables, &large).unwrap_err();
-    insta::assert_snapshot!([refused(&lost.rpm()), large.to_string()].join("\n"), @r#"
+    insta::assert_snapshot!([refused(&without.rpm()), large.to_string()].join("\n"), @r#"
     ./lib/modules/6.8.5-301.fc40.x86_64/kernel/net/netfilter/nf_tables.ko.xz is a hard link to a file that is not in the package
     ./lib/modules/6.8.5-301.fc40.x86_64/kernel/net/netfilter/nf_tables.ko.xz has 6 bytes, expected at most 5
     "#);
