@@ -5,7 +5,7 @@ use nfdrop_db::Reason;
 use nfdrop_indexer::{
     image::{Function, compress},
     kernel::{self, Files, NoFunction},
-    package::{KernelFiles, Limits, Wanted, kernel_files},
+    package::{Format, KernelFiles, Limits, PackageError, Wanted, unpack},
 };
 use std::{
     fs::File,
@@ -13,8 +13,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// How an ar archive, and so a .deb, begins.
-const AR: &[u8] = b"!<arch>\n";
+/// Bytes that tell what a file is.
+const START: u64 = 8;
 
 /// A kernel, or a part of one, that was given.
 pub(super) struct Input {
@@ -66,7 +66,8 @@ impl Inputs {
                     reason: Reason::NoNfTables,
                     detail: "the package holds neither a kernel image nor an nf_tables module; \
                              from 6.19 on Debian's linux-image-* is empty: give linux-binary-* and \
-                             linux-modules-* together"
+                             linux-modules-* together, and of Fedora and its kin kernel-core and \
+                             kernel-modules-core"
                         .to_owned(),
                 }),
                 _ => return Ok(self.join(path, files)),
@@ -156,14 +157,12 @@ fn read(path: &Path) -> anyhow::Result<Read> {
     let cannot = || format!("cannot read {}", path.display());
     let mut file = File::open(path).with_context(cannot)?;
     let mut bytes = Vec::new();
-    (&file).take(AR.len() as u64).read_to_end(&mut bytes).with_context(cannot)?;
-    if bytes == AR {
+    (&file).take(START).read_to_end(&mut bytes).with_context(cannot)?;
+    if Format::of(&bytes).is_some() {
         file.rewind().with_context(cannot)?;
-        let files = kernel_files(file, Wanted::Both, &Limits::default());
-        let refused = |error: nfdrop_indexer::package::DebError| NoFunction {
-            reason: error.reason(),
-            detail: error.to_string(),
-        };
+        let files = unpack(file, Wanted::Both, &Limits::default());
+        let refused =
+            |error: PackageError| NoFunction { reason: error.reason(), detail: error.to_string() };
         return Ok(Read::Package(files.map_err(refused)));
     }
     // vmlinux of a debug package may be larger than what it is unpacked to elsewhere.
