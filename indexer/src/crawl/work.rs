@@ -4,7 +4,7 @@ use crate::{
     fetch::{Download, DownloadReporter, FetchError, Fetcher},
     image::function::ObjectKind,
     kernel::{Analysis, Bodies, Files, analyse, object_name},
-    package::{DebError, Limits, Wanted, kernel_files},
+    package::{DebError, Limits, Wanted, kernel_files_at},
     resolve::ANALYZER,
     source::debian::{KernelSet, PackageRef, PackageSet},
 };
@@ -171,7 +171,7 @@ impl UnpackError {
 pub fn unpack(image: &Path, modules: Option<&Path>) -> Result<Unpacked, UnpackError> {
     let take = |path: &Path, wanted| {
         let file = File::open(path).map_err(DebError::Read)?;
-        kernel_files(file, wanted, &Limits::default())
+        kernel_files_at(&file, wanted, &Limits::default())
     };
     let Some(modules) = modules else {
         let files = take(image, Wanted::Both)?;

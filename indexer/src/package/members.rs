@@ -257,14 +257,14 @@ fn take(
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum KernelFile<'a> {
+pub(super) enum KernelFile<'a> {
     Vmlinuz,
     /// The name without directories.
     NfTables(&'a str),
 }
 
 /// What a member is, and of which kernel release.
-fn kernel_file(path: &str) -> Option<(KernelFile<'_>, &str)> {
+pub(super) fn kernel_file(path: &str) -> Option<(KernelFile<'_>, &str)> {
     let path = path.strip_prefix('.').unwrap_or(path);
     let path = path.strip_prefix('/').unwrap_or(path);
     if let Some(release) = path.strip_prefix("boot/vmlinuz-") {
