@@ -6,9 +6,10 @@
 use libfuzzer_sys::fuzz_target;
 use nfdrop_fuzz::seeds;
 use nfdrop_indexer::source::openpgp::Keyring;
-use nfdrop_indexer::source::release::{Compression, Release};
+use nfdrop_indexer::source::apt::release::{Compression, Release};
 use nfdrop_indexer::source::version::Version;
-use nfdrop_indexer::source::{apt_config, date, packages};
+use nfdrop_indexer::source::apt::{config, packages};
+use nfdrop_indexer::source::date;
 use std::io::Read as _;
 use std::time::SystemTime;
 
@@ -34,7 +35,7 @@ fuzz_target!(init: seeds::write_for("sources"), |data: &[u8]| {
             let _ = keyring.verify(data, SystemTime::UNIX_EPOCH);
         }
         5 => {
-            let mut lines = text.lines().map(Version::new);
+            let mut lines = text.lines().map(Version::dpkg);
             let (a, b, c) = (lines.next(), lines.next(), lines.next());
             let (Some(a), Some(b), Some(c)) = (a, b, c) else { return };
             assert_eq!(a.cmp(&b), b.cmp(&a).reverse());
@@ -42,8 +43,8 @@ fuzz_target!(init: seeds::write_for("sources"), |data: &[u8]| {
         }
         _ => {
             let _ = date::parse(text);
-            let _ = apt_config::parse_list(text);
-            let _ = apt_config::parse_sources(text);
+            let _ = config::parse_list(text);
+            let _ = config::parse_sources(text);
         }
     }
 });

@@ -327,7 +327,7 @@ fn cached(packages: &Path) -> Vec<Cached> {
         Some(Cached { release, modules: Some(modules).filter(|modules| *modules != image), image })
     };
     let mut kernels: Vec<_> = images.into_iter().filter_map(kernel).collect();
-    kernels.sort_by_cached_key(|kernel| Version::new(kernel.release.as_str()));
+    kernels.sort_by_cached_key(|kernel| Version::dpkg(kernel.release.as_str()));
     kernels
 }
 

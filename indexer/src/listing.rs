@@ -32,7 +32,7 @@ pub fn listing(store: &Store) -> Result<String, StoreError> {
         ]);
     }
     let mut failures = store.failures()?;
-    failures.sort_by_cached_key(|failure| Reverse(Version::new(failure.release.as_str())));
+    failures.sort_by_cached_key(|failure| Reverse(Version::dpkg(failure.release.as_str())));
     // Once, however many suites list it.
     failures.dedup_by(|a, b| (&a.release, a.reason) == (&b.release, b.reason));
     rows.extend(failures.into_iter().map(|failure| {
@@ -44,7 +44,7 @@ pub fn listing(store: &Store) -> Result<String, StoreError> {
 
 /// The newest release a build is known as.
 fn newest(build: &BuildSummary) -> Option<Version> {
-    build.releases.iter().map(|release| Version::new(release.as_str())).max()
+    build.releases.iter().map(|release| Version::dpkg(release.as_str())).max()
 }
 
 /// `+0x3fe optimized`, and the conditions of those that have some.

@@ -5,7 +5,7 @@
 #![expect(clippy::print_stdout, reason = "what was run, and what not, is said")]
 
 use nfdrop_db::render;
-use nfdrop_indexer::source::debian::Series;
+use nfdrop_indexer::source::kernel::Series;
 use nfdrop_tests::vm::{
     initramfs, machine,
     mirror::{Entry, Mirror},

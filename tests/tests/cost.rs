@@ -4,7 +4,7 @@
 #![expect(clippy::print_stdout, reason = "what is measured is said")]
 
 use nfdrop_db::{Record, render};
-use nfdrop_indexer::source::debian::Series;
+use nfdrop_indexer::source::kernel::Series;
 use nfdrop_tests::vm::{
     client, cost,
     frames::{self, Ip, Link},

@@ -10,7 +10,7 @@
 #![expect(clippy::print_stdout, reason = "what was run, and what not, is said")]
 
 use nfdrop_db::{Cost, Plan, Record, plan::fields, render};
-use nfdrop_indexer::source::debian::{KernelSet, Series};
+use nfdrop_indexer::source::kernel::{KernelSet, Series};
 use nfdrop_tests::vm::{
     client,
     drops::{self, Known},

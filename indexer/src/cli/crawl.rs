@@ -2,22 +2,24 @@
 
 use super::{ERROR, progress::Progress, put, say};
 use anyhow::Context as _;
-use clap::ValueEnum;
 use nfdrop_db::Store;
 use nfdrop_indexer::{
     crawl::{Crawl, CrawlReporter, Selection, Survey, survey},
     fetch::{DownloadReporter, Fetcher, Options, default_cache},
     source::{
-        apt_config::{self, SignedBy},
-        debian::{ArchiveKind, PackageSet},
-        mirror::{self, Archive},
+        Reader, Repository,
+        apt::{self, config},
+        catalogue::{Catalogue, MAX_CATALOGUE, Source},
+        kernel::PackageSet,
+        keys::KeyFiles,
     },
 };
 use regex::Regex;
 use std::{
     fmt::Write as _,
+    io::Read as _,
     num::NonZeroUsize,
-    path::{Path, PathBuf},
+    path::PathBuf,
     str::FromStr,
     sync::Arc,
     time::{Instant, SystemTime},
@@ -37,9 +39,12 @@ Examples:
 
 Exit code: 0 done, unresolved kernels included; 1 error, or a suite or package could not be read.")]
 pub(super) struct Args {
-    /// Where kernels come from
-    #[arg(value_enum, value_name = "SOURCE", default_values_t = [SourceName::Debian])]
-    sources: Vec<SourceName>,
+    /// Distributions or entries of the catalogue; `all` for every one
+    #[arg(value_name = "SOURCE", default_value = "debian")]
+    sources: Vec<String>,
+    /// Another catalogue than the one that is built in; its form is that of indexer/sources.toml
+    #[arg(long, value_name = "FILE")]
+    catalogue: Option<PathBuf>,
     /// The database, created where there is none
     #[arg(long, value_name = "FILE", required_unless_present = "dry_run")]
     db: Option<PathBuf>,
@@ -55,10 +60,10 @@ pub(super) struct Args {
     /// Only the newest kernel of every series and flavour
     #[arg(long)]
     newest: bool,
-    /// Use this archive (debian=URL, debian-security=URL) and not apt's configuration
+    /// Use this mirror of an entry of the catalogue: debian=URL, debian-security=URL
     #[arg(long = "mirror", value_name = "NAME=URL")]
     mirrors: Vec<Mirror>,
-    /// Keys that --mirror's indices are signed with [default: those that apt trusts]
+    /// Keys that --mirror's indices are signed with [default: those of the catalogue]
     #[arg(long, value_name = "FILE", requires = "mirrors")]
     keyring: Option<PathBuf>,
     /// Where downloads are kept [default: $XDG_CACHE_HOME/nfdrop]
@@ -69,15 +74,9 @@ pub(super) struct Args {
     dry_run: bool,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum SourceName {
-    /// Debian: all suites from bullseye on, updates, security and backports
-    Debian,
-}
-
 #[derive(Clone)]
 struct Mirror {
-    kind: ArchiveKind,
+    source: String,
     url: String,
 }
 
@@ -85,12 +84,8 @@ impl FromStr for Mirror {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (kind, url) = match text.split_once('=') {
-            Some(("debian", url)) => (ArchiveKind::Main, url),
-            Some(("debian-security", url)) => (ArchiveKind::Security, url),
-            _ => return Err("expected debian=URL or debian-security=URL".to_owned()),
-        };
-        Ok(Self { kind, url: url.trim_end_matches('/').to_owned() })
+        let (source, url) = text.split_once('=').ok_or("expected NAME=URL")?;
+        Ok(Self { source: source.to_owned(), url: url.trim_end_matches('/').to_owned() })
     }
 }
 
@@ -126,13 +121,14 @@ async fn crawl(args: Args, progress: &Arc<Progress>) -> anyhow::Result<u8> {
         Some(db) if db.exists() => Some(Store::open_read_only(db)?),
         _ => None,
     };
-    let now = SystemTime::now();
-    let archives = archives(&args, &fetcher, now, progress).await?;
-    for archive in &archives {
-        progress.line(&format!("{}: {}", archive.kind, archive.base));
-    }
-    let downloads = Arc::clone(progress) as Arc<dyn DownloadReporter>;
-    let survey = survey(&fetcher, &archives, now, &downloads).await;
+    let reader = Reader {
+        fetcher: fetcher.clone(),
+        now: SystemTime::now(),
+        root: PathBuf::from("/"),
+        reporter: Arc::clone(progress) as Arc<dyn DownloadReporter>,
+    };
+    let repositories = repositories(&args, &reader, progress).await?;
+    let survey = survey(&reader, &repositories).await;
     let read = survey.suites.iter().filter(|suite| matches!(suite.result, Ok(Some(_)))).count();
     progress.line(&format!("{read} suites list {} kernels", survey.kernels.len()));
     let selection = Selection { filter: args.filter, newest: args.newest, limit: args.limit };
@@ -162,43 +158,83 @@ async fn crawl(args: Args, progress: &Arc<Progress>) -> anyhow::Result<u8> {
     Ok(if summary.is_complete() { 0 } else { ERROR })
 }
 
-/// The archives that were named, else those of apt's configuration.
-async fn archives(
+/// The repositories of the sources that were named. Where the catalogue has no mirror it is the one
+/// that --mirror names, else that of apt's configuration.
+async fn repositories(
     args: &Args,
-    fetcher: &Fetcher,
-    now: SystemTime,
+    reader: &Reader,
     progress: &Progress,
-) -> anyhow::Result<Vec<Archive>> {
-    if args.mirrors.is_empty() {
-        let root = Path::new("/");
-        let found = mirror::discover(fetcher, &apt_config::read(root), root, now).await;
+) -> anyhow::Result<Vec<Repository>> {
+    let catalogue = match &args.catalogue {
+        None => Catalogue::builtin()?,
+        Some(file) => {
+            let read = || -> std::io::Result<String> {
+                let file = std::fs::File::open(file)?;
+                std::io::read_to_string(file.take(MAX_CATALOGUE))
+            };
+            let text = read().with_context(|| format!("cannot read {}", file.display()))?;
+            Catalogue::parse(&text).with_context(|| file.display().to_string())?
+        }
+    };
+    let selected = catalogue.select(&args.sources)?;
+    for Mirror { source, .. } in &args.mirrors {
+        if !selected.iter().any(|selected| selected.name == *source) {
+            let names: Vec<_> = selected.iter().map(|source| source.name.as_str()).collect();
+            let names = names.join(", ");
+            anyhow::bail!("--mirror {source}=…: no such source is crawled; there are {names}");
+        }
+    }
+    let keyring = args.keyring.as_ref().map(std::path::absolute).transpose()?;
+    let named = |source: &Source| args.mirrors.iter().find(|m| m.source == source.name);
+    let apt = if args.mirrors.is_empty() && selected.iter().any(|s| s.mirror.is_none()) {
+        let found = apt::discover(reader, &config::read(&reader.root)).await;
         for warning in &found.warnings {
             progress.line(&format!("warning: {warning}"));
         }
-        if found.archives.is_empty() {
-            anyhow::bail!(
-                "apt's configuration names no Debian archive that can be read; name one with \
-                 --mirror debian=URL"
-            );
-        }
-        return Ok(found.archives);
-    }
-    let files = args.keyring.iter().map(std::path::absolute).collect::<Result<_, _>>()?;
-    let signed_by = SignedBy { files, ..SignedBy::default() };
-    let keyring = mirror::load_keyring(Path::new("/"), &signed_by)?;
-    let archive = |Mirror { kind, url }: &Mirror| Archive {
-        kind: *kind,
-        base: url.clone(),
-        keyring: keyring.clone(),
+        found.archives
+    } else {
+        Vec::new()
     };
-    Ok(args.mirrors.iter().map(archive).collect())
+    let mut repositories = Vec::new();
+    for source in selected {
+        let found = apt.iter().find(|archive| archive.source == source.name);
+        let mirror = named(source).map(|mirror| &mirror.url).or(source.mirror.as_ref());
+        let Some(mirror) = mirror.or(found.map(|archive| &archive.base)) else {
+            // With --mirror, what is not named is not wanted.
+            if args.mirrors.is_empty() {
+                let name = &source.name;
+                progress.line(&format!(
+                    "warning: apt's configuration names no mirror of {name} that can be read, its \
+                     kernels are not crawled; name one with --mirror {name}=URL"
+                ));
+            }
+            continue;
+        };
+        progress.line(&format!("{}: {mirror}", source.name));
+        let keys = match (&keyring, found) {
+            (Some(file), _) if named(source).is_some() => {
+                Some(KeyFiles { files: vec![file.clone()], ..KeyFiles::default() })
+            }
+            (_, Some(archive)) => Some(archive.keys.clone()),
+            _ => None,
+        };
+        for mut repository in source.repositories(Some(mirror)) {
+            repository.keys = keys.clone().unwrap_or(repository.keys);
+            repositories.push(repository);
+        }
+    }
+    if repositories.is_empty() {
+        anyhow::bail!("there is nothing to crawl; name a mirror with --mirror debian=URL");
+    }
+    Ok(repositories)
 }
 
 fn dry_run(survey: &Survey, selection: &Selection, store: Option<&Store>) -> anyhow::Result<u8> {
     let mut out = String::new();
     let (mut packages, mut bytes) = (0, 0);
     for kernel in selection.apply(&survey.kernels) {
-        let name = format!("{} in {}", kernel.release, kernel.suites.join(", "));
+        let suites = kernel.suites.join(", ");
+        let name = format!("{} {} in {suites}", kernel.distro, kernel.release);
         if let PackageSet::Incomplete { missing, .. } = &kernel.packages {
             say(format_args!("{name}: incomplete, no index lists {}", missing.join(", ")));
             continue;
@@ -209,8 +245,9 @@ fn dry_run(survey: &Survey, selection: &Selection, store: Option<&Store>) -> any
         }
         for package in kernel.packages.found() {
             packages += 1;
-            bytes += package.size;
-            let (package, version, size) = (&package.name, package.version.as_str(), package.size);
+            bytes += package.size.unwrap_or(0);
+            let size = package.size.map_or("?".to_owned(), |size| size.to_string());
+            let (package, version) = (&package.name, &package.version);
             writeln!(out, "{package}\t{version}\t{size}\tno outcome stored for {name}")?;
         }
     }
@@ -219,7 +256,8 @@ fn dry_run(survey: &Survey, selection: &Selection, store: Option<&Store>) -> any
     let mut code = 0;
     for suite in &survey.suites {
         if let Err(error) = &suite.result {
-            say(format_args!("failed: suite {}: {}: {error}", suite.suite, error.reason()));
+            let Repository { distro, suite, .. } = &suite.repository;
+            say(format_args!("failed: {distro} {suite}: {}: {error}", error.reason()));
             code = ERROR;
         }
     }

@@ -6,7 +6,7 @@ use nfdrop_db::{Event, Plan};
 use nfdrop_indexer::{
     crawl::{CrawlReporter, End},
     fetch::{Download, DownloadReporter, DownloadStatus, Ending},
-    source::debian::KernelSet,
+    source::kernel::KernelSet,
 };
 use std::{
     fmt::Write as _,

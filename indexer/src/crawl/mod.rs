@@ -21,7 +21,11 @@ use crate::{
     fetch::{Download, DownloadReporter, DownloadStatus, Ending, Fetcher},
     kernel::Bodies,
     resolve::ANALYZER,
-    source::debian::{KernelSet, PackageRef, PackageSet},
+    source::{
+        Repository,
+        kernel::{KernelSet, Listing, PackageRef, PackageSet, Trust},
+        listed,
+    },
 };
 use nfdrop_db::{
     Plan, Reason, Record, Store, StoreError, hex,
@@ -237,20 +241,23 @@ fn kernels_of(kernel: &KernelSet) -> impl Iterator<Item = Kernel> {
             here.or(package.listings.first()).cloned()
         };
         let listed = packages.iter().filter_map(|package| Some((package, listing(package)?)));
-        let package =
-            |(package, listing): (&&PackageRef, crate::source::debian::Listing)| Package {
-                name: package.name.clone(),
-                url: listing.url,
-                sha256: hex::encode(&package.sha256),
-            };
+        let package = |(package, listing): (&&PackageRef, Listing)| Package {
+            name: package.name.clone(),
+            url: listing.url,
+            sha256: hex::encode(&package.sha256.unwrap_or_default()),
+        };
         let first = packages.first().and_then(|package| listing(package));
+        let signed_by = first.and_then(|listing| match listing.trust {
+            Trust::Index { signed_by } => Some(signed_by),
+            Trust::Package(_) | Trust::Nothing => None,
+        });
         Kernel {
-            distro: kernel.distro.to_owned(),
+            distro: kernel.distro.clone(),
             suite: suite.clone(),
             release: kernel.release.clone(),
             version: kernel.version.as_str().to_owned(),
             arch: packages.first().map_or_else(String::new, |package| package.arch.clone()),
-            signed_by: first.map(|listing| listing.signed_by),
+            signed_by,
             packages: listed.map(package).collect(),
         }
     })
@@ -258,19 +265,21 @@ fn kernels_of(kernel: &KernelSet) -> impl Iterator<Item = Kernel> {
 
 /// What the suites looked like.
 fn sources(survey: &Survey) -> impl Iterator<Item = Source> {
-    survey.suites.iter().filter_map(|outcome| {
+    let listed = listed(&survey.kernels);
+    survey.suites.iter().filter_map(move |outcome| {
         let (signed_by, failure) = match &outcome.result {
             Ok(None) => return None,
-            Ok(Some(suite)) => (Some(suite.index.signed_by.clone()), None),
+            Ok(Some(suite)) => (suite.signed_by.clone(), None),
             Err(error) => (None, Some((error.reason(), error.to_string()))),
         };
-        let lists = |kernel: &&KernelSet| kernel.suites.contains(&outcome.suite);
+        let Repository { distro, suite, arch, .. } = &outcome.repository;
+        let kernels = listed.get(&(distro.as_str(), suite.as_str())).copied().unwrap_or(0);
         Some(Source {
-            distro: "debian".to_owned(),
-            suite: outcome.suite.clone(),
-            arch: crate::source::debian::ARCH.to_owned(),
+            distro: distro.clone(),
+            suite: suite.clone(),
+            arch: arch.clone(),
             index_sha256: None,
-            kernels: survey.kernels.iter().filter(lists).count() as u64,
+            kernels: kernels as u64,
             signed_by,
             failure,
             stale_since: None,

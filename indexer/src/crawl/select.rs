@@ -1,16 +1,12 @@
 //! What there is, and which of it is wanted.
 
-use crate::{
-    fetch::{DownloadReporter, Fetcher},
-    source::{
-        debian::{self, KernelSet, SuiteIndex},
-        mirror::{self, Archive, SuiteOutcome},
-    },
+use crate::source::{
+    self, Reader, Repository, SuiteOutcome,
+    kernel::{KernelSet, newest_per_series},
 };
 use regex::Regex;
-use std::{sync::Arc, time::SystemTime};
 
-/// What the archives offer.
+/// What repositories offer.
 #[derive(Debug)]
 pub struct Survey {
     /// Every suite that may exist; see [`SuiteOutcome::result`].
@@ -19,17 +15,10 @@ pub struct Survey {
     pub kernels: Vec<KernelSet>,
 }
 
-/// Reads all suites of the archives.
-pub async fn survey(
-    fetcher: &Fetcher,
-    archives: &[Archive],
-    now: SystemTime,
-    reporter: &Arc<dyn DownloadReporter>,
-) -> Survey {
-    let suites = mirror::read_all(fetcher, archives, now, reporter).await;
-    let read = suites.iter().filter_map(|outcome| outcome.result.as_ref().ok()?.as_ref());
-    let indices: Vec<SuiteIndex> = read.map(|suite| suite.index.clone()).collect();
-    Survey { kernels: debian::kernels(&indices), suites }
+/// Reads all these repositories.
+pub async fn survey(reader: &Reader, repositories: &[Repository]) -> Survey {
+    let suites = reader.read_all(repositories).await;
+    Survey { kernels: source::kernels(&suites), suites }
 }
 
 /// Which kernels are wanted.
@@ -37,7 +26,7 @@ pub async fn survey(
 pub struct Selection {
     /// Matches the release (`6.1.0-56-cloud-amd64`) or the flavour (`cloud-amd64`).
     pub filter: Option<Regex>,
-    /// Of every series and flavour the newest only.
+    /// Of every distribution, series and flavour the newest only.
     pub newest: bool,
     /// At most so many, the newest series first.
     pub limit: Option<usize>,
@@ -53,10 +42,11 @@ impl Selection {
             self.filter.as_ref().is_none_or(either)
         };
         let mut wanted: Vec<_> = if self.newest {
-            debian::newest_per_series(kernels, matches)
+            newest_per_series(kernels, matches)
         } else {
             kernels.iter().filter(|kernel| matches(kernel)).collect()
         };
+        wanted.sort_by_key(|kernel| kernel.series);
         wanted.reverse();
         wanted.truncate(self.limit.unwrap_or(usize::MAX));
         wanted

@@ -1,7 +1,7 @@
 //! What a crawl did, as a table for people.
 
 use super::{End, Survey};
-use crate::source::{date, debian::KernelSet};
+use crate::source::{date, kernel::KernelSet};
 use nfdrop_db::{Reason, store::Known};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,7 +13,7 @@ use std::{
 #[derive(Debug, Clone, Default)]
 pub struct Summary {
     /// Of every suite that exists, in the order they were read.
-    pub suites: Vec<(String, Row)>,
+    pub suites: Vec<SuiteRow>,
     /// Over all; a kernel that several suites list counts once.
     pub total: Row,
     /// Suites whose index should have been replaced, and since when.
@@ -30,6 +30,17 @@ pub struct Summary {
     pub bytes: u64,
     /// It was stopped before the end.
     pub interrupted: bool,
+}
+
+/// A suite, and what became of its kernels.
+#[derive(Debug, Clone, Default)]
+pub struct SuiteRow {
+    /// `debian`.
+    pub distro: String,
+    /// `trixie-security`.
+    pub suite: String,
+    /// What became of them.
+    pub row: Row,
 }
 
 /// Numbers of kernels.
@@ -65,7 +76,8 @@ impl Summary {
         let mut summary = Self::default();
         summary.total.seen = survey.kernels.len();
         for outcome in &survey.suites {
-            let name = outcome.suite.clone();
+            let (distro, suite) = (&outcome.repository.distro, &outcome.repository.suite);
+            let name = format!("{distro} {suite}");
             match &outcome.result {
                 Ok(None) => continue,
                 Ok(Some(suite)) => {
@@ -75,16 +87,18 @@ impl Summary {
                     summary.failed_suites.push((name.clone(), error.reason(), error.to_string()));
                 }
             }
-            let lists = |kernel: &&KernelSet| kernel.suites.contains(&name);
+            let lists = |k: &&KernelSet| k.distro == *distro && k.suites.contains(suite);
             let seen = survey.kernels.iter().filter(lists).count();
-            summary.suites.push((name, Row { seen, ..Row::default() }));
+            let (distro, suite) = (distro.clone(), suite.clone());
+            summary.suites.push(SuiteRow { distro, suite, row: Row { seen, ..Row::default() } });
         }
         summary
     }
 
     fn rows(&mut self, kernel: &KernelSet, mut change: impl FnMut(&mut Row)) {
-        let listing = |(suite, _): &&mut (String, Row)| kernel.suites.contains(suite);
-        self.suites.iter_mut().filter(listing).for_each(|(_, row)| change(row));
+        let listing =
+            |s: &&mut SuiteRow| s.distro == kernel.distro && kernel.suites.contains(&s.suite);
+        self.suites.iter_mut().filter(listing).for_each(|suite| change(&mut suite.row));
         change(&mut self.total);
     }
 
@@ -96,7 +110,8 @@ impl Summary {
 
     pub(super) fn end(&mut self, kernel: &KernelSet, end: End) {
         self.rows(kernel, |row| row.end(&end));
-        let name = format!("{} {}", kernel.release, kernel.version.as_str());
+        let (distro, release, version) = (&kernel.distro, &kernel.release, &kernel.version);
+        let name = format!("{distro} {release} {version}");
         match end {
             End::Failed(reason, detail) => self.failed.push((name, reason, detail)),
             End::Unresolved(Reason::IncompletePackageSet, detail) => {
@@ -119,15 +134,17 @@ impl Summary {
     pub fn text(&self, seconds: u64) -> String {
         let mut out = String::new();
         let mut reasons: BTreeSet<Reason> = self.total.unresolved.keys().copied().collect();
-        reasons.extend(self.suites.iter().flat_map(|(_, row)| row.unresolved.keys().copied()));
-        let first = ["suite", "seen", "selected", "new", "known", "resolved"].map(str::to_owned);
+        reasons.extend(self.suites.iter().flat_map(|suite| suite.row.unresolved.keys().copied()));
+        let first =
+            ["source", "suite", "seen", "selected", "new", "known", "resolved"].map(str::to_owned);
         let mut table = vec![first.to_vec()];
         table[0].extend(reasons.iter().map(ToString::to_string));
         table[0].push("failed".to_owned());
-        let total = ("all".to_owned(), self.total.clone());
-        for (name, row) in self.suites.iter().chain([&total]) {
+        let total =
+            SuiteRow { distro: "all".to_owned(), row: self.total.clone(), ..SuiteRow::default() };
+        for SuiteRow { distro, suite, row } in self.suites.iter().chain([&total]) {
             let new = row.selected - row.known.min(row.selected);
-            let mut cells = vec![name.clone()];
+            let mut cells = vec![distro.clone(), suite.clone()];
             let numbers = [row.seen, row.selected, new, row.known, row.resolved];
             cells.extend(numbers.map(|number| number.to_string()));
             let of = |reason| row.unresolved.get(reason).copied().unwrap_or(0).to_string();
@@ -138,8 +155,8 @@ impl Summary {
         let width = |column: usize| table.iter().map(|row| row[column].len()).max().unwrap_or(0);
         let widths: Vec<_> = (0..table[0].len()).map(width).collect();
         for row in &table {
-            let _ = write!(out, "{:<1$}", row[0], widths[0]);
-            for (cell, width) in row.iter().zip(&widths).skip(1) {
+            let _ = write!(out, "{:<2$}  {:<3$}", row[0], row[1], widths[0], widths[1]);
+            for (cell, width) in row.iter().zip(&widths).skip(2) {
                 let _ = write!(out, "  {cell:>width$}");
             }
             out.push('\n');

@@ -6,7 +6,7 @@ use crate::{
     kernel::{Analysis, Bodies, Files, analyse, object_name},
     package::{DebError, Limits, Wanted, kernel_files_at},
     resolve::ANALYZER,
-    source::debian::{KernelSet, PackageRef, PackageSet},
+    source::kernel::{KernelSet, PackageRef, PackageSet},
 };
 use nfdrop_db::{
     Reason, Store,
@@ -41,15 +41,19 @@ impl Worker {
         let PackageSet::Complete { image, modules } = &kernel.packages else {
             return Worked::Internal("incomplete packages need no work".to_owned());
         };
-        let paths = match self.fetch_both(image, modules).await {
+        let fetched = match modules {
+            None => self.fetch(image).await.map(|path| (path, None)),
+            Some(modules) => tokio::try_join!(self.fetch(image), self.fetch(modules))
+                .map(|(image, modules)| (image, Some(modules))),
+        };
+        let paths = match fetched {
             Ok(paths) => paths,
             Err(error) => return Worked::Failed(error.reason(), error.to_string()),
         };
         let (sender, receiver) = oneshot::channel();
-        let (worker, image, modules) = (Arc::clone(self), Arc::clone(image), Arc::clone(modules));
+        let (worker, image, modules) = (Arc::clone(self), Arc::clone(image), modules.clone());
         self.pool.spawn(move || {
-            let modules_path = (image != modules).then_some(paths.1.as_path());
-            let analysis = unpack(&paths.0, modules_path).map(|unpacked| {
+            let analysis = unpack(&paths.0, paths.1.as_deref()).map(|unpacked| {
                 let stored = |key: &_| {
                     // A database that fails will say so when the result is stored.
                     worker.store.body(key, ANALYZER).ok().flatten()
@@ -58,7 +62,9 @@ impl Worker {
             });
             // Nobody waits any more where the crawl was stopped.
             let _ = sender.send(match analysis {
-                Ok(analysis) => worked(analysis, &image, &modules),
+                Ok(analysis) => {
+                    worked(analysis, &image.name, &modules.as_ref().unwrap_or(&image).name)
+                }
                 Err(error) => Worked::Failed(error.reason(), error.to_string()),
             });
         });
@@ -66,26 +72,19 @@ impl Worker {
         receiver.await.unwrap_or_else(panicked)
     }
 
-    async fn fetch_both(
-        &self,
-        image: &PackageRef,
-        modules: &PackageRef,
-    ) -> Result<(PathBuf, PathBuf), FetchError> {
-        if image == modules {
-            let path = self.fetch(image).await?;
-            return Ok((path.clone(), path));
-        }
-        tokio::try_join!(self.fetch(image), self.fetch(modules))
-    }
-
     /// Fetches a package from the first suite's archive that has it.
     async fn fetch(&self, package: &PackageRef) -> Result<PathBuf, FetchError> {
+        let (Some(size), Some(sha256)) = (package.size, package.sha256) else {
+            let url = package.listings.first().map_or(&package.name, |listing| &listing.url);
+            let detail = "no index says which size and SHA-256 it has".to_owned();
+            return Err(FetchError::Url { url: url.clone(), detail });
+        };
         let mut missing = None;
         let mut urls: Vec<_> = package.listings.iter().map(|listing| &listing.url).collect();
         urls.dedup();
         for url in urls {
             let url = url.clone();
-            let download = Download { url, size: package.size, sha256: package.sha256 };
+            let download = Download { url, size, sha256 };
             match self.fetcher.verified(&download, self.reporter.as_ref()).await {
                 Err(error) if error.is_not_found() => missing = missing.or(Some(error)),
                 fetched => return fetched,
@@ -98,7 +97,7 @@ impl Worker {
     }
 }
 
-fn worked(analysis: Analysis, image: &PackageRef, modules: &PackageRef) -> Worked {
+fn worked(analysis: Analysis, image: &str, modules: &str) -> Worked {
     let Some(record) = analysis.record() else {
         return match analysis.body.outcome {
             BodyOutcome::Unresolved { reason, detail } => {
@@ -111,8 +110,8 @@ fn worked(analysis: Analysis, image: &PackageRef, modules: &PackageRef) -> Worke
         };
     };
     let package = match analysis.object {
-        ObjectKind::Module => &modules.name,
-        ObjectKind::Vmlinux => &image.name,
+        ObjectKind::Module => modules,
+        ObjectKind::Vmlinux => image,
     };
     Worked::Built(Box::new(Build {
         record,
@@ -120,7 +119,7 @@ fn worked(analysis: Analysis, image: &PackageRef, modules: &PackageRef) -> Worke
         arch: "x86_64".to_owned(),
         analyzer: analysis.body.analyzer,
         input: analysis.input,
-        package: package.clone(),
+        package: package.to_owned(),
         vmlinux_build_id: analysis.vmlinux_build_id,
     }))
 }

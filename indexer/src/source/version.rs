@@ -1,27 +1,39 @@
-//! Package versions, compared as dpkg compares them (Debian Policy 5.6.12). Forty lines that must
-//! be exact: which kernel is the newest of its series hangs on them.
+//! Package versions, compared as the package manager of their distribution compares them. A few dozen
+//! lines that must be exact: which kernel is the newest of its series hangs on them.
 
 use std::{cmp::Ordering, fmt};
 
-/// A package version, `[epoch:]upstream[-revision]`. Equality and order are dpkg's: `1.0` and
-/// `1.00` are equal. Any text is a version; what is no number where one belongs sorts as text.
+/// Whose order versions are in. Versions of different orders are never of one distribution; that one
+/// order comes before the other only makes it total.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Order {
+    /// dpkg's, Debian Policy 5.6.12.
+    Dpkg,
+}
+
+/// A package version, `[epoch:]upstream[-revision]`. Equality and order are the package manager's: for
+/// dpkg `1.0` and `1.00` are equal. Any text is a version; what is no number where one belongs sorts as
+/// text.
 #[derive(Debug, Clone)]
-pub struct Version(String);
+pub struct Version {
+    order: Order,
+    text: String,
+}
 
 impl Version {
-    /// The version written as `text`.
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
+    /// A version in dpkg's order.
+    pub fn dpkg(text: impl Into<String>) -> Self {
+        Self { order: Order::Dpkg, text: text.into() }
     }
 
     /// As it was written.
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.text
     }
 
     /// Epoch, upstream version and revision.
     fn parts(&self) -> (&str, &str, &str) {
-        let (epoch, rest) = self.0.split_once(':').unwrap_or(("0", &self.0));
+        let (epoch, rest) = self.text.split_once(':').unwrap_or(("0", &self.text));
         let (upstream, revision) = rest.rsplit_once('-').unwrap_or((rest, ""));
         (epoch, upstream, revision)
     }
@@ -29,13 +41,16 @@ impl Version {
 
 impl fmt::Display for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.text)
     }
 }
 
 impl Ord for Version {
     fn cmp(&self, other: &Self) -> Ordering {
         let (left, right) = (self.parts(), other.parts());
+        let compare = match (self.order, other.order) {
+            (Order::Dpkg, Order::Dpkg) => dpkg,
+        };
         compare(left.0, right.0)
             .then_with(|| compare(left.1, right.1))
             .then_with(|| compare(left.2, right.2))
@@ -68,8 +83,8 @@ fn rank(c: Option<u8>) -> i32 {
     }
 }
 
-/// Compares in turns the longest prefix without digits and the number behind it.
-fn compare(left: &str, right: &str) -> Ordering {
+/// Compares one part as dpkg does: in turns the longest prefix without digits and the number behind it.
+fn dpkg(left: &str, right: &str) -> Ordering {
     let (mut left, mut right) = (left.as_bytes(), right.as_bytes());
     while !left.is_empty() || !right.is_empty() {
         loop {
@@ -110,7 +125,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn cmp(left: &str, right: &str) -> Ordering {
-        Version::new(left).cmp(&Version::new(right))
+        Version::dpkg(left).cmp(&Version::dpkg(right))
     }
 
     #[test]
@@ -154,7 +169,7 @@ mod tests {
             ("01", "1"),
             ("", "0"),
         ] {
-            assert_eq!(Version::new(left), Version::new(right));
+            assert_eq!(Version::dpkg(left), Version::dpkg(right));
         }
         assert_eq!(cmp("1-18446744073709551616", "1-18446744073709551615"), Ordering::Greater);
     }

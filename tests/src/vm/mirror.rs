@@ -5,15 +5,15 @@ use anyhow::{Context, Result, ensure};
 use nfdrop_db::{Plan, Reason};
 use nfdrop_indexer::{
     crawl::{Survey, survey},
-    fetch::{Download, DownloadReporter, Fetcher, Options, Silent, default_cache},
+    fetch::{Download, Fetcher, Options, Silent, default_cache},
     image::{Function, compress},
     kernel::{Bodies, Files, analyse, load},
     package::with_data,
     source::{
-        apt_config,
-        debian::{KernelSet, PackageSet, Series, newest_per_series},
-        mirror::{self, Archive, SuiteError},
-        packages::Package,
+        Reader, Repository,
+        apt::{self, config},
+        catalogue::Catalogue,
+        kernel::{KernelSet, Package, PackageSet, Series, newest_per_series},
     },
 };
 use std::{
@@ -42,8 +42,8 @@ pub enum Entry {
 /// Debian, as the machine's apt configuration names it.
 pub struct Mirror {
     runtime: tokio::runtime::Runtime,
-    fetcher: Fetcher,
-    archives: Vec<Archive>,
+    reader: Reader,
+    repositories: Vec<Repository>,
     survey: Survey,
 }
 
@@ -62,16 +62,30 @@ impl Mirror {
     pub fn open() -> Result<Self> {
         let cache = default_cache().context("there is no place for downloads: set HOME")?;
         let runtime = tokio::runtime::Runtime::new()?;
-        let fetcher = Fetcher::new(Options::new(cache))?;
-        let (now, root) = (SystemTime::now(), Path::new("/"));
-        let reporter: Arc<dyn DownloadReporter> = Arc::new(Silent);
-        let (archives, survey) = runtime.block_on(async {
-            let found = mirror::discover(&fetcher, &apt_config::read(root), root, now).await;
-            let survey = survey(&fetcher, &found.archives, now, &reporter).await;
-            (found.archives, survey)
+        let reader = Reader {
+            fetcher: Fetcher::new(Options::new(cache))?,
+            now: SystemTime::now(),
+            root: "/".into(),
+            reporter: Arc::new(Silent),
+        };
+        let catalogue = Catalogue::builtin()?;
+        let (repositories, survey) = runtime.block_on(async {
+            let found = apt::discover(&reader, &config::read(&reader.root)).await;
+            let mut repositories = Vec::new();
+            for source in &catalogue.sources {
+                let Some(archive) = found.archives.iter().find(|a| a.source == source.name) else {
+                    continue;
+                };
+                for mut repository in source.repositories(Some(&archive.base)) {
+                    repository.keys = archive.keys.clone();
+                    repositories.push(repository);
+                }
+            }
+            let survey = survey(&reader, &repositories).await;
+            (repositories, survey)
         });
-        ensure!(!archives.is_empty(), "apt's configuration names no Debian archive");
-        Ok(Self { runtime, fetcher, archives, survey })
+        ensure!(!repositories.is_empty(), "apt's configuration names no Debian archive");
+        Ok(Self { runtime, reader, repositories, survey })
     }
 
     /// The newest complete kernel of every series in a flavour, the newest series first.
@@ -93,8 +107,7 @@ impl Mirror {
             anyhow::bail!("{}: its packages are not complete", set.release);
         };
         let mut files = FilesByPath::new();
-        let both = if image == modules { vec![image] } else { vec![image, modules] };
-        for package in both {
+        for package in [Some(image), modules.as_ref()].into_iter().flatten() {
             let listing = package.listings.first().context("a package without a listing")?;
             let path = self.fetch(&listing.url, package.size, package.sha256)?;
             let kernel_file = |path: &str| {
@@ -122,23 +135,17 @@ impl Mirror {
 
     /// The files of these packages of a suite and of all they depend on, without documentation.
     pub fn programs(&self, suite: &str, names: &[&str]) -> Result<FilesByPath> {
-        let now = SystemTime::now();
-        let index = self.runtime.block_on(async {
-            for archive in &self.archives {
-                let read =
-                    mirror::read_suite_of(&self.fetcher, archive, suite, "", now, &Silent).await?;
-                if let Some(read) = read {
-                    return Ok(Some(read.index));
-                }
-            }
-            Ok::<_, SuiteError>(None)
-        })?;
-        let index = index.with_context(|| format!("the mirror has no suite {suite}"))?;
+        let repository = self.repositories.iter().find(|repository| repository.suite == suite);
+        let repository = repository.with_context(|| format!("no archive has a suite {suite}"))?;
+        let base = &repository.urls[0];
+        let read = apt::read_suite_of(&self.reader, repository, base, "");
+        let read = self.runtime.block_on(read)?;
+        let index = read.with_context(|| format!("the mirror has no suite {suite}"))?.index;
         let by_name: BTreeMap<&str, &Package> =
             index.packages.iter().map(|package| (package.name.as_str(), package)).collect();
         let mut files = FilesByPath::new();
         for package in closure(&by_name, names)? {
-            let url = format!("{}/{}", index.base, package.filename);
+            let url = format!("{}/{}", index.base, package.path);
             let path = self.fetch(&url, package.size, package.sha256)?;
             let wanted = |path: &str| {
                 !["usr/share/", "usr/lib/x86_64-linux-gnu/gconv/", "etc/", "var/"]
@@ -150,9 +157,11 @@ impl Mirror {
         Ok(files)
     }
 
-    fn fetch(&self, url: &str, size: u64, sha256: [u8; 32]) -> Result<PathBuf> {
+    fn fetch(&self, url: &str, size: Option<u64>, sha256: Option<[u8; 32]>) -> Result<PathBuf> {
+        let size = size.context("an apt index gives every size")?;
+        let sha256 = sha256.context("an apt index gives every hash")?;
         let download = Download { url: url.to_owned(), size, sha256 };
-        Ok(self.runtime.block_on(self.fetcher.verified(&download, &Silent))?)
+        Ok(self.runtime.block_on(self.reader.fetcher.verified(&download, &Silent))?)
     }
 }
 

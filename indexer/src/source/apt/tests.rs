@@ -2,20 +2,23 @@
 
 use super::*;
 use crate::{
-    fetch::{Options, Silent},
+    fetch::{Fetcher, Options, Silent},
     source::{
-        apt_config,
-        openpgp::tests::{at, key, keyring, sign},
+        Kind, SuiteOutcome,
+        catalogue::Catalogue,
+        keys::LoadKeysError,
+        openpgp::tests::{at, key, sign},
     },
 };
 use reqwest::Url;
 use sequoia_openpgp::{Cert, serialize::SerializeInto as _};
 use sha2::{Digest as _, Sha256};
+use std::{fs, sync::Arc};
 
 struct Mirror {
     root: tempfile::TempDir,
     cert: Cert,
-    fetcher: Fetcher,
+    reader: Reader,
 }
 
 const PACKAGES: &str = "Package: linux-image-6.1.0-56-amd64\nVersion: 6.1.192-2\n\
@@ -27,7 +30,15 @@ impl Mirror {
     fn new() -> Self {
         let root = tempfile::tempdir().unwrap();
         let fetcher = Fetcher::new(Options::new(root.path().join("cache"))).unwrap();
-        Self { root, cert: key(1000), fetcher }
+        let reader = Reader {
+            fetcher,
+            now: at(0),
+            root: root.path().to_owned(),
+            reporter: Arc::new(Silent),
+        };
+        let mirror = Self { root, cert: key(1000), reader };
+        mirror.put("keys.gpg", &mirror.cert.to_vec().unwrap());
+        mirror
     }
 
     fn base(&self, archive: &str) -> String {
@@ -58,13 +69,22 @@ impl Mirror {
         self.put(&path, packages.as_bytes());
     }
 
-    fn archive(&self) -> Archive {
-        let keyring = keyring(&[&self.cert]);
-        Archive { kind: ArchiveKind::Main, base: self.base("debian"), keyring }
+    fn repository(&self, suite: &str) -> Repository {
+        Repository {
+            source: "debian".to_owned(),
+            distro: "debian".to_owned(),
+            suite: suite.to_owned(),
+            kind: Kind::Apt,
+            arch: "amd64".to_owned(),
+            components: vec!["main".to_owned()],
+            urls: vec![self.base("debian")],
+            keys: KeyFiles { files: vec!["/keys.gpg".into()], ..KeyFiles::default() },
+            unverified: false,
+        }
     }
 
     async fn read(&self, suite: &str) -> Result<Option<Suite>, SuiteError> {
-        read_suite(&self.fetcher, &self.archive(), suite, at(0), &Silent).await
+        self.reader.read(&self.repository(suite)).await
     }
 }
 
@@ -74,7 +94,7 @@ async fn reads_a_suite() {
     mirror.suite("debian", "Debian", "bookworm", "");
     let suite = mirror.read("bookworm").await.unwrap().unwrap();
     assert_eq!(suite.index.packages.len(), 1);
-    assert_eq!(suite.index.signed_by, mirror.cert.fingerprint().to_hex());
+    assert_eq!(suite.signed_by, Some(mirror.cert.fingerprint().to_hex()));
     assert_eq!(suite.stale_since, None);
     assert!(mirror.read("trixie").await.unwrap().is_none());
 }
@@ -103,13 +123,20 @@ async fn a_suite_that_fails_is_named_and_the_others_are_read() {
     mirror.put("debian/dists/sid/InRelease", b"Codename: sid\n");
     // The index is gone.
     fs::remove_dir_all(path("bullseye").join("main")).unwrap();
-    let archives = [mirror.archive()];
-    let reporter: Arc<dyn DownloadReporter> = Arc::new(Silent);
-    let outcomes = read_all(&mirror.fetcher, &archives, at(0), &reporter).await;
+    let catalogue = Catalogue::builtin().unwrap();
+    let source = &catalogue.select(&["debian".to_owned()]).unwrap()[0];
+    let mut repositories = source.repositories(Some(&mirror.base("debian")));
+    let keys = mirror.repository("").keys;
+    for repository in &mut repositories {
+        repository.keys = keys.clone();
+    }
+    let outcomes = mirror.reader.read_all(&repositories).await;
     let line = |outcome: &SuiteOutcome| match &outcome.result {
         Ok(None) => None,
-        Ok(Some(suite)) => Some(format!("{}: {}", outcome.suite, suite.index.packages.len())),
-        Err(error) => Some(format!("{}: {} {error}", outcome.suite, error.reason())),
+        Ok(Some(suite)) => {
+            Some(format!("{}: {}", outcome.repository.suite, suite.index.packages.len()))
+        }
+        Err(error) => Some(format!("{}: {} {error}", outcome.repository.suite, error.reason())),
     };
     let lines: Vec<_> = outcomes.iter().filter_map(line).collect();
     let lines = lines.join("\n").replace(&mirror.base("debian"), "BASE");
@@ -121,7 +148,7 @@ async fn a_suite_that_fails_is_named_and_the_others_are_read() {
     forky: verification_failed BASE/dists/forky/InRelease: signed by unknown keys only: KEY; expected one of 1 known keys
     sid: verification_failed BASE/dists/sid/InRelease: the file has no OpenPGP clear signature
     "#);
-    assert_eq!(outcomes.len(), ArchiveKind::Main.candidates().len());
+    assert_eq!(outcomes.len(), 5 * 4 + 2);
 }
 
 #[tokio::test]
@@ -145,17 +172,16 @@ async fn finds_debian_in_the_configuration_of_apt() {
     );
     mirror.put("etc/apt/sources.list", list.as_bytes());
     let root = mirror.root.path();
-    let found = discover(&mirror.fetcher, &apt_config::read(root), root, at(0)).await;
-    let archives: Vec<_> = found.archives.iter().map(|a| (a.kind, a.base.as_str())).collect();
-    assert_eq!(archives, [(ArchiveKind::Main, main.as_str())]);
+    let found = discover(&mirror.reader, &config::read(root)).await;
+    let archives: Vec<_> = found.archives.iter().map(|a| (a.source, a.base.as_str())).collect();
+    assert_eq!(archives, [("debian", main.as_str())]);
     let warnings = found.warnings.join("\n").replace(&third, "THIRD");
     let warnings = warnings.replace(root.to_str().unwrap(), "");
     insta::assert_snapshot!(warnings, @r#"
     THIRD2 x: the keyring /none.gpg cannot be read: No such file or directory (os error 2); skipped
-    apt's configuration has no Debian security archive, its kernels are not crawled; name it with --mirror
     "#);
     // Without any key nothing is trusted.
     let empty = tempfile::tempdir().unwrap();
-    let error = load_keyring(empty.path(), &SignedBy::default()).unwrap_err();
-    assert!(matches!(error, LoadKeyringError::None), "{error}");
+    let error = KeyFiles::default().openpgp(empty.path()).unwrap_err();
+    assert!(matches!(error, LoadKeysError::None), "{error}");
 }

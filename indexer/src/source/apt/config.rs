@@ -6,6 +6,7 @@
 //! What cannot be read is a warning that names the file and line, since one broken third-party
 //! entry must not keep the crawl from Debian.
 
+use crate::source::keys::KeyFiles;
 use deb822_fast::Deb822;
 use std::{
     fmt, fs, io,
@@ -29,18 +30,7 @@ pub struct Entry {
     /// Debian's names of the architectures; empty: no restriction.
     pub architectures: Vec<String>,
     /// Whose signatures count.
-    pub signed_by: SignedBy,
-}
-
-/// The keys an entry is bound to. All empty: every key apt trusts.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct SignedBy {
-    /// Keyrings, by absolute path.
-    pub files: Vec<PathBuf>,
-    /// Keys, upper-case hex.
-    pub fingerprints: Vec<String>,
-    /// An armored key block that stands in the entry itself.
-    pub embedded: Option<String>,
+    pub signed_by: KeyFiles,
 }
 
 /// What apt's configuration holds.
@@ -185,7 +175,7 @@ fn parse_line(line: &str) -> Parsed {
         Some(rest) => rest.split_once(']').ok_or(Problem::OpenOptions)?,
         None => ("", rest),
     };
-    let mut signed_by = SignedBy::default();
+    let mut signed_by = KeyFiles::default();
     let mut architectures = Vec::new();
     for option in options.split_ascii_whitespace() {
         let (name, value) = option.split_once('=').unwrap_or((option, ""));
@@ -239,10 +229,10 @@ fn parse_paragraph(paragraph: &deb822_fast::Paragraph) -> Parsed {
             // A line with only a dot stands for an empty one.
             let lines = block.trim().lines().map(|line| if line == "." { "" } else { line });
             let embedded = Some(lines.flat_map(|line| [line, "\n"]).collect());
-            SignedBy { embedded, ..SignedBy::default() }
+            KeyFiles { embedded, ..KeyFiles::default() }
         }
         Some(list) => keys(list.split([',', ' ', '\t', '\n']).filter(|key| !key.is_empty())),
-        None => SignedBy::default(),
+        None => KeyFiles::default(),
     };
     let mut entries = Vec::new();
     for uri in words("URIs") {
@@ -270,8 +260,8 @@ fn trim_uri(uri: &str) -> String {
 }
 
 /// Paths of keyrings and fingerprints; a `!` behind a fingerprint excludes subkeys.
-fn keys<'a>(values: impl Iterator<Item = &'a str>) -> SignedBy {
-    let mut signed_by = SignedBy::default();
+fn keys<'a>(values: impl Iterator<Item = &'a str>) -> KeyFiles {
+    let mut signed_by = KeyFiles::default();
     for value in values {
         if value.starts_with('/') {
             signed_by.files.push(value.into());
@@ -309,7 +299,7 @@ mod tests {
         assert_eq!(entries.len(), 3);
         assert_eq!(entries[0].uri, "http://mirror.example/debian");
         assert_eq!(entries[0].components, ["main", "contrib"]);
-        assert_eq!(entries[0].signed_by, SignedBy::default());
+        assert_eq!(entries[0].signed_by, KeyFiles::default());
         assert_eq!(entries[1].architectures, ["amd64", "i386"]);
         assert_eq!(entries[1].signed_by.files, [PathBuf::from("/etc/k.gpg")]);
         assert_eq!(entries[1].signed_by.fingerprints, ["0123ABCD"]);

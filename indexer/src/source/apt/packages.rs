@@ -4,7 +4,8 @@
 //! search for empty lines and only those of kernels are taken to pieces. Reads as a stream: memory
 //! is bounded by the longest paragraph.
 
-use super::{release::Compression, version::Version};
+use super::release::Compression;
+use crate::source::{kernel::Package, version::Version};
 use memchr::memmem;
 use std::io::{self, Read};
 
@@ -15,25 +16,6 @@ const MAX_PARAGRAPH: usize = 4 << 20;
 /// Most packages kept from one index; Debian's have some 200.
 const MAX_KEPT: usize = 100_000;
 const CHUNK: usize = 1 << 20;
-
-/// A paragraph about a binary package.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Package {
-    /// `linux-image-6.1.0-56-cloud-amd64`.
-    pub name: String,
-    /// The package's version.
-    pub version: Version,
-    /// Debian's name, `amd64`.
-    pub architecture: String,
-    /// As written; empty where there is none.
-    pub depends: String,
-    /// Path below the archive's root, checked to lead nowhere else.
-    pub filename: String,
-    /// Bytes of the package.
-    pub size: u64,
-    /// Of the package.
-    pub sha256: [u8; 32],
-}
 
 /// Why an index is refused.
 #[derive(Debug, thiserror::Error)]
@@ -167,12 +149,13 @@ fn parse(paragraph: &[u8], prefix: &str) -> Result<Option<Package>, IndexError> 
         .ok_or_else(|| wrong("SHA256", sha256.as_bytes(), "64 lower-case hex digits"))?;
     Ok(Some(Package {
         name: needed("Package")?,
-        version: Version::new(needed("Version")?),
+        version: Version::dpkg(needed("Version")?),
         architecture: needed("Architecture")?,
         depends: ascii("Depends")?,
-        filename,
-        size,
-        sha256,
+        path: filename,
+        size: Some(size),
+        sha256: Some(sha256),
+        signature: None,
     }))
 }
 
@@ -216,9 +199,9 @@ mod tests {
         let names: Vec<_> = packages.iter().map(|package| package.name.as_str()).collect();
         assert_eq!(names, ["linux-image-x", "linux-late"]);
         let package = &packages[0];
-        assert_eq!((package.depends.as_str(), package.size), ("a, b (= 1)", 12));
-        assert_eq!(package.filename, "pool/x_1-1.deb");
-        assert_eq!(package.sha256[..2], [0xe3, 0xb0]);
+        assert_eq!((package.depends.as_str(), package.size), ("a, b (= 1)", Some(12)));
+        assert_eq!(package.path, "pool/x_1-1.deb");
+        assert_eq!(package.sha256.unwrap()[..2], [0xe3, 0xb0]);
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //! kernels, never wrong ones. What it can do is hide new kernels, so [`Release::stale_since`] says it
 //! and the crawl's summary names it.
 
-use super::date;
+use crate::source::date;
 use std::{collections::BTreeMap, time::SystemTime};
 
 /// Most indices read from one Release file; Debian's have some 3000.
