@@ -160,7 +160,7 @@ fn read(path: &Path) -> anyhow::Result<Read> {
     (&file).take(START).read_to_end(&mut bytes).with_context(cannot)?;
     if Format::of(&bytes).is_some() {
         file.rewind().with_context(cannot)?;
-        let files = unpack(file, Wanted::Both, &Limits::default());
+        let files = unpack(&file, Wanted::Both, &Limits::default());
         let refused =
             |error: PackageError| NoFunction { reason: error.reason(), detail: error.to_string() };
         return Ok(Read::Package(files.map_err(refused)));

@@ -4,7 +4,7 @@ use crate::{
     fetch::{Download, DownloadReporter, FetchError, Fetcher},
     image::function::ObjectKind,
     kernel::{Analysis, Bodies, Files, analyse, object_name},
-    package::{DebError, Limits, Wanted, kernel_files},
+    package::{self, Limits, PackageError, Wanted},
     resolve::ANALYZER,
     source::kernel::{KernelSet, PackageRef, PackageSet, Trust},
 };
@@ -188,7 +188,7 @@ impl Unpacked {
 pub enum UnpackError {
     /// A package is refused.
     #[error(transparent)]
-    Deb(#[from] DebError),
+    Package(#[from] PackageError),
     /// Files of different kernels.
     #[error("the packages hold files of two kernels, {image} and {modules}")]
     Releases {
@@ -203,7 +203,7 @@ impl UnpackError {
     /// As it is written in records.
     pub fn reason(&self) -> Reason {
         match self {
-            Self::Deb(error) => error.reason(),
+            Self::Package(error) => error.reason(),
             Self::Releases { .. } => Reason::MalformedPackage,
         }
     }
@@ -212,8 +212,8 @@ impl UnpackError {
 /// Takes the kernel files out of a package, or of two: `modules` is `None` where `image` holds both.
 pub fn unpack(image: &Path, modules: Option<&Path>) -> Result<Unpacked, UnpackError> {
     let take = |path: &Path, wanted| {
-        let file = File::open(path).map_err(DebError::Read)?;
-        kernel_files(file, wanted, &Limits::default())
+        let file = File::open(path).map_err(PackageError::Read)?;
+        package::unpack(&file, wanted, &Limits::default())
     };
     let Some(modules) = modules else {
         let files = take(image, Wanted::Both)?;

@@ -3,6 +3,7 @@
 use super::{
     ar, deb,
     members::{KernelFiles, Limits, Wanted},
+    random::RandomAccess,
     rpm,
 };
 use nfdrop_db::Reason;
@@ -57,19 +58,18 @@ impl PackageError {
     }
 }
 
-/// Takes the wanted kernel files out of a package. The reader should be cheap to read from: a file.
+/// Takes the wanted kernel files out of a package.
 pub fn unpack(
-    mut reader: impl Read,
+    source: &dyn RandomAccess,
     wanted: Wanted,
     limits: &Limits,
 ) -> Result<KernelFiles, PackageError> {
     let mut start = Vec::new();
-    reader.by_ref().take(START).read_to_end(&mut start)?;
-    let format = Format::of(&start);
-    let whole = start.as_slice().chain(reader);
-    match format {
-        Some(Format::Deb) => Ok(deb::kernel_files(whole, wanted, limits)?),
-        Some(Format::Rpm) => Ok(rpm::kernel_files(whole, wanted, limits)?),
+    source.part(0..START).read_to_end(&mut start)?;
+    let whole = || -> io::Result<_> { Ok(source.part(0..source.size()?)) };
+    match Format::of(&start) {
+        Some(Format::Deb) => Ok(deb::kernel_files_at(source, wanted, limits)?),
+        Some(Format::Rpm) => Ok(rpm::kernel_files(whole()?, wanted, limits)?),
         None => Err(PackageError::Unknown(start)),
     }
 }

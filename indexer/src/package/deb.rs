@@ -5,13 +5,15 @@ use super::{
     ar::{ArError, ArReader},
     decoder::decoder,
     members::{KernelFiles, Limits, MembersError, Wanted},
+    pick::{self, PickError},
+    random::RandomAccess,
     tarball,
 };
 use nfdrop_db::Reason;
 use std::io::{self, Read};
 
 /// Members looked at before `data.tar`: three, and some room for what dpkg would skip.
-const MAX_AR_MEMBERS: usize = 16;
+pub(super) const MAX_AR_MEMBERS: usize = 16;
 
 /// Why a package is refused.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +55,30 @@ pub fn kernel_files(
     limits: &Limits,
 ) -> Result<KernelFiles, DebError> {
     with_data(reader, |data| Ok(tarball::search(data, wanted, limits)?))
+}
+
+/// As [`kernel_files`], from what can be read from any place: only the parts that hold the files are
+/// decoded, where the package is made so that they can be found, else it is read from its beginning.
+pub fn kernel_files_at(
+    source: &dyn RandomAccess,
+    wanted: Wanted,
+    limits: &Limits,
+) -> Result<KernelFiles, DebError> {
+    match pick::pick(source, wanted, limits) {
+        Ok(files) => Ok(files),
+        // It will fail in the same way, or it does not matter.
+        Err(_) => kernel_files(source.part(0..source.size()?), wanted, limits),
+    }
+}
+
+/// As [`kernel_files_at`], but where only a part of the package can be decoded: else an error, and
+/// the rest of the package is not read.
+pub fn pick_kernel_files(
+    source: &dyn RandomAccess,
+    wanted: Wanted,
+    limits: &Limits,
+) -> Result<KernelFiles, PickError> {
+    pick::pick(source, wanted, limits)
 }
 
 /// Hands the decompressed `data.tar` of a .deb to `read`, which is the one that sets limits.

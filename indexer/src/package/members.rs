@@ -331,7 +331,7 @@ impl<'a> Search<'a> {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum KernelFile<'a> {
+pub(super) enum KernelFile<'a> {
     Vmlinuz,
     /// The same as an ELF file, compressed or not.
     Vmlinux,
@@ -340,7 +340,7 @@ enum KernelFile<'a> {
 }
 
 /// What a member is, and of which kernel release.
-fn kernel_file(path: &str) -> Option<(KernelFile<'_>, &str)> {
+pub(super) fn kernel_file(path: &str) -> Option<(KernelFile<'_>, &str)> {
     let path = path.strip_prefix('.').unwrap_or(path);
     let path = path.strip_prefix('/').unwrap_or(path);
     let (file, release) = if let Some(release) = path.strip_prefix("boot/vmlinuz-") {

@@ -6,13 +6,18 @@ mod ar;
 mod deb;
 mod decoder;
 mod members;
+mod pick;
+mod random;
 pub mod rpm;
 mod tarball;
+mod xz;
 
 pub use any::{Format, PackageError, unpack};
 pub use ar::ArError;
-pub use deb::{DebError, kernel_files, with_data};
+pub use deb::{DebError, kernel_files, kernel_files_at, pick_kernel_files, with_data};
 pub use members::{KernelFiles, Kind, Limits, MembersError, NamedBytes, Wanted};
+pub use pick::{PickError, Shape};
+pub use random::RandomAccess;
 
 #[cfg(feature = "crawl")]
 pub(crate) use decoder::xz_decoder;

@@ -293,7 +293,10 @@ fn a_package_that_is_gone_is_named() {
 fn a_package_with_another_hash_is_refused() {
     let (code, stderr, resolved) = spoilt(|mirror| flip(&mirror.path(DEB)));
     assert_eq!((code, resolved), (1, 0), "{stderr}");
-    reads(&stderr, &["failed: debian 6.12.1-cloud-amd64 6.12.1-1: verification_failed", "has SHA-256"]);
+    reads(
+        &stderr,
+        &["failed: debian 6.12.1-cloud-amd64 6.12.1-1: verification_failed", "has SHA-256"],
+    );
 }
 
 #[test]
