@@ -129,11 +129,17 @@ pub(super) mod tests {
 
     /// Builds tar archives that no tar program would write.
     #[derive(Default)]
-    struct Hostile(Vec<u8>);
+    pub(in super::super) struct Hostile(pub(in super::super) Vec<u8>);
 
     impl Hostile {
         /// A member with any name, type and claimed size.
-        fn entry(mut self, name: &str, kind: EntryType, size: u64, bytes: &[u8]) -> Self {
+        pub(in super::super) fn entry(
+            mut self,
+            name: &str,
+            kind: EntryType,
+            size: u64,
+            bytes: &[u8],
+        ) -> Self {
             let mut header = tar::Header::new_gnu();
             header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
             header.set_entry_type(kind);
@@ -146,11 +152,11 @@ pub(super) mod tests {
             self
         }
 
-        fn file(self, name: &str, bytes: &[u8]) -> Self {
+        pub(in super::super) fn file(self, name: &str, bytes: &[u8]) -> Self {
             self.entry(name, EntryType::Regular, bytes.len() as u64, bytes)
         }
 
-        fn tar(mut self) -> Vec<u8> {
+        pub(in super::super) fn tar(mut self) -> Vec<u8> {
             self.0.extend_from_slice(&[0; 1024]);
             self.0
         }
