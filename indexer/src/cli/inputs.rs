@@ -5,16 +5,13 @@ use nfdrop_db::Reason;
 use nfdrop_indexer::{
     image::{Function, compress},
     kernel::{self, Files, NoFunction},
-    package::{Format, KernelFiles, Limits, PackageError, Wanted, unpack},
+    package::{Format, KernelFiles, Limits, PackageError, START, Wanted, unpack},
 };
 use std::{
     fs::File,
     io::{Read as _, Seek as _},
     path::{Path, PathBuf},
 };
-
-/// Bytes that tell what a file is.
-const START: u64 = 8;
 
 /// A kernel, or a part of one, that was given.
 pub(super) struct Input {

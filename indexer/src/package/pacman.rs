@@ -73,8 +73,8 @@ pub fn info(reader: impl Read) -> Result<PkgInfo, PacmanError> {
     Err(PacmanError::NoInfo)
 }
 
-/// Whether a file that begins with these bytes is a tar archive, compressed or not. More than 512
-/// bytes may be needed to say so of a compressed one; a few KiB are always enough.
+/// Whether a file that begins with these bytes is a tar archive, compressed or not. zstd gives nothing
+/// before all of a block is there, which has up to 128 KiB.
 pub fn is_tar(start: &[u8]) -> bool {
     let mut block = Vec::new();
     // What is cut off is an error, after what there is was read.
@@ -155,6 +155,17 @@ mod tests {
                 let Ok(files) = read(&package[..cut]) else { continue };
                 assert!(files.vmlinuz.is_some() && files.nf_tables.is_some(), "{cut}");
             }
+        }
+        // A first member that cannot be compressed: .MTREE is long, and in gzip.
+        let mut state = 1_u32;
+        let noise: Vec<u8> = std::iter::repeat_with(|| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 24) as u8
+        })
+        .take(400 << 10)
+        .collect();
+        for package in compressed(&Hostile::default().file(".MTREE", &noise).tar()) {
+            assert!(is_tar(&package[..super::super::any::START as usize]));
         }
         for other in compressed(b"\x7fELF\x02\x01\x01") {
             assert!(!is_tar(&other));
