@@ -15,7 +15,7 @@ pub mod rpm;
 mod tarball;
 mod xz;
 
-pub use any::{Format, PackageError, unpack};
+pub use any::{Format, PackageError, START, unpack};
 pub use apk::ApkError;
 pub use ar::ArError;
 pub use deb::{DebError, kernel_files, kernel_files_at, pick_kernel_files, with_data};

@@ -210,7 +210,11 @@ impl Target {
     /// Whether this is among the files, with the listed content.
     fn is(&self, files: &KernelFiles) -> bool {
         let bytes = match (kernel_file(&self.path), &files.release) {
-            (Some((_, listed)), Some(release)) if listed != release => None,
+            (Some((_, listed)), Some(release))
+                if listed.is_some_and(|listed| listed != release) =>
+            {
+                None
+            }
             (Some((KernelFile::NfTables(name), _)), _) => {
                 files.nf_tables.as_ref().filter(|file| file.name == name).map(|file| &file.bytes)
             }
