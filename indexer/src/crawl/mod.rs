@@ -11,6 +11,7 @@
 
 mod select;
 mod summary;
+mod verify;
 mod work;
 
 pub use select::{Selection, Shard, ShardError, Survey, survey};
@@ -116,6 +117,7 @@ impl Crawl {
             store: self.store.clone(),
             bodies: Bodies::default(),
             pool,
+            now: SystemTime::now(),
         });
         let selected = selection.apply(&survey.kernels);
         self.reporter.selected(selected.len());

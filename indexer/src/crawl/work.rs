@@ -1,12 +1,16 @@
 //! The work on one kernel: fetch, unpack, analyse.
 
+use super::verify::verify;
 use crate::{
     fetch::{Download, DownloadReporter, FetchError, Fetcher},
     image::function::ObjectKind,
     kernel::{Analysis, Bodies, Files, analyse, object_name},
     package::{self, Limits, PackageError, Wanted},
     resolve::ANALYZER,
-    source::kernel::{KernelSet, PackageRef, PackageSet, Trust},
+    source::{
+        kernel::{KernelSet, Listing, PackageRef, PackageSet, PackageSignature, Trust},
+        openpgp::MAX_SIGNATURE,
+    },
 };
 use nfdrop_db::{
     Reason, Store,
@@ -16,6 +20,7 @@ use std::{
     fs::File,
     path::{Path, PathBuf},
     sync::Arc,
+    time::SystemTime,
 };
 use tokio::sync::oneshot;
 
@@ -25,6 +30,8 @@ pub(super) struct Worker {
     pub(super) store: Store,
     pub(super) bodies: Bodies,
     pub(super) pool: rayon::ThreadPool,
+    /// The time signatures have to hold at.
+    pub(super) now: SystemTime,
 }
 
 /// What became of a kernel, to be stored.
@@ -42,11 +49,22 @@ pub(super) struct Built {
     pub(super) packages: Vec<Checked>,
 }
 
+/// A package that was fetched.
+struct Fetched {
+    name: String,
+    path: PathBuf,
+    sha256: [u8; 32],
+    transport_only: bool,
+    /// Where it was found.
+    listing: Listing,
+    /// The signature beside it, where one has to be there.
+    signature: Option<Vec<u8>>,
+}
+
 /// A package that was fetched and checked.
 #[derive(Debug, Clone)]
 pub(super) struct Checked {
     pub(super) name: String,
-    path: PathBuf,
     pub(super) sha256: [u8; 32],
     /// Fingerprint of the key that vouches for it.
     pub(super) signed_by: Option<String>,
@@ -85,9 +103,22 @@ impl Worker {
         receiver.await.unwrap_or_else(panicked)
     }
 
-    fn analyse(&self, packages: Vec<Checked>) -> Worked {
-        let modules = packages.get(1).map(|package| package.path.as_path());
-        let unpacked = match unpack(&packages[0].path, modules) {
+    fn analyse(&self, fetched: Vec<Fetched>) -> Worked {
+        let modules = fetched.get(1).map(|package| package.path.clone());
+        let image = fetched[0].path.clone();
+        let mut packages = Vec::new();
+        for Fetched { name, path, sha256, transport_only, listing, signature } in fetched {
+            match verify(&path, &listing, signature.as_deref(), self.now) {
+                Ok(signed_by) => {
+                    packages.push(Checked { name, sha256, signed_by, transport_only });
+                }
+                Err(error) => {
+                    let detail = format!("{}: {error}", listing.url);
+                    return Worked::Failed(Reason::VerificationFailed, detail);
+                }
+            }
+        }
+        let unpacked = match unpack(&image, modules.as_deref()) {
             Ok(unpacked) => unpacked,
             Err(error) => return Worked::Failed(error.reason(), error.to_string()),
         };
@@ -104,7 +135,7 @@ impl Worker {
         &self,
         package: &PackageRef,
         reporter: &dyn DownloadReporter,
-    ) -> Result<Checked, FetchError> {
+    ) -> Result<Fetched, FetchError> {
         let (Some(size), Some(sha256)) = (package.size, package.sha256) else {
             let url = package.listings.first().map_or(&package.name, |listing| &listing.url);
             let detail = "no index says which size and SHA-256 it has".to_owned();
@@ -121,12 +152,16 @@ impl Worker {
                 Err(error) if error.is_not_found() => missing = missing.or(Some(error)),
                 Err(error) => return Err(error),
                 Ok(path) => {
-                    let signed_by = match &listing.trust {
-                        Trust::Index { signed_by } => Some(signed_by.clone()),
-                        Trust::Package(_) | Trust::Nothing => None,
+                    let signature = match &listing.trust {
+                        Trust::Package(PackageSignature::Beside { suffix, .. }) => {
+                            let url = format!("{}{suffix}", listing.url);
+                            Some(self.fetcher.small(&url, MAX_SIGNATURE).await?)
+                        }
+                        _ => None,
                     };
-                    let (name, transport_only) = (package.name.clone(), false);
-                    return Ok(Checked { name, path, sha256, signed_by, transport_only });
+                    let (name, listing) = (package.name.clone(), listing.clone());
+                    let transport_only = false;
+                    return Ok(Fetched { name, path, sha256, transport_only, listing, signature });
                 }
             }
         }

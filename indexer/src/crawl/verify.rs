@@ -1,0 +1,54 @@
+//! Who vouches for a package that was fetched. Where the index does, its hash was compared on the way;
+//! else the package's own signature is checked here, before anything in it is looked at.
+
+use crate::source::{
+    kernel::{Listing, PackageSignature, Trust},
+    openpgp::{Keyring, SignatureError},
+    rpm_md::{self, RpmSignatureError},
+};
+use std::{fs::File, io, path::Path, time::SystemTime};
+
+/// Why nobody vouches for a package.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum VerifyError {
+    /// It cannot be read.
+    #[error("the package cannot be read: {0}")]
+    Read(#[from] io::Error),
+    /// The index should have held a signature, or one should have lain beside the package.
+    #[error(
+        "there is no signature of the package, and the index is not signed either; to take it all the \
+         same, name its source with --allow-unverified"
+    )]
+    Missing,
+    /// A detached signature.
+    #[error("the package's signature: {0}")]
+    Detached(#[from] SignatureError),
+    /// One in an RPM.
+    #[error("the package's signature: {0}")]
+    Rpm(#[from] RpmSignatureError),
+}
+
+/// The fingerprint of the key that vouches for the package at `path`; `None`: nothing does, and that
+/// was allowed. `beside`: the signature that lay beside it.
+pub(super) fn verify(
+    path: &Path,
+    listing: &Listing,
+    beside: Option<&[u8]>,
+    now: SystemTime,
+) -> Result<Option<String>, VerifyError> {
+    let detached = |signature: Option<&[u8]>, keys: &Keyring| {
+        let signature = signature.ok_or(VerifyError::Missing)?;
+        Ok::<_, VerifyError>(keys.verify_detached(signature, File::open(path)?, now)?)
+    };
+    match &listing.trust {
+        Trust::Index { signed_by } => Ok(Some(signed_by.clone())),
+        Trust::Nothing => Ok(None),
+        Trust::Package(PackageSignature::Listed { keys }) => {
+            detached(listing.signature.as_deref(), keys).map(Some)
+        }
+        Trust::Package(PackageSignature::Beside { keys, .. }) => detached(beside, keys).map(Some),
+        Trust::Package(PackageSignature::Rpm { keys }) => {
+            Ok(Some(rpm_md::verify(File::open(path)?, keys, now)?))
+        }
+    }
+}
