@@ -25,7 +25,7 @@ Examples:
 
 Exit code: 0 there is a plan, 2 there is none (the listing says why), 1 error.")]
 pub(super) struct Args {
-    /// As `resolve` takes them: nf_tables.ko, vmlinux, a Debian package, the two that make a kernel,
+    /// As `resolve` takes them: nf_tables.ko, vmlinux, a package, the two that make a kernel,
     /// or an extract
     #[arg(required = true, num_args = 1..=2, value_name = "FILE")]
     files: Vec<PathBuf>,

@@ -16,7 +16,7 @@ Examples:
 
 Exit code: 0 done, 2 there is no such function in it, 1 error.")]
 pub(super) struct Args {
-    /// nf_tables.ko (plain, .xz, .zst, .gz), vmlinux, a Debian package, or the two that make a kernel
+    /// nf_tables.ko (plain, .xz, .zst, .gz), vmlinux, a package, or the two that make a kernel
     #[arg(required = true, num_args = 1..=2, value_name = "FILE")]
     files: Vec<PathBuf>,
     /// The kernel image that goes with a module

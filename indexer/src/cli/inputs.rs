@@ -5,7 +5,7 @@ use nfdrop_db::Reason;
 use nfdrop_indexer::{
     image::{Function, compress},
     kernel::{self, Files, NoFunction},
-    package::{KernelFiles, Limits, Wanted, kernel_files},
+    package::{Format, KernelFiles, Limits, PackageError, START, Wanted, unpack},
 };
 use std::{
     fs::File,
@@ -13,13 +13,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// How an ar archive, and so a .deb, begins.
-const AR: &[u8] = b"!<arch>\n";
-
 /// A kernel, or a part of one, that was given.
 pub(super) struct Input {
     /// The file, or the two packages, for messages.
     pub(super) name: String,
+    /// One or two.
+    pub(super) paths: Vec<PathBuf>,
     pub(super) content: Result<Content, NoFunction>,
 }
 
@@ -48,7 +47,7 @@ impl Content {
 #[derive(Default)]
 pub(super) struct Inputs {
     /// Packages that hold a part of a kernel.
-    parts: Vec<(String, KernelFiles)>,
+    parts: Vec<(PathBuf, KernelFiles)>,
 }
 
 impl Inputs {
@@ -64,36 +63,47 @@ impl Inputs {
                     reason: Reason::NoNfTables,
                     detail: "the package holds neither a kernel image nor an nf_tables module; \
                              from 6.19 on Debian's linux-image-* is empty: give linux-binary-* and \
-                             linux-modules-* together"
+                             linux-modules-* together, and of Fedora and its kin kernel-core and \
+                             kernel-modules-core"
                         .to_owned(),
                 }),
-                _ => return Ok(self.join(name, files)),
+                _ => return Ok(self.join(path, files)),
             },
         };
-        Ok(Some(Input { name, content }))
+        Ok(Some(Input { name, paths: vec![path.to_owned()], content }))
     }
 
-    fn join(&mut self, name: String, files: KernelFiles) -> Option<Input> {
-        let fits = |(_, other): &(String, KernelFiles)| {
+    fn join(&mut self, path: &Path, files: KernelFiles) -> Option<Input> {
+        let fits = |(_, other): &(PathBuf, KernelFiles)| {
             other.release == files.release && other.vmlinuz.is_some() != files.vmlinuz.is_some()
         };
         let Some(place) = self.parts.iter().position(fits) else {
-            self.parts.push((name, files));
+            self.parts.push((path.to_owned(), files));
             return None;
         };
-        let (other_name, other) = self.parts.remove(place);
+        let (other_path, other) = self.parts.remove(place);
+        let image_first = other.vmlinuz.is_some();
         let joined = KernelFiles {
             release: files.release,
             vmlinuz: files.vmlinuz.or(other.vmlinuz),
             nf_tables: files.nf_tables.or(other.nf_tables),
         };
-        let name = format!("{other_name} and {name}");
-        Some(Input { name, content: Ok(Content::Packages(joined)) })
+        let name = format!("{} and {}", other_path.display(), path.display());
+        // The image in front, as everywhere.
+        let mut paths = vec![other_path, path.to_owned()];
+        if !image_first {
+            paths.reverse();
+        }
+        Some(Input { name, paths, content: Ok(Content::Packages(joined)) })
     }
 
     /// The parts that stayed alone.
     pub(super) fn rest(self) -> impl Iterator<Item = Input> {
-        let input = |(name, files)| Input { name, content: Ok(Content::Packages(files)) };
+        let input = |(path, files): (PathBuf, KernelFiles)| Input {
+            name: path.display().to_string(),
+            paths: vec![path],
+            content: Ok(Content::Packages(files)),
+        };
         self.parts.into_iter().map(input)
     }
 }
@@ -144,14 +154,12 @@ fn read(path: &Path) -> anyhow::Result<Read> {
     let cannot = || format!("cannot read {}", path.display());
     let mut file = File::open(path).with_context(cannot)?;
     let mut bytes = Vec::new();
-    (&file).take(AR.len() as u64).read_to_end(&mut bytes).with_context(cannot)?;
-    if bytes == AR {
+    (&file).take(START).read_to_end(&mut bytes).with_context(cannot)?;
+    if Format::of(&bytes).is_some() {
         file.rewind().with_context(cannot)?;
-        let files = kernel_files(file, Wanted::Both, &Limits::default());
-        let refused = |error: nfdrop_indexer::package::DebError| NoFunction {
-            reason: error.reason(),
-            detail: error.to_string(),
-        };
+        let files = unpack(&file, Wanted::Both, &Limits::default());
+        let refused =
+            |error: PackageError| NoFunction { reason: error.reason(), detail: error.to_string() };
         return Ok(Read::Package(files.map_err(refused)));
     }
     // vmlinux of a debug package may be larger than what it is unpacked to elsewhere.

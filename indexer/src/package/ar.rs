@@ -3,7 +3,7 @@
 
 use std::io::{self, Read};
 
-const MAGIC: &[u8; 8] = b"!<arch>\n";
+pub(super) const MAGIC: &[u8; 8] = b"!<arch>\n";
 const HEADER: usize = 60;
 
 /// Reads members one after the other.

@@ -4,9 +4,10 @@
 use super::{
     ar::{ArError, ArReader},
     decoder::decoder,
-    members::{self, KernelFiles, Limits, MembersError, Wanted},
+    members::{KernelFiles, Limits, MembersError, Wanted},
     pick::{self, PickError},
     random::RandomAccess,
+    tarball,
 };
 use nfdrop_db::Reason;
 use std::io::{self, Read};
@@ -33,7 +34,7 @@ pub enum DebError {
     #[error("the Debian package has no data.tar")]
     NoData,
     /// A compression that is not known.
-    #[error("the Debian package has {0:?}, expected data.tar, .xz, .zst or .gz")]
+    #[error("the Debian package has {0:?}, expected data.tar, .xz, .zst, .gz, .bz2 or .lzma")]
     Compression(String),
     /// Something in `data.tar` is refused.
     #[error(transparent)]
@@ -53,7 +54,7 @@ pub fn kernel_files(
     wanted: Wanted,
     limits: &Limits,
 ) -> Result<KernelFiles, DebError> {
-    with_data(reader, |data| Ok(members::search(data, wanted, limits)?))
+    with_data(reader, |data| Ok(tarball::search(data, wanted, limits)?))
 }
 
 /// As [`kernel_files`], from what can be read from any place: only the parts that hold the files are
@@ -128,11 +129,17 @@ pub(super) mod tests {
 
     /// Builds tar archives that no tar program would write.
     #[derive(Default)]
-    struct Hostile(Vec<u8>);
+    pub(in super::super) struct Hostile(pub(in super::super) Vec<u8>);
 
     impl Hostile {
         /// A member with any name, type and claimed size.
-        fn entry(mut self, name: &str, kind: EntryType, size: u64, bytes: &[u8]) -> Self {
+        pub(in super::super) fn entry(
+            mut self,
+            name: &str,
+            kind: EntryType,
+            size: u64,
+            bytes: &[u8],
+        ) -> Self {
             let mut header = tar::Header::new_gnu();
             header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
             header.set_entry_type(kind);
@@ -145,11 +152,11 @@ pub(super) mod tests {
             self
         }
 
-        fn file(self, name: &str, bytes: &[u8]) -> Self {
+        pub(in super::super) fn file(self, name: &str, bytes: &[u8]) -> Self {
             self.entry(name, EntryType::Regular, bytes.len() as u64, bytes)
         }
 
-        fn tar(mut self) -> Vec<u8> {
+        pub(in super::super) fn tar(mut self) -> Vec<u8> {
             self.0.extend_from_slice(&[0; 1024]);
             self.0
         }
@@ -308,10 +315,10 @@ pub(super) mod tests {
             refused(b""),
         ];
         insta::assert_snapshot!(cases.join("\n"), @r#"
-        ./boot/vmlinuz-6.1.0-56-cloud-amd64 is not a regular file but of tar type '2'
-        ./boot/vmlinuz-6.1.0-56-cloud-amd64 is not a regular file but of tar type '1'
-        ./boot/vmlinuz-6.1.0-56-cloud-amd64 is not a regular file but of tar type '3'
-        ./boot/vmlinuz-6.1.0-56-cloud-amd64 is not a regular file but of tar type 'S'
+        ./boot/vmlinuz-6.1.0-56-cloud-amd64 is not a regular file but a symbolic link
+        ./boot/vmlinuz-6.1.0-56-cloud-amd64 is not a regular file but a hard link
+        ./boot/vmlinuz-6.1.0-56-cloud-amd64 is not a regular file but of type '3'
+        ./boot/vmlinuz-6.1.0-56-cloud-amd64 is not a regular file but of type 'S'
         the archive holds a second kernel image, boot/vmlinuz-6.1.0-56-cloud-amd64: which one the kernel uses is not known
         the archive holds files of two kernels, 6.1.0-56-cloud-amd64 and 7.3-amd64
         the archive has a member whose name is longer than 4096 bytes
@@ -322,7 +329,7 @@ pub(super) mod tests {
         ./boot/vmlinuz-6.1.0-56-cloud-amd64 has 1073741824 bytes, expected at most 50331648
         the archive cannot be read: size overflow
         the archive cannot be read: archive header checksum mismatch
-        the Debian package has "data.tar.lz4", expected data.tar, .xz, .zst or .gz
+        the Debian package has "data.tar.lz4", expected data.tar, .xz, .zst, .gz, .bz2 or .lzma
         the archive cannot be read: stream/file format not recognized
         the Debian package has no data.tar
         the Debian package has format "3.0\n", expected 2.x

@@ -27,6 +27,13 @@ pub(crate) fn decoder<'a>(
     Some(match suffix {
         "" => Ok(Box::new(reader)),
         ".xz" => xz_decoder(reader).map(|decoder| Box::new(decoder) as Box<dyn Read>),
+        ".lzma" => liblzma::stream::Stream::new_lzma_decoder(XZ_MEMORY)
+            .map_err(io::Error::from)
+            .map(|stream| {
+                let reader = BufReader::with_capacity(INPUT, reader);
+                Box::new(liblzma::bufread::XzDecoder::new_stream(reader, stream)) as Box<dyn Read>
+            }),
+        ".bz2" => Ok(Box::new(bzip2::read::MultiBzDecoder::new(reader))),
         ".gz" => Ok(Box::new(flate2::read::MultiGzDecoder::new(reader))),
         ".zst" => zstd::stream::read::Decoder::new(reader).and_then(|mut decoder| {
             decoder.window_log_max(ZSTD_WINDOW_LOG)?;

@@ -16,6 +16,7 @@ pub mod date;
 pub mod kernel;
 pub mod keys;
 pub mod openpgp;
+pub mod rpm_md;
 pub mod version;
 
 use crate::fetch::{DownloadReporter, FetchError, Fetcher};

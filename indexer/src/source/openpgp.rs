@@ -1,4 +1,5 @@
-//! Clear-signed files (InRelease) against the keys apt trusts.
+//! Clear-signed files (InRelease) and detached signatures (repomd.xml.asc, those in rpms) against the
+//! keys that are trusted.
 //!
 //! One good signature by a known, valid key is enough, as for apt: Debian signs with several keys
 //! so that older and newer machines each know one. Valid means valid when the signature was made
@@ -14,17 +15,22 @@ use sequoia_openpgp::{
     parse::{
         Parse as _,
         stream::{
-            GoodChecksum, MessageLayer, MessageStructure, VerificationError, VerificationHelper,
-            VerifierBuilder,
+            DetachedVerifierBuilder, GoodChecksum, MessageLayer, MessageStructure,
+            VerificationError, VerificationHelper, VerifierBuilder,
         },
     },
     policy::StandardPolicy,
     types::RevocationStatus,
 };
-use std::{io::Read as _, time::SystemTime};
+use std::{
+    io::{self, Read},
+    time::SystemTime,
+};
 
 /// Longest message looked at, in bytes. Debian's largest InRelease is below 1 MiB.
 pub const MAX_MESSAGE: usize = 16 << 20;
+/// Longest detached signature looked at, in bytes: a few hundred a key.
+pub const MAX_SIGNATURE: usize = 1 << 20;
 
 /// The keys whose signatures count.
 #[derive(Debug, Clone, Default)]
@@ -45,16 +51,21 @@ pub struct Signed {
 /// Why a message is not trusted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SignatureError {
-    /// Longer than [`MAX_MESSAGE`].
-    #[error("a signed file has at most {max} bytes, found {found}", max = MAX_MESSAGE)]
+    /// Longer than [`MAX_MESSAGE`] or [`MAX_SIGNATURE`].
+    #[error("a signed file or signature has at most {max} bytes, found {found}")]
     TooLong {
         /// Bytes found.
         found: usize,
+        /// The limit.
+        max: usize,
     },
-    /// Not clear-signed.
-    #[error("the file has no OpenPGP clear signature")]
+    /// Not signed.
+    #[error("the file has no OpenPGP signature")]
     NoSignature,
-    /// Clear-signed in form only.
+    /// What was signed cannot be read.
+    #[error("what is signed cannot be read: {0}")]
+    Read(String),
+    /// Signed in form only.
     #[error("the OpenPGP message is malformed: {0}")]
     Malformed(String),
     /// No key of the keyring made any of the signatures.
@@ -140,7 +151,7 @@ impl Keyring {
     pub fn verify(&self, message: &[u8], now: SystemTime) -> Result<Signed, SignatureError> {
         const BEGIN: &[u8] = b"-----BEGIN PGP SIGNED MESSAGE-----";
         if message.len() > MAX_MESSAGE {
-            return Err(SignatureError::TooLong { found: message.len() });
+            return Err(SignatureError::TooLong { found: message.len(), max: MAX_MESSAGE });
         }
         // Other kinds of OpenPGP messages would be understood below but are not what apt reads.
         if !message.starts_with(BEGIN) {
@@ -159,6 +170,49 @@ impl Keyring {
             (Err(error), _) => Err(SignatureError::Malformed(error.to_string())),
             (Ok(_), None) => Err(SignatureError::NoSignature),
         }
+    }
+
+    /// The certificate, by its fingerprint in upper-case hex, whose key made a good signature of all
+    /// that `data` has, if it holds at `now`. The signature may be armored, and may be several one
+    /// after the other, of which one good one is enough.
+    pub fn verify_detached(
+        &self,
+        signature: &[u8],
+        data: impl Read + Send + Sync,
+        now: SystemTime,
+    ) -> Result<String, SignatureError> {
+        if signature.len() > MAX_SIGNATURE {
+            return Err(SignatureError::TooLong { found: signature.len(), max: MAX_SIGNATURE });
+        }
+        let policy = StandardPolicy::at(now);
+        let (mut outcome, mut failure) = (None, None);
+        let helper = Helper { keyring: self, policy: &policy, now, outcome: &mut outcome };
+        let data = Watched { reader: data, failure: &mut failure };
+        let read = DetachedVerifierBuilder::from_bytes(signature)
+            .and_then(|builder| builder.with_policy(&policy, now, helper))
+            .and_then(|mut verifier| verifier.verify_reader(data));
+        match (read, outcome) {
+            _ if failure.is_some() => Err(SignatureError::Read(failure.unwrap_or_default())),
+            (_, Some(outcome)) => outcome,
+            (Err(error), None) => Err(SignatureError::Malformed(error.to_string())),
+            (Ok(()), None) => Err(SignatureError::NoSignature),
+        }
+    }
+}
+
+/// Keeps what is wrong with a file, which the library takes for a malformed message.
+struct Watched<'a, R> {
+    reader: R,
+    failure: &'a mut Option<String>,
+}
+
+impl<R: Read> Read for Watched<'_, R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        self.reader.read(out).inspect_err(|error| {
+            if error.kind() != io::ErrorKind::Interrupted {
+                *self.failure = Some(error.to_string());
+            }
+        })
     }
 }
 
@@ -353,6 +407,73 @@ pub(crate) mod tests {
         signer.write_all(text.as_bytes()).unwrap();
         signer.finalize().unwrap();
         message
+    }
+
+    /// A binary detached signature by all of these keys.
+    pub(crate) fn sign_detached(
+        data: &[u8],
+        certs: &[&Cert],
+        when: SystemTime,
+        hash: HashAlgorithm,
+    ) -> Vec<u8> {
+        let policy = StandardPolicy::at(when);
+        let mut message = Vec::new();
+        for cert in certs {
+            let keys = cert.keys().unencrypted_secret().with_policy(&policy, when);
+            let key = keys.supported().for_signing().next().unwrap();
+            let pair = key.key().clone().into_keypair().unwrap();
+            let signer = Signer::new(Message::new(&mut message), pair).unwrap();
+            let signer = signer.detached().creation_time(when).hash_algo(hash).unwrap();
+            let mut signer = signer.build().unwrap();
+            signer.write_all(data).unwrap();
+            signer.finalize().unwrap();
+        }
+        message
+    }
+
+    struct Broken;
+
+    impl Read for Broken {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            Err(io::Error::other("broken"))
+        }
+    }
+
+    #[test]
+    fn detached_signatures_are_told_apart() {
+        let (cert, other) = (key(1000), key(1000));
+        let good = sign_detached(b"data", &[&cert], at(-1), HashAlgorithm::SHA256);
+        let keyring = keyring(&[&cert]);
+        let verify =
+            |signature: &[u8], data: &[u8], day| keyring.verify_detached(signature, data, at(day));
+        assert_eq!(verify(&good, b"data", 0), Ok(cert.fingerprint().to_hex()));
+        let both = sign_detached(b"data", &[&other, &cert], at(-1), HashAlgorithm::SHA512);
+        assert_eq!(verify(&both, b"data", 0), Ok(cert.fingerprint().to_hex()));
+        let weak = sign_detached(b"data", &[&cert], at(-1), HashAlgorithm::SHA1);
+        let unknown = sign_detached(b"data", &[&other], at(-1), HashAlgorithm::SHA512);
+        let expected = |error: &SignatureError| match error {
+            SignatureError::Bad { .. } => "bad",
+            SignatureError::Weak { .. } => "weak",
+            SignatureError::Expired { .. } => "expired",
+            SignatureError::UnknownKey { .. } => "unknown",
+            SignatureError::Malformed(_) | SignatureError::NoSignature => "none",
+            SignatureError::TooLong { .. } => "long",
+            _ => "other",
+        };
+        for (case, signature, data, day) in [
+            ("bad", &good[..], &b"date"[..], 0),
+            ("weak", &weak, b"data", 0),
+            ("expired", &good, b"data", 2000),
+            ("unknown", &unknown, b"data", 0),
+            ("none", b"", b"data", 0),
+            ("none", b"no signature", b"data", 0),
+            ("long", &vec![0; MAX_SIGNATURE + 1], b"data", 0),
+        ] {
+            let error = verify(signature, data, day).unwrap_err();
+            assert_eq!(expected(&error), case, "{error}");
+        }
+        let broken = keyring.verify_detached(&good, Broken, at(0));
+        assert_eq!(broken, Err(SignatureError::Read("broken".to_owned())));
     }
 
     pub(crate) fn sign(text: &str, certs: &[&Cert]) -> Vec<u8> {

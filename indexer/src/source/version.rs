@@ -9,6 +9,8 @@ use std::{cmp::Ordering, fmt};
 enum Order {
     /// dpkg's, Debian Policy 5.6.12.
     Dpkg,
+    /// rpm's, rpm-version(7).
+    Rpm,
 }
 
 /// A package version, `[epoch:]upstream[-revision]`. Equality and order are the package manager's: for
@@ -24,6 +26,11 @@ impl Version {
     /// A version in dpkg's order.
     pub fn dpkg(text: impl Into<String>) -> Self {
         Self { order: Order::Dpkg, text: text.into() }
+    }
+
+    /// A version in rpm's order, `[epoch:]version-release`.
+    pub fn rpm(text: impl Into<String>) -> Self {
+        Self { order: Order::Rpm, text: text.into() }
     }
 
     /// As it was written.
@@ -50,6 +57,8 @@ impl Ord for Version {
         let (left, right) = (self.parts(), other.parts());
         let compare = match (self.order, other.order) {
             (Order::Dpkg, Order::Dpkg) => dpkg,
+            (Order::Rpm, Order::Rpm) => rpm,
+            (own, other) => return own.cmp(&other),
         };
         compare(left.0, right.0)
             .then_with(|| compare(left.1, right.1))
@@ -109,6 +118,50 @@ fn dpkg(left: &str, right: &str) -> Ordering {
         (left, right) = (left_rest, right_rest);
     }
     Ordering::Equal
+}
+
+/// Compares one part as rpm does: in turns runs of digits or letters, whatever stands between them.
+/// A number comes after letters, `~` before the end of the part and `^` behind it, but before all else.
+fn rpm(left: &str, right: &str) -> Ordering {
+    let (mut left, mut right) = (left.as_bytes(), right.as_bytes());
+    let counts = |c: &u8| c.is_ascii_alphanumeric() || matches!(c, b'~' | b'^');
+    let skip = |text: &'_ [u8]| text.iter().position(counts).unwrap_or(text.len());
+    loop {
+        left = &left[skip(left)..];
+        right = &right[skip(right)..];
+        match (left.first(), right.first()) {
+            (Some(b'~'), Some(b'~')) | (Some(b'^'), Some(b'^')) => {
+                (left, right) = (&left[1..], &right[1..]);
+                continue;
+            }
+            (Some(b'~'), _) | (None, Some(b'^')) => return Ordering::Less,
+            (_, Some(b'~')) | (Some(b'^'), None) => return Ordering::Greater,
+            (None, None) => return Ordering::Equal,
+            (Some(b'^') | None, Some(_)) => return Ordering::Less,
+            (Some(_), Some(b'^') | None) => return Ordering::Greater,
+            (Some(_), Some(_)) => {}
+        }
+        let order = match (left[0].is_ascii_digit(), right[0].is_ascii_digit()) {
+            (true, true) => {
+                let ((one, left_rest), (two, right_rest)) = (number(left), number(right));
+                (left, right) = (left_rest, right_rest);
+                one.len().cmp(&two.len()).then(one.cmp(two))
+            }
+            (false, false) => {
+                let letters = |text: &[u8]| {
+                    text.iter().position(|c| !c.is_ascii_alphabetic()).unwrap_or(text.len())
+                };
+                let (one, left_rest) = left.split_at(letters(left));
+                let (two, right_rest) = right.split_at(letters(right));
+                (left, right) = (left_rest, right_rest);
+                one.cmp(two)
+            }
+            (digits, _) => return if digits { Ordering::Greater } else { Ordering::Less },
+        };
+        if order.is_ne() {
+            return order;
+        }
+    }
 }
 
 /// The digits that `text` begins with, without leading zeros, and the rest.
@@ -174,7 +227,59 @@ mod tests {
         assert_eq!(cmp("1-18446744073709551616", "1-18446744073709551615"), Ordering::Greater);
     }
 
+    fn cmp_rpm(left: &str, right: &str) -> Ordering {
+        Version::rpm(left).cmp(&Version::rpm(right))
+    }
+
+    #[test]
+    fn orders_as_rpm_does() {
+        // Each is less than the next.
+        let ascending = [
+            "1.0~rc1~git1-1",
+            "1.0~rc1-1",
+            "1.0-1",
+            "1.0^",
+            "1.0^20160101~pre-1",
+            "1.0^20160101-1",
+            "1.0^20160102-1",
+            "1.0a-1",
+            "1.0.1-1",
+            "1.5.ff-1",
+            "1.5.10-1",
+            "4.18.0-553.5.1.el8_10",
+            "4.18.0-553.16.1.el8_10",
+            "5.14.0-70.el9",
+            "5.14.0-427.13.1.el9_4",
+            "5.15.0-204.147.6.2.el9uek",
+            "6.4.0-150600.21.2",
+            "6.8.5-301.fc40",
+            "6.8.10-300.fc40",
+            "6.12.0~rc1-1.fc42",
+            "6.12.0-1.fc42",
+            "1:0.1-1",
+        ];
+        for (at, left) in ascending.iter().enumerate() {
+            for (other, right) in ascending.iter().enumerate() {
+                assert_eq!(cmp_rpm(left, right), at.cmp(&other), "{left} {right}");
+            }
+        }
+        for (left, right) in [("1.0", "1_0"), ("0:1.0-1", "1.0-1"), ("1.01", "1.1"), ("1.", "1")] {
+            assert_eq!(Version::rpm(left), Version::rpm(right), "{left} {right}");
+        }
+        // Of different orders: never equal, and the same way about for all.
+        assert_ne!(Version::rpm("1"), Version::dpkg("1"));
+    }
+
     proptest! {
+        #[test]
+        fn rpms_is_a_total_order(a in "[0-9a-c.~^:-]{0,8}", b in "[0-9a-c.~^:-]{0,8}", c in "[0-9a-c.~^:-]{0,8}") {
+            prop_assert_eq!(cmp_rpm(&a, &b), cmp_rpm(&b, &a).reverse());
+            prop_assert_eq!(cmp_rpm(&a, &a), Ordering::Equal);
+            if cmp_rpm(&a, &b).is_le() && cmp_rpm(&b, &c).is_le() {
+                prop_assert!(cmp_rpm(&a, &c).is_le());
+            }
+        }
+
         #[test]
         fn is_a_total_order(a in "[0-9a-c.~+:-]{0,8}", b in "[0-9a-c.~+:-]{0,8}", c in "[0-9a-c.~+:-]{0,8}") {
             prop_assert_eq!(cmp(&a, &b), cmp(&b, &a).reverse());

@@ -20,8 +20,9 @@ use super::{
     ar::{ArError, ArReader},
     deb,
     decoder::decoder,
-    members::{self, KernelFile, KernelFiles, Limits, MembersError, Wanted, kernel_file},
+    members::{KernelFile, KernelFiles, Limits, MembersError, Wanted, kernel_file},
     random::RandomAccess,
+    tarball,
     xz::{Block, Blocks},
 };
 use md5::{Digest as _, Md5};
@@ -192,7 +193,8 @@ fn targets(sums: &str, wanted: Wanted) -> Result<Vec<Target>, Shape> {
         let kind = match kernel_file(path) {
             Some((KernelFile::Vmlinuz, _)) => Wanted::Vmlinuz,
             Some((KernelFile::NfTables(_), _)) => Wanted::NfTables,
-            None => continue,
+            // Debian's have none.
+            Some((KernelFile::Vmlinux, _)) | None => continue,
         };
         let Some(slot) = kinds.iter().position(|other| *other == kind) else { continue };
         let md5 = nfdrop_db::hex::decode(sum).and_then(|sum| sum.try_into().ok());
@@ -208,12 +210,16 @@ impl Target {
     /// Whether this is among the files, with the listed content.
     fn is(&self, files: &KernelFiles) -> bool {
         let bytes = match (kernel_file(&self.path), &files.release) {
-            (Some((_, listed)), Some(release)) if listed != release => None,
+            (Some((_, listed)), Some(release))
+                if listed.is_some_and(|listed| listed != release) =>
+            {
+                None
+            }
             (Some((KernelFile::NfTables(name), _)), _) => {
                 files.nf_tables.as_ref().filter(|file| file.name == name).map(|file| &file.bytes)
             }
             (Some((KernelFile::Vmlinuz, _)), _) => files.vmlinuz.as_ref(),
-            (None, _) => None,
+            (Some((KernelFile::Vmlinux, _)) | None, _) => None,
         };
         bytes.is_some_and(|bytes| Md5::digest(bytes)[..] == self.md5)
     }
@@ -257,7 +263,7 @@ impl Place {
     ) -> Result<KernelFiles, PickError> {
         let mut reader = blocks.from(self.block)?;
         io::copy(&mut reader.by_ref().take(self.skip), &mut io::sink())?;
-        members::search(reader, wanted, limits).map_err(|error| match error {
+        tarball::search(reader, wanted, limits).map_err(|error| match error {
             MembersError::Read(error) => error.into(),
             // Reading all of it will say so again, or something else.
             _ => Shape::Other.into(),

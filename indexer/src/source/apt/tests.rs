@@ -146,7 +146,7 @@ async fn a_suite_that_fails_is_named_and_the_others_are_read() {
     bookworm: 1
     trixie: verification_failed BASE/dists/trixie/InRelease is signed for bookworm, expected trixie
     forky: verification_failed BASE/dists/forky/InRelease: signed by unknown keys only: KEY; expected one of 1 known keys
-    sid: verification_failed BASE/dists/sid/InRelease: the file has no OpenPGP clear signature
+    sid: verification_failed BASE/dists/sid/InRelease: the file has no OpenPGP signature
     "#);
     assert_eq!(outcomes.len(), 5 * 4 + 2);
 }
