@@ -69,6 +69,10 @@ pub(super) struct Args {
     /// Keys that --mirror's indices are signed with [default: those of the catalogue]
     #[arg(long, value_name = "FILE", requires = "mirrors")]
     keyring: Option<PathBuf>,
+    /// Fetch only the parts of packages that are needed; nobody compares their hashes then, and
+    /// provenance says so
+    #[arg(long)]
+    partial: bool,
     /// Take what this source lists though nothing vouches for it; provenance says so
     #[arg(long = "allow-unverified", value_name = "SOURCE")]
     unverified: Vec<String>,
@@ -152,6 +156,7 @@ async fn crawl(args: Args, progress: &Arc<Progress>) -> anyhow::Result<u8> {
         fetcher,
         store,
         jobs: jobs.map_or(1, NonZeroUsize::get),
+        partial: args.partial,
         reporter: Arc::clone(progress) as Arc<dyn CrawlReporter>,
     };
     let stop = async {

@@ -2,8 +2,10 @@
 //! else the package's own signature is checked here, before anything in it is looked at.
 
 use crate::source::{
-    kernel::{Listing, PackageSignature, Trust},
+    apk,
+    kernel::{Listing, PackageRef, PackageSignature, Trust},
     openpgp::{Keyring, SignatureError},
+    pacman::{self, IdentityError},
     rpm_md::{self, RpmSignatureError},
 };
 use std::{fs::File, io, path::Path, time::SystemTime};
@@ -23,6 +25,12 @@ pub(super) enum VerifyError {
     /// A detached signature.
     #[error("the package's signature: {0}")]
     Detached(#[from] SignatureError),
+    /// It is another one than the index lists.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// An .apk.
+    #[error(transparent)]
+    Apk(#[from] apk::CheckError),
     /// One in an RPM.
     #[error("the package's signature: {0}")]
     Rpm(#[from] RpmSignatureError),
@@ -32,6 +40,7 @@ pub(super) enum VerifyError {
 /// was allowed. `beside`: the signature that lay beside it.
 pub(super) fn verify(
     path: &Path,
+    package: &PackageRef,
     listing: &Listing,
     beside: Option<&[u8]>,
     now: SystemTime,
@@ -40,15 +49,23 @@ pub(super) fn verify(
         let signature = signature.ok_or(VerifyError::Missing)?;
         Ok::<_, VerifyError>(keys.verify_detached(signature, File::open(path)?, now)?)
     };
-    match &listing.trust {
-        Trust::Index { signed_by } => Ok(Some(signed_by.clone())),
-        Trust::Nothing => Ok(None),
+    let signed_by = match &listing.trust {
+        Trust::Index { signed_by } => return Ok(Some(signed_by.clone())),
+        Trust::Nothing => return Ok(None),
         Trust::Package(PackageSignature::Listed { keys }) => {
-            detached(listing.signature.as_deref(), keys).map(Some)
+            detached(listing.signature.as_deref(), keys)?
         }
-        Trust::Package(PackageSignature::Beside { keys, .. }) => detached(beside, keys).map(Some),
+        Trust::Package(PackageSignature::Beside { keys, .. }) => detached(beside, keys)?,
+        Trust::Package(PackageSignature::Apk { signed_by, keys }) => {
+            let control = listing.signature.as_deref().ok_or(VerifyError::Missing)?;
+            apk::check(File::open(path)?, package, control, keys)?;
+            return Ok(Some(signed_by.clone()));
+        }
         Trust::Package(PackageSignature::Rpm { keys }) => {
-            Ok(Some(rpm_md::verify(File::open(path)?, keys, now)?))
+            return Ok(Some(rpm_md::verify(File::open(path)?, keys, now)?));
         }
-    }
+    };
+    // The key signed many packages.
+    pacman::check_identity(File::open(path)?, package)?;
+    Ok(Some(signed_by))
 }

@@ -2,10 +2,10 @@
 
 use super::verify::verify;
 use crate::{
-    fetch::{Download, DownloadReporter, FetchError, Fetcher},
+    fetch::{Download, DownloadReporter, FetchError, Fetcher, Remote},
     image::function::ObjectKind,
     kernel::{Analysis, Bodies, Files, analyse, object_name},
-    package::{self, Limits, PackageError, Wanted},
+    package::{self, KernelFiles, Limits, PackageError, Wanted},
     resolve::ANALYZER,
     source::{
         kernel::{KernelSet, Listing, PackageRef, PackageSet, PackageSignature, Trust},
@@ -13,7 +13,7 @@ use crate::{
     },
 };
 use nfdrop_db::{
-    Reason, Store,
+    Reason, Store, hex,
     store::{BodyOutcome, Build},
 };
 use std::{
@@ -32,7 +32,12 @@ pub(super) struct Worker {
     pub(super) pool: rayon::ThreadPool,
     /// The time signatures have to hold at.
     pub(super) now: SystemTime,
+    /// Whether only the needed parts of packages are fetched where that is possible.
+    pub(super) partial: bool,
 }
+
+/// Most bytes of a package whose size no index tells; the largest kernel packages have 200 MB.
+const MAX_PACKAGE: u64 = 1 << 30;
 
 /// What became of a kernel, to be stored.
 pub(super) enum Worked {
@@ -51,14 +56,21 @@ pub(super) struct Built {
 
 /// A package that was fetched.
 struct Fetched {
-    name: String,
-    path: PathBuf,
+    package: Arc<PackageRef>,
+    content: Content,
     sha256: [u8; 32],
-    transport_only: bool,
     /// Where it was found.
     listing: Listing,
     /// The signature beside it, where one has to be there.
     signature: Option<Vec<u8>>,
+}
+
+/// What there is of a package.
+enum Content {
+    /// All of it, in the cache.
+    Whole(PathBuf),
+    /// The files that were wanted, of the parts they are in.
+    Picked(KernelFiles),
 }
 
 /// A package that was fetched and checked.
@@ -83,11 +95,12 @@ impl Worker {
             return Worked::Internal("incomplete packages need no work".to_owned());
         };
         let fetched = match modules {
-            None => self.fetch(image, reporter).await.map(|image| vec![image]),
-            Some(modules) => {
-                tokio::try_join!(self.fetch(image, reporter), self.fetch(modules, reporter))
-                    .map(|(image, modules)| vec![image, modules])
-            }
+            None => self.fetch(image, Wanted::Both, reporter).await.map(|image| vec![image]),
+            Some(modules) => tokio::try_join!(
+                self.fetch(image, Wanted::Vmlinuz, reporter),
+                self.fetch(modules, Wanted::NfTables, reporter)
+            )
+            .map(|(image, modules)| vec![image, modules]),
         };
         let packages = match fetched {
             Ok(packages) => packages,
@@ -104,21 +117,33 @@ impl Worker {
     }
 
     fn analyse(&self, fetched: Vec<Fetched>) -> Worked {
-        let modules = fetched.get(1).map(|package| package.path.clone());
-        let image = fetched[0].path.clone();
         let mut packages = Vec::new();
-        for Fetched { name, path, sha256, transport_only, listing, signature } in fetched {
-            match verify(&path, &listing, signature.as_deref(), self.now) {
-                Ok(signed_by) => {
-                    packages.push(Checked { name, sha256, signed_by, transport_only });
+        let mut contents = Vec::new();
+        for Fetched { package, content, sha256, listing, signature } in fetched {
+            let (signed_by, transport_only) = match &content {
+                Content::Whole(path) => {
+                    match verify(path, &package, &listing, signature.as_deref(), self.now) {
+                        Ok(signed_by) => (signed_by, false),
+                        Err(error) => {
+                            let detail = format!("{}: {error}", listing.url);
+                            return Worked::Failed(Reason::VerificationFailed, detail);
+                        }
+                    }
                 }
-                Err(error) => {
-                    let detail = format!("{}: {error}", listing.url);
-                    return Worked::Failed(Reason::VerificationFailed, detail);
-                }
-            }
+                Content::Picked(_) => match listing.trust {
+                    Trust::Index { signed_by } => (Some(signed_by), true),
+                    Trust::Package(_) | Trust::Nothing => (None, true),
+                },
+            };
+            packages.push(Checked {
+                name: package.name.clone(),
+                sha256,
+                signed_by,
+                transport_only,
+            });
+            contents.push(content);
         }
-        let unpacked = match unpack(&image, modules.as_deref()) {
+        let unpacked = match unpack_all(contents) {
             Ok(unpacked) => unpacked,
             Err(error) => return Worked::Failed(error.reason(), error.to_string()),
         };
@@ -133,42 +158,73 @@ impl Worker {
     /// Fetches a package from the first suite's archive that has it.
     async fn fetch(
         &self,
-        package: &PackageRef,
+        package: &Arc<PackageRef>,
+        wanted: Wanted,
         reporter: &dyn DownloadReporter,
     ) -> Result<Fetched, FetchError> {
-        let (Some(size), Some(sha256)) = (package.size, package.sha256) else {
-            let url = package.listings.first().map_or(&package.name, |listing| &listing.url);
-            let detail = "no index says which size and SHA-256 it has".to_owned();
-            return Err(FetchError::Url { url: url.clone(), detail });
-        };
         let mut missing = None;
         let mut last = None;
         for listing in &package.listings {
             if last.replace(&listing.url) == Some(&listing.url) {
                 continue;
             }
-            let download = Download { url: listing.url.clone(), size, sha256 };
-            match self.fetcher.verified(&download, reporter).await {
+            match self.fetch_at(package, listing, wanted, reporter).await {
                 Err(error) if error.is_not_found() => missing = missing.or(Some(error)),
-                Err(error) => return Err(error),
-                Ok(path) => {
-                    let signature = match &listing.trust {
-                        Trust::Package(PackageSignature::Beside { suffix, .. }) => {
-                            let url = format!("{}{suffix}", listing.url);
-                            Some(self.fetcher.small(&url, MAX_SIGNATURE).await?)
-                        }
-                        _ => None,
-                    };
-                    let (name, listing) = (package.name.clone(), listing.clone());
-                    let transport_only = false;
-                    return Ok(Fetched { name, path, sha256, transport_only, listing, signature });
-                }
+                fetched => return fetched,
             }
         }
         Err(missing.unwrap_or_else(|| FetchError::Url {
             url: package.name.clone(),
             detail: "no index says where it is".to_owned(),
         }))
+    }
+
+    async fn fetch_at(
+        &self,
+        package: &Arc<PackageRef>,
+        listing: &Listing,
+        wanted: Wanted,
+        reporter: &dyn DownloadReporter,
+    ) -> Result<Fetched, FetchError> {
+        let signature = match &listing.trust {
+            Trust::Package(PackageSignature::Beside { suffix, .. }) => {
+                let url = format!("{}{suffix}", listing.url);
+                Some(self.fetcher.small(&url, MAX_SIGNATURE).await?)
+            }
+            _ => None,
+        };
+        let (package, listing) = (Arc::clone(package), listing.clone());
+        let (content, sha256) = match (package.size, package.sha256) {
+            (Some(size), Some(sha256)) => {
+                let download = Download { url: listing.url.clone(), size, sha256 };
+                // A signature in a package covers all of it.
+                let vouched = !matches!(listing.trust, Trust::Package(_));
+                let picked = if self.partial && vouched {
+                    let pick = move |remote: &Remote| {
+                        package::pick_kernel_files(remote, wanted, &Limits::default()).ok()
+                    };
+                    self.fetcher.parts(&download, reporter, pick).await?
+                } else {
+                    None
+                };
+                let content = match picked {
+                    Some(files) => Content::Picked(files),
+                    None => Content::Whole(self.fetcher.verified(&download, reporter).await?),
+                };
+                (content, sha256)
+            }
+            (size, listed) => {
+                let max = size.unwrap_or(MAX_PACKAGE);
+                let fetched = self.fetcher.unverified(&listing.url, max, reporter).await?;
+                if let Some(listed) = listed.filter(|listed| *listed != fetched.sha256) {
+                    let (expected, found) = (hex::encode(&listed), hex::encode(&fetched.sha256));
+                    let url = listing.url;
+                    return Err(FetchError::HashMismatch { url, expected, found });
+                }
+                (Content::Whole(fetched.path), fetched.sha256)
+            }
+        };
+        Ok(Fetched { package, content, sha256, listing, signature })
     }
 }
 
@@ -246,24 +302,34 @@ impl UnpackError {
 
 /// Takes the kernel files out of a package, or of two: `modules` is `None` where `image` holds both.
 pub fn unpack(image: &Path, modules: Option<&Path>) -> Result<Unpacked, UnpackError> {
-    let take = |path: &Path, wanted| {
-        let file = File::open(path).map_err(PackageError::Read)?;
-        package::unpack(&file, wanted, &Limits::default())
+    let paths = [Some(image), modules].into_iter().flatten();
+    unpack_all(paths.map(|path| Content::Whole(path.to_owned())).collect())
+}
+
+fn unpack_all(contents: Vec<Content>) -> Result<Unpacked, UnpackError> {
+    let wanted: &[Wanted] = match contents.len() {
+        1 => &[Wanted::Both],
+        _ => &[Wanted::Vmlinuz, Wanted::NfTables],
     };
-    let Some(modules) = modules else {
-        let files = take(image, Wanted::Both)?;
-        let nf_tables = files.nf_tables.map(|file| file.bytes);
-        return Ok(Unpacked { release: files.release, vmlinuz: files.vmlinuz, nf_tables });
-    };
-    let image = take(image, Wanted::Vmlinuz)?;
-    let modules = take(modules, Wanted::NfTables)?;
-    if let (Some(image), Some(modules)) = (&image.release, &modules.release)
-        && image != modules
-    {
-        let (image, modules) = (image.clone(), modules.clone());
-        return Err(UnpackError::Releases { image, modules });
+    let mut unpacked = Unpacked::default();
+    for (content, wanted) in contents.into_iter().zip(wanted) {
+        let files = match content {
+            Content::Picked(files) => files,
+            Content::Whole(path) => {
+                let file = File::open(path).map_err(PackageError::Read)?;
+                package::unpack(&file, *wanted, &Limits::default())?
+            }
+        };
+        match (&unpacked.release, files.release) {
+            (Some(image), Some(modules)) if *image != modules => {
+                let image = image.clone();
+                return Err(UnpackError::Releases { image, modules });
+            }
+            (_, Some(release)) => unpacked.release = Some(release),
+            (_, None) => {}
+        }
+        unpacked.vmlinuz = files.vmlinuz.or(unpacked.vmlinuz);
+        unpacked.nf_tables = files.nf_tables.map(|file| file.bytes).or(unpacked.nf_tables);
     }
-    let nf_tables = modules.nf_tables.map(|file| file.bytes);
-    let release = modules.release.or(image.release);
-    Ok(Unpacked { release, vmlinuz: image.vmlinuz, nf_tables })
+    Ok(unpacked)
 }

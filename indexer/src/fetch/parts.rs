@@ -81,8 +81,8 @@ impl Fetcher {
         let Some((head, Some(validator))) = self.part(&url, range, size, None).await? else {
             return Ok(None);
         };
-        let fetched = AtomicU64::new(head.len() as u64);
-        let (fetcher, runtime) = (self.clone(), Handle::current());
+        let (fetched, runtime) = (AtomicU64::new(head.len() as u64), Handle::current());
+        let fetcher = self.clone();
         Ok(Some(Remote { fetcher, runtime, url, size, validator, head, fetched }))
     }
 
