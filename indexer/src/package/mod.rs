@@ -15,4 +15,4 @@ pub use deb::{DebError, kernel_files, with_data};
 pub use members::{KernelFiles, Kind, Limits, MembersError, NamedBytes, Wanted};
 
 #[cfg(feature = "crawl")]
-pub(crate) use decoder::xz_decoder;
+pub(crate) use decoder::{decoder, suffix_of, xz_decoder};

@@ -39,6 +39,8 @@ use tokio::task::JoinSet;
 pub enum Kind {
     /// Debian, Ubuntu.
     Apt,
+    /// Fedora, Red Hat and its kin, SUSE, Amazon, Azure Linux, Photon.
+    RpmMd,
 }
 
 /// A repository to read: one suite of one distribution.
@@ -165,6 +167,7 @@ impl Reader {
         for url in &repository.urls {
             let read = match repository.kind {
                 Kind::Apt => apt::read_suite(self, repository, url).await,
+                Kind::RpmMd => rpm_md::read_suite(self, repository, url).await,
             };
             match read {
                 Ok(Some(suite)) => return Ok(Some(suite)),
@@ -217,6 +220,7 @@ pub fn kernels(outcomes: &[SuiteOutcome]) -> Vec<KernelSet> {
         let indices: Vec<SuiteIndex> = suites.map(|suite| suite.index.clone()).collect();
         kernels.extend(match kind {
             Kind::Apt => apt::debian::kernels(distro, arch, &indices),
+            Kind::RpmMd => rpm_md::kernels::kernels(distro, arch, &indices),
         });
     }
     kernels
