@@ -28,6 +28,9 @@ pub struct Provenance {
     pub signed_by: Option<String>,
     /// Of the kernel image of the same package set.
     pub vmlinux_build_id: Option<BuildId>,
+    /// Whether only parts of the package were fetched, so that nobody has compared its hash.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub transport_only: bool,
     /// Seconds since 1970 at which this entry was first stored.
     pub indexed_at: u64,
 }

@@ -80,7 +80,13 @@ pub fn kernel(record: Record, release: &str) -> crate::store::KernelOutcome {
             version: "6.12.117-1".to_owned(),
             arch: "amd64".to_owned(),
             signed_by: Some("B8B80B5B623EAB6AD8775C45B7C5D7D6350947F8".to_owned()),
-            packages: vec![Package { name: name.clone(), url, sha256 }],
+            packages: vec![Package {
+                name: name.clone(),
+                url,
+                sha256: Some(sha256),
+                by_hash: true,
+                transport_only: false,
+            }],
         },
         outcome: Outcome::Build(Box::new(Build {
             record,

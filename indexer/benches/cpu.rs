@@ -280,7 +280,9 @@ fn stored(
     let package = Package {
         name: name.clone(),
         url: format!("https://mirror.example/{name}.deb"),
-        sha256: "0".repeat(64),
+        sha256: Some("0".repeat(64)),
+        by_hash: true,
+        transport_only: false,
     };
     KernelOutcome {
         kernel: Kernel {

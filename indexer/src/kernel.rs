@@ -44,6 +44,8 @@ pub struct Analysis {
     pub build_id: Option<BuildId>,
     /// Of the kernel image.
     pub vmlinux_build_id: Option<BuildId>,
+    /// As the object says it, `uname -r` prints it; `None`: it does not, or cannot be read.
+    pub release: Option<String>,
     /// What holds, or should hold, the function.
     pub object: ObjectKind,
     /// What the resolver read; `None` where it never ran.
@@ -200,17 +202,24 @@ pub fn analyse(
             let detail = Some(Record::clean_detail(&detail));
             let outcome = BodyOutcome::Unresolved { reason, detail };
             let body = Body { outcome, analyzer: ANALYZER.to_owned() };
-            return Analysis { build_id, vmlinux_build_id, object, input: None, body };
+            return Analysis {
+                build_id,
+                vmlinux_build_id,
+                release: None,
+                object,
+                input: None,
+                body,
+            };
         }
     };
     let key = input_key(&function);
     let body = bodies.get(key, &function, stored);
-    let Function { build_id, object, .. } = function;
+    let Function { build_id, object, release, .. } = function;
     let vmlinux_build_id = match object {
         ObjectKind::Module => vmlinux_build_id,
         ObjectKind::Vmlinux => build_id.clone(),
     };
-    Analysis { build_id, vmlinux_build_id, object, input: Some(key), body }
+    Analysis { build_id, vmlinux_build_id, release, object, input: Some(key), body }
 }
 
 impl Analysis {

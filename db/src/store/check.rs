@@ -16,7 +16,7 @@ const CONTENT: [(&str, &str); 5] = [
     (
         "packages",
         "distro, suite, package, version, arch, sha256, release, url, set_sha256, signed_by, \
-         vmlinux_build_id, build_id",
+         vmlinux_build_id, build_id, transport_only",
     ),
     (
         "failures",

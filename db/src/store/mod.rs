@@ -20,6 +20,7 @@
 mod body;
 mod check;
 mod error;
+mod merge;
 mod open;
 mod read;
 mod stats;
@@ -27,6 +28,7 @@ mod write;
 
 pub use body::{Body, BodyOutcome, InputKey, PlanTemplate};
 pub use error::StoreError;
+pub use merge::Merged;
 pub use read::{BuildFilter, BuildSummary, Counts, Failure, Known, flavour, series};
 pub use stats::{Group, Stats, Tally};
 
@@ -93,8 +95,12 @@ pub struct Package {
     pub name: String,
     /// Where it is fetched.
     pub url: String,
-    /// Lower-case hex.
-    pub sha256: String,
+    /// Lower-case hex; `None`: the index does not say, and it was not fetched.
+    pub sha256: Option<String>,
+    /// Whether the index says the hash. Where it does not, the URL tells which package this is.
+    pub by_hash: bool,
+    /// Whether only the needed parts of it were fetched, so that nobody has compared its hash.
+    pub transport_only: bool,
 }
 
 /// What became of a kernel.

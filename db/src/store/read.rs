@@ -127,7 +127,8 @@ impl Store {
     pub fn provenance(&self, build_id: &BuildId) -> Result<Vec<Provenance>, StoreError> {
         self.read(|connection| {
             let sql = "SELECT distro, suite, package, version, release, arch, url, sha256, \
-                       signed_by, vmlinux_build_id, indexed_at FROM packages WHERE build_id = ?1";
+                       signed_by, vmlinux_build_id, indexed_at, transport_only FROM packages \
+                       WHERE build_id = ?1";
             let mut statement = connection.prepare_cached(sql)?;
             let rows = statement.query_map([build_id.to_string()], |row| {
                 Ok(Provenance {
@@ -142,6 +143,7 @@ impl Store {
                     signed_by: row.get(8)?,
                     vmlinux_build_id: optional(row, 9)?,
                     indexed_at: seconds(row, 10)?,
+                    transport_only: row.get(11)?,
                 })
             })?;
             let mut all = rows.collect::<Result<Vec<_>, _>>()?;
@@ -285,8 +287,19 @@ impl Store {
 
 /// Where a known outcome was found, so that it can be noted for another suite.
 pub(super) enum KnownAs {
-    Package { name: String, vmlinux: Option<String> },
+    Package(KnownPackage),
     Failure { detail: String, analyzer: String },
+}
+
+/// What the package of a known build is known to be.
+pub(super) struct KnownPackage {
+    pub(super) name: String,
+    pub(super) vmlinux: Option<String>,
+    /// As the package itself says; an index may only guess it.
+    pub(super) release: String,
+    pub(super) sha256: String,
+    pub(super) signed_by: Option<String>,
+    pub(super) transport_only: bool,
 }
 
 pub(super) fn known(
@@ -303,14 +316,21 @@ pub(super) fn known(
             && reason.is_none_or(|reason| reason.permanence() == Permanence::Permanent)
     };
     let mut statement = connection.prepare_cached(
-        "SELECT build_id, builds.analyzer, builds.reason, package, vmlinux_build_id \
+        "SELECT build_id, builds.analyzer, builds.reason, package, vmlinux_build_id, release, \
+         sha256, signed_by, transport_only \
          FROM packages JOIN builds USING (build_id) WHERE set_sha256 = ?1 \
-         AND release = ?2 \
-         ORDER BY build_id, package, vmlinux_build_id DESC LIMIT 1",
+         ORDER BY build_id, package, vmlinux_build_id DESC, sha256 LIMIT 1",
     )?;
-    let build = statement.query_row([set, release], |row| {
+    let build = statement.query_row([set], |row| {
         let stored: String = row.get(1)?;
-        let package = KnownAs::Package { name: row.get(3)?, vmlinux: row.get(4)? };
+        let package = KnownAs::Package(KnownPackage {
+            name: row.get(3)?,
+            vmlinux: row.get(4)?,
+            release: row.get(5)?,
+            sha256: row.get(6)?,
+            signed_by: row.get(7)?,
+            transport_only: row.get(8)?,
+        });
         Ok((done(&stored, optional(row, 2)?), Known::Build(required(row, 0)?), package))
     });
     if let Some((done, known, found)) = build.optional()? {

@@ -20,7 +20,9 @@ fn kernel(number: u8, suite: &str) -> Kernel {
     let package = |name: &str, part: u8| Package {
         name: format!("{name}-{release}"),
         url: format!("https://mirror.example/pool/{name}-{release}.deb"),
-        sha256: hex::encode(&[part ^ number; 32]),
+        sha256: Some(hex::encode(&[part ^ number; 32])),
+        by_hash: true,
+        transport_only: false,
     };
     Kernel {
         distro: "debian".into(),
@@ -174,7 +176,7 @@ fn a_crawl_skips_what_is_known() {
     assert_eq!(known(3, ANALYZER), None, "may pass");
     assert_eq!(known(4, ANALYZER), None);
     let mut changed = kernel(1, "sid");
-    changed.packages[0].sha256 = "00".repeat(32);
+    changed.packages[0].sha256 = Some("00".repeat(32));
     assert_eq!(store.known(&changed, ANALYZER).unwrap(), None, "another package");
     changed.packages.clear();
     assert_eq!(store.known(&changed, ANALYZER).unwrap(), None, "no package");
@@ -238,7 +240,7 @@ fn what_contradicts_itself_is_not_stored() {
     let store = Store::create_or_open(folder.path().join("db.sqlite")).unwrap();
     let before = store.content_dump().unwrap();
     let changes: [(&str, Change); 8] = [
-        ("sha256", |put, _| put.kernel.packages[0].sha256 = "AB".repeat(32)),
+        ("sha256", |put, _| put.kernel.packages[0].sha256 = Some("AB".repeat(32))),
         ("suite", |put, _| put.kernel.suite = String::new()),
         ("release", |put, _| put.kernel.release = "6.1\u{1b}".into()),
         ("url", |put, _| put.kernel.packages[1].url = "a".repeat(3000)),
@@ -340,12 +342,12 @@ fn versions_of_another_time_are_refused() {
     let raw = Connection::open(&path).unwrap();
     raw.pragma_update(None, "user_version", 99).unwrap();
     for error in refused(&path) {
-        assert!(matches!(error, StoreError::Newer { found: 99, known: 1, .. }), "{error:?}");
+        assert!(matches!(error, StoreError::Newer { found: 99, known: 2, .. }), "{error:?}");
         assert!(error.to_string().ends_with("update nfdrop, or crawl into a new file"), "{error}");
     }
     raw.pragma_update(None, "user_version", 0).unwrap();
     let older = Store::open_read_only(&path).unwrap_err();
-    assert!(matches!(older, StoreError::Older { found: 0, known: 1, .. }), "{older:?}");
+    assert!(matches!(older, StoreError::Older { found: 0, known: 2, .. }), "{older:?}");
 }
 
 #[test]
@@ -716,4 +718,66 @@ fn builds_are_counted_by_series_and_flavour() {
     // The body of 6.9 is that of 6.12, and a build without a plan has a body too.
     let total = tally([6, 5, 3, 4, 4], &[(Reason::NoSite, 1), (incomplete, 2)]);
     assert_eq!(found.total, total);
+}
+
+#[test]
+fn merging_is_as_if_all_had_been_stored_in_one() {
+    let folder = folder();
+    let open = |name: &str| Store::create_or_open(folder.path().join(name)).unwrap();
+    let (whole, first, second) = (open("whole"), open("first"), open("second"));
+    for number in 0..12u8 {
+        let part = if number % 2 == 0 { &first } else { &second };
+        let poor = number % 5 == 0;
+        let outcome = match number {
+            3 => Outcome::Build(Box::new(unresolved(number))),
+            4 => failed(number, "trixie", Reason::FetchFailed).outcome,
+            _ => Outcome::Build(Box::new(build(number, poor))),
+        };
+        for store in [&whole, part] {
+            let put = KernelOutcome { outcome: outcome.clone(), ..good(number, "trixie") };
+            store.put_kernel(&put).unwrap();
+        }
+    }
+    // What one knows better than the other.
+    for store in [&whole, &second] {
+        store.put_kernel(&good(0, "trixie")).unwrap();
+    }
+    let merged = open("merged");
+    let did = merged.merge(&second).unwrap();
+    assert_eq!((did.builds, did.packages, did.failures), (7, 7, 0));
+    assert_eq!(merged.merge(&first).unwrap().failures, 1);
+    assert_eq!(merged.content_dump().unwrap(), whole.content_dump().unwrap());
+    assert_eq!(merged.check().unwrap(), Vec::<String>::new());
+    first.merge(&second).unwrap();
+    first.merge(&first).unwrap();
+    assert_eq!(first.content_dump().unwrap(), whole.content_dump().unwrap());
+}
+
+#[test]
+fn a_package_without_a_listed_hash_is_known_by_its_place() {
+    let folder = folder();
+    let store = Store::create_or_open(folder.path().join("db.sqlite")).unwrap();
+    let unhashed = |sha256: Option<&str>| {
+        let mut put = good(1, "core");
+        for package in &mut put.kernel.packages {
+            package.by_hash = false;
+            package.sha256 = sha256.map(|byte| byte.repeat(32));
+        }
+        put
+    };
+    assert_eq!(store.known(&unhashed(None).kernel, ANALYZER).unwrap(), None);
+    let invalid = store.put_kernel(&unhashed(None));
+    assert!(matches!(invalid, Err(StoreError::Invalid { field: "sha256", .. })), "{invalid:?}");
+    store.put_kernel(&unhashed(Some("ab"))).unwrap();
+    let id = build(1, false).record.build_id;
+    let known = store.known(&unhashed(None).kernel, ANALYZER).unwrap();
+    assert_eq!(known, Some(Known::Build(id.clone())));
+    // What an index guessed does not replace what the package says of itself.
+    let mut guessed = unhashed(None).kernel;
+    guessed.release = "6.1-guess".to_owned();
+    guessed.suite = "archive".to_owned();
+    assert!(store.put_known(&guessed, ANALYZER, 7).unwrap().is_some());
+    let provenance = store.provenance(&id).unwrap();
+    assert_eq!(provenance.len(), 2);
+    assert!(provenance.iter().all(|p| p.release != "6.1-guess" && p.sha256 == "ab".repeat(32)));
 }

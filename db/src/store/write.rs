@@ -33,7 +33,33 @@ impl Store {
                     let id = build.record.build_id.to_string();
                     let vmlinux = build.vmlinux_build_id.as_ref().map(ToString::to_string);
                     let vmlinux = vmlinux.as_deref();
-                    put_package(connection, &put.kernel, &set, &build.package, vmlinux, &id, time)
+                    let kernel = &put.kernel;
+                    // `check_build` found it, with its hash.
+                    let package = kernel.packages.iter().find(|p| p.name == build.package);
+                    let Some((package, sha256)) =
+                        package.and_then(|package| Some((package, package.sha256.as_deref()?)))
+                    else {
+                        return Ok(());
+                    };
+                    put_package(
+                        connection,
+                        &PackageRow {
+                            distro: &kernel.distro,
+                            suite: &kernel.suite,
+                            package: &package.name,
+                            version: &kernel.version,
+                            arch: &kernel.arch,
+                            sha256,
+                            release: &kernel.release,
+                            url: &package.url,
+                            set: &set,
+                            signed_by: kernel.signed_by.as_deref(),
+                            vmlinux,
+                            build_id: &id,
+                            indexed_at: time,
+                            transport_only: package.transport_only,
+                        },
+                    )
                 })
             }
             Outcome::Failed { reason, detail, analyzer } => {
@@ -70,9 +96,34 @@ impl Store {
                 return Ok(None);
             };
             match (&known, found) {
-                (Known::Build(id), KnownAs::Package { name, vmlinux }) => {
-                    let id = id.to_string();
-                    put_package(connection, kernel, &set, &name, vmlinux.as_deref(), &id, time)?;
+                (Known::Build(id), KnownAs::Package(found)) => {
+                    // The kernel's packages are of the same set, so this one is among them.
+                    let package = kernel.packages.iter().find(|package| package.name == found.name);
+                    if let Some(package) = package {
+                        put_package(
+                            connection,
+                            &PackageRow {
+                                distro: &kernel.distro,
+                                suite: &kernel.suite,
+                                package: &found.name,
+                                version: &kernel.version,
+                                arch: &kernel.arch,
+                                sha256: &found.sha256,
+                                release: &found.release,
+                                url: &package.url,
+                                set: &set,
+                                signed_by: kernel
+                                    .signed_by
+                                    .as_ref()
+                                    .or(found.signed_by.as_ref())
+                                    .map(String::as_str),
+                                vmlinux: found.vmlinux.as_deref(),
+                                build_id: &id.to_string(),
+                                indexed_at: time,
+                                transport_only: found.transport_only,
+                            },
+                        )?;
+                    }
                 }
                 (Known::Failed(reason), KnownAs::Failure { detail, analyzer }) => {
                     let reason = reason.name();
@@ -135,7 +186,7 @@ impl Store {
     }
 
     /// Runs `work` in one transaction that is on disk when this returns, or undone.
-    fn write<T>(
+    pub(super) fn write<T>(
         &self,
         work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T, StoreError> {
@@ -154,7 +205,7 @@ impl Store {
     }
 }
 
-fn put_build(connection: &Connection, build: &Build) -> rusqlite::Result<()> {
+pub(super) fn put_build(connection: &Connection, build: &Build) -> rusqlite::Result<()> {
     let new = Stored::of(build);
     if let Some(key) = &build.input {
         put_body(connection, key, &new)?;
@@ -263,59 +314,63 @@ fn put_body(connection: &Connection, key: &InputKey, build: &Stored) -> rusqlite
     Ok(())
 }
 
-fn put_package(
-    connection: &Connection,
-    kernel: &Kernel,
-    set: &str,
-    name: &str,
-    vmlinux: Option<&str>,
-    build_id: &str,
-    indexed_at: i64,
-) -> rusqlite::Result<()> {
-    // The kernel's packages were checked to hold this one; in `put_known` the same set did.
-    let Some(package) = kernel.packages.iter().find(|package| package.name == name) else {
-        return Ok(());
-    };
+/// A row of `packages`.
+pub(super) struct PackageRow<'a> {
+    pub(super) distro: &'a str,
+    pub(super) suite: &'a str,
+    pub(super) package: &'a str,
+    pub(super) version: &'a str,
+    pub(super) arch: &'a str,
+    pub(super) sha256: &'a str,
+    pub(super) release: &'a str,
+    pub(super) url: &'a str,
+    pub(super) set: &'a str,
+    pub(super) signed_by: Option<&'a str>,
+    pub(super) vmlinux: Option<&'a str>,
+    pub(super) build_id: &'a str,
+    pub(super) indexed_at: i64,
+    pub(super) transport_only: bool,
+}
+
+pub(super) fn put_package(connection: &Connection, row: &PackageRow<'_>) -> rusqlite::Result<()> {
     connection
         .prepare_cached(
-            "INSERT INTO packages VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13) \
+            "INSERT INTO packages (distro, suite, package, version, arch, sha256, release, url, \
+             set_sha256, signed_by, vmlinux_build_id, build_id, indexed_at, transport_only) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14) \
              ON CONFLICT DO UPDATE SET release = excluded.release, url = excluded.url, \
              set_sha256 = excluded.set_sha256, \
              signed_by = coalesce(excluded.signed_by, signed_by), \
              vmlinux_build_id = coalesce(excluded.vmlinux_build_id, vmlinux_build_id), \
-             build_id = excluded.build_id, indexed_at = min(indexed_at, excluded.indexed_at)",
+             build_id = excluded.build_id, indexed_at = min(indexed_at, excluded.indexed_at), \
+             transport_only = min(transport_only, excluded.transport_only)",
         )?
         .execute(params![
-            kernel.distro,
-            kernel.suite,
-            name,
-            kernel.version,
-            kernel.arch,
-            package.sha256,
-            kernel.release,
-            package.url,
-            set,
-            kernel.signed_by,
-            vmlinux,
-            build_id,
-            indexed_at,
+            row.distro,
+            row.suite,
+            row.package,
+            row.version,
+            row.arch,
+            row.sha256,
+            row.release,
+            row.url,
+            row.set,
+            row.signed_by,
+            row.vmlinux,
+            row.build_id,
+            row.indexed_at,
+            row.transport_only,
         ])?;
     connection
         .prepare_cached(
             "DELETE FROM failures WHERE distro = ?1 AND suite = ?2 AND release = ?3 \
              AND version = ?4 AND arch = ?5",
         )?
-        .execute(params![
-            kernel.distro,
-            kernel.suite,
-            kernel.release,
-            kernel.version,
-            kernel.arch
-        ])?;
+        .execute(params![row.distro, row.suite, row.release, row.version, row.arch])?;
     Ok(())
 }
 
-fn put_failure(
+pub(super) fn put_failure(
     connection: &Connection,
     kernel: &Kernel,
     set: &str,
@@ -356,7 +411,7 @@ pub(super) fn analyzer_rank(version: &str) -> (Vec<u64>, &str) {
     (numbers.map(|number| number.parse().unwrap_or(u64::MAX)).collect(), version)
 }
 
-/// The names of all packages of a kernel by content, also the check that it can be stored at all.
+/// The names of all packages of a kernel, by content where the index tells it; also the check that it can be stored at all.
 pub(super) fn set_sha256(kernel: &Kernel) -> Result<String, StoreError> {
     let subject = format!("kernel {} {} in {}", kernel.release, kernel.version, kernel.suite);
     let signed_by = kernel.signed_by.as_deref().unwrap_or("none");
@@ -380,8 +435,14 @@ pub(super) fn set_sha256(kernel: &Kernel) -> Result<String, StoreError> {
     for package in &kernel.packages {
         check_text(&subject, "package", &package.name)?;
         check_text(&subject, "url", &package.url)?;
-        check_sha256(&subject, "sha256", &package.sha256)?;
-        hashes.push(package.sha256.as_str());
+        if let Some(sha256) = &package.sha256 {
+            check_sha256(&subject, "sha256", sha256)?;
+        }
+        hashes.push(match &package.sha256 {
+            Some(sha256) if package.by_hash => sha256.clone(),
+            // No hash has a colon in it.
+            _ => package.url.replace(' ', "%20"),
+        });
     }
     hashes.sort_unstable();
     hashes.dedup();
@@ -397,7 +458,7 @@ fn check_sha256(subject: &str, field: &'static str, text: &str) -> Result<(), St
     Err(StoreError::Invalid { subject, field, expected, found })
 }
 
-fn check_text(subject: &str, field: &'static str, text: &str) -> Result<(), StoreError> {
+pub(super) fn check_text(subject: &str, field: &'static str, text: &str) -> Result<(), StoreError> {
     if (1..=MAX_TEXT).contains(&text.len()) && !text.chars().any(char::is_control) {
         return Ok(());
     }
@@ -432,10 +493,13 @@ fn check_build(kernel: &Kernel, build: &Build) -> Result<(), StoreError> {
             return invalid("analyzer", "the plan's analyzer", &build.analyzer);
         }
     }
-    if !kernel.packages.iter().any(|package| package.name == build.package) {
-        return invalid("package", "one of the kernel's packages", &build.package);
+    match kernel.packages.iter().find(|package| package.name == build.package) {
+        None => invalid("package", "one of the kernel's packages", &build.package),
+        Some(package) if package.sha256.is_none() => {
+            invalid("sha256", "the package's hash", "none")
+        }
+        Some(_) => Ok(()),
     }
-    Ok(())
 }
 
 /// SQLite's integers are signed; nothing here comes near the limit.

@@ -4,7 +4,7 @@ use super::{ERROR, progress::Progress, put, say};
 use anyhow::Context as _;
 use nfdrop_db::Store;
 use nfdrop_indexer::{
-    crawl::{Crawl, CrawlReporter, Selection, Survey, survey},
+    crawl::{Crawl, CrawlReporter, Selection, Shard, Survey, survey},
     fetch::{DownloadReporter, Fetcher, Options, default_cache},
     source::{
         Reader, Repository,
@@ -60,6 +60,9 @@ pub(super) struct Args {
     /// Only the newest kernel of every series and flavour
     #[arg(long)]
     newest: bool,
+    /// Only this part of the kernels, the second of eight with 2/8; see also merge
+    #[arg(long, value_name = "I/N")]
+    shard: Option<Shard>,
     /// Use this mirror of an entry of the catalogue: debian=URL, debian-security=URL
     #[arg(long = "mirror", value_name = "NAME=URL")]
     mirrors: Vec<Mirror>,
@@ -131,7 +134,12 @@ async fn crawl(args: Args, progress: &Arc<Progress>) -> anyhow::Result<u8> {
     let survey = survey(&reader, &repositories).await;
     let read = survey.suites.iter().filter(|suite| matches!(suite.result, Ok(Some(_)))).count();
     progress.line(&format!("{read} suites list {} kernels", survey.kernels.len()));
-    let selection = Selection { filter: args.filter, newest: args.newest, limit: args.limit };
+    let selection = Selection {
+        filter: args.filter,
+        newest: args.newest,
+        limit: args.limit,
+        shard: args.shard,
+    };
     if args.dry_run {
         return dry_run(&survey, &selection, store.as_ref());
     }

@@ -5,7 +5,7 @@ use nfdrop_db::Reason;
 use nfdrop_indexer::{
     image::{Function, compress},
     kernel::{self, Files, NoFunction},
-    package::{Format, KernelFiles, Limits, PackageError, Wanted, unpack},
+    package::{Format, KernelFiles, Limits, PackageError, START, Wanted, unpack},
 };
 use std::{
     fs::File,
@@ -13,13 +13,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Bytes that tell what a file is.
-const START: u64 = 8;
-
 /// A kernel, or a part of one, that was given.
 pub(super) struct Input {
     /// The file, or the two packages, for messages.
     pub(super) name: String,
+    /// One or two.
+    pub(super) paths: Vec<PathBuf>,
     pub(super) content: Result<Content, NoFunction>,
 }
 
@@ -48,7 +47,7 @@ impl Content {
 #[derive(Default)]
 pub(super) struct Inputs {
     /// Packages that hold a part of a kernel.
-    parts: Vec<(String, KernelFiles)>,
+    parts: Vec<(PathBuf, KernelFiles)>,
 }
 
 impl Inputs {
@@ -68,33 +67,43 @@ impl Inputs {
                              kernel-modules-core"
                         .to_owned(),
                 }),
-                _ => return Ok(self.join(name, files)),
+                _ => return Ok(self.join(path, files)),
             },
         };
-        Ok(Some(Input { name, content }))
+        Ok(Some(Input { name, paths: vec![path.to_owned()], content }))
     }
 
-    fn join(&mut self, name: String, files: KernelFiles) -> Option<Input> {
-        let fits = |(_, other): &(String, KernelFiles)| {
+    fn join(&mut self, path: &Path, files: KernelFiles) -> Option<Input> {
+        let fits = |(_, other): &(PathBuf, KernelFiles)| {
             other.release == files.release && other.vmlinuz.is_some() != files.vmlinuz.is_some()
         };
         let Some(place) = self.parts.iter().position(fits) else {
-            self.parts.push((name, files));
+            self.parts.push((path.to_owned(), files));
             return None;
         };
-        let (other_name, other) = self.parts.remove(place);
+        let (other_path, other) = self.parts.remove(place);
+        let image_first = other.vmlinuz.is_some();
         let joined = KernelFiles {
             release: files.release,
             vmlinuz: files.vmlinuz.or(other.vmlinuz),
             nf_tables: files.nf_tables.or(other.nf_tables),
         };
-        let name = format!("{other_name} and {name}");
-        Some(Input { name, content: Ok(Content::Packages(joined)) })
+        let name = format!("{} and {}", other_path.display(), path.display());
+        // The image in front, as everywhere.
+        let mut paths = vec![other_path, path.to_owned()];
+        if !image_first {
+            paths.reverse();
+        }
+        Some(Input { name, paths, content: Ok(Content::Packages(joined)) })
     }
 
     /// The parts that stayed alone.
     pub(super) fn rest(self) -> impl Iterator<Item = Input> {
-        let input = |(name, files)| Input { name, content: Ok(Content::Packages(files)) };
+        let input = |(path, files): (PathBuf, KernelFiles)| Input {
+            name: path.display().to_string(),
+            paths: vec![path],
+            content: Ok(Content::Packages(files)),
+        };
         self.parts.into_iter().map(input)
     }
 }
@@ -148,7 +157,7 @@ fn read(path: &Path) -> anyhow::Result<Read> {
     (&file).take(START).read_to_end(&mut bytes).with_context(cannot)?;
     if Format::of(&bytes).is_some() {
         file.rewind().with_context(cannot)?;
-        let files = unpack(file, Wanted::Both, &Limits::default());
+        let files = unpack(&file, Wanted::Both, &Limits::default());
         let refused =
             |error: PackageError| NoFunction { reason: error.reason(), detail: error.to_string() };
         return Ok(Read::Package(files.map_err(refused)));

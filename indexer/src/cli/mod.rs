@@ -2,12 +2,14 @@
 
 #![expect(clippy::doc_markdown, reason = "doc comments are help texts here")]
 
+mod add;
 mod crawl;
 mod explain;
 mod extract;
 mod generate;
 mod inputs;
 mod list;
+mod merge;
 mod progress;
 mod resolve;
 mod stats;
@@ -34,6 +36,8 @@ enum Command {
     Explain(explain::Args),
     Extract(extract::Args),
     Crawl(crawl::Args),
+    Add(add::Args),
+    Merge(merge::Args),
     List(list::Args),
     Stats(stats::Args),
     Completions(generate::CompletionsArgs),
@@ -51,6 +55,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Explain(args) => explain::run(&args),
         Command::Extract(args) => extract::run(&args),
         Command::Crawl(args) => crawl::run(args),
+        Command::Add(args) => add::run(&args),
+        Command::Merge(args) => merge::run(&args),
         Command::List(args) => list::run(&args),
         Command::Stats(args) => stats::run(&args),
         Command::Completions(args) => generate::completions(&args),

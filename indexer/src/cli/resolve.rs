@@ -16,9 +16,9 @@ use std::path::PathBuf;
 
 /// Find the attach plan of kernel files
 ///
-/// FILE is nf_tables.ko (plain, .xz, .zst, .gz), vmlinux, vmlinuz, a package (.deb, .rpm), or an
-/// extract. Of split packages, give both together: linux-binary-* and linux-modules-*, kernel-core
-/// and kernel-modules-core.
+/// FILE is nf_tables.ko (plain, .xz, .zst, .gz), vmlinux, vmlinuz, a package (.deb, .rpm,
+/// .pkg.tar.*, .apk), or an extract. Of split packages, give both together: linux-binary-* and
+/// linux-modules-*, kernel-core and kernel-modules-core.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:

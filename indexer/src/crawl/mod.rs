@@ -13,8 +13,8 @@ mod select;
 mod summary;
 mod work;
 
-pub use select::{Selection, Survey, survey};
-pub use summary::Summary;
+pub use select::{Selection, Shard, ShardError, Survey, survey};
+pub use summary::{Spent, Summary};
 pub use work::{Unpacked, unpack};
 
 use crate::{
@@ -36,10 +36,10 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Instant, SystemTime, UNIX_EPOCH},
 };
 use tokio::task::JoinSet;
-use work::Worked;
+use work::{Built, Worked};
 
 /// Kernels whose packages are fetched while others are being analysed.
 const AHEAD: usize = 4;
@@ -101,6 +101,7 @@ impl Crawl {
         stop: impl Future<Output = ()>,
     ) -> Result<Summary, CrawlError> {
         let mut summary = Summary::new(survey);
+        summary.lost = lost(survey, &self.store.sources()?);
         for source in sources(survey) {
             self.store.put_source(&source)?;
         }
@@ -110,16 +111,11 @@ impl Crawl {
             // The kernel in question ends as `End::Internal`.
             .panic_handler(|_| {})
             .build()?;
-        let counter = Arc::new(Counter {
-            inner: Arc::clone(&self.reporter) as Arc<dyn DownloadReporter>,
-            bytes: Arc::default(),
-        });
         let shared = Arc::new(work::Worker {
             fetcher: self.fetcher.clone(),
             store: self.store.clone(),
             bodies: Bodies::default(),
             pool,
-            reporter: Arc::clone(&counter) as Arc<dyn DownloadReporter>,
         });
         let selected = selection.apply(&survey.kernels);
         self.reporter.selected(selected.len());
@@ -133,22 +129,26 @@ impl Crawl {
             {
                 // Writes are short, and nothing else runs on this thread.
                 if let Some(end) = self.without_work(kernel)? {
-                    self.end(kernel, end, &mut summary);
+                    self.end(kernel, end, Spent::default(), &mut summary);
                     continue;
                 }
                 let (shared, kernel) = (Arc::clone(&shared), kernel.clone());
+                let inner = Arc::clone(&self.reporter) as Arc<dyn DownloadReporter>;
                 tasks.spawn(async move {
-                    let worked = shared.work(&kernel).await;
-                    (kernel, worked)
+                    let (counter, begun) =
+                        (Counter { inner, bytes: Arc::default() }, Instant::now());
+                    let worked = shared.work(&kernel, &counter).await;
+                    let bytes = counter.bytes.load(Ordering::Relaxed);
+                    (kernel, worked, Spent { bytes, time: begun.elapsed() })
                 });
             }
             tokio::select! {
                 biased;
                 task = tasks.join_next() => match task {
                     None => break,
-                    Some(Ok((kernel, worked))) => {
+                    Some(Ok((kernel, worked, spent))) => {
                         let end = self.put(&kernel, worked)?;
-                        self.end(&kernel, end, &mut summary);
+                        self.end(&kernel, end, spent, &mut summary);
                     }
                     // A panic outside the analysis: the message is on stderr already.
                     Some(Err(error)) => summary.internal.push(error.to_string()),
@@ -159,13 +159,12 @@ impl Crawl {
                 }
             }
         }
-        summary.bytes += counter.bytes.load(Ordering::Relaxed);
         Ok(summary)
     }
 
-    fn end(&self, kernel: &KernelSet, end: End, summary: &mut Summary) {
+    fn end(&self, kernel: &KernelSet, end: End, spent: Spent, summary: &mut Summary) {
         self.reporter.done(kernel, &end);
-        summary.end(kernel, end);
+        summary.end(kernel, end, spent);
     }
 
     /// Settles a kernel that nothing has to be fetched for.
@@ -180,7 +179,7 @@ impl Crawl {
             return self.put(kernel, Worked::Failed(reason, detail)).map(Some);
         }
         let mut known = None;
-        for stored in kernels_of(kernel) {
+        for stored in kernels_of(kernel, None) {
             known = self.store.put_known(&stored, ANALYZER, now())?;
             if known.is_none() {
                 return Ok(None);
@@ -193,13 +192,17 @@ impl Crawl {
     fn put(&self, kernel: &KernelSet, worked: Worked) -> Result<End, StoreError> {
         let outcome = match &worked {
             Worked::Internal(detail) => return Ok(End::Internal(detail.clone())),
-            Worked::Built(build) => Outcome::Build(build.clone()),
+            Worked::Built(built) => Outcome::Build(Box::new(built.build.clone())),
             Worked::Failed(reason, detail) => {
                 let (reason, detail) = (*reason, detail.clone());
                 Outcome::Failed { reason, detail, analyzer: ANALYZER.to_owned() }
             }
         };
-        for stored in kernels_of(kernel) {
+        let built = match &worked {
+            Worked::Built(built) => Some(built.as_ref()),
+            _ => None,
+        };
+        for stored in kernels_of(kernel, built) {
             let (outcome, indexed_at) = (outcome.clone(), now());
             self.store.put_kernel(&KernelOutcome { kernel: stored, outcome, indexed_at })?;
         }
@@ -209,7 +212,7 @@ impl Crawl {
                 End::Failed(reason, detail)
             }
             Worked::Failed(reason, detail) => End::Unresolved(reason, detail),
-            Worked::Built(build) => match build.record {
+            Worked::Built(built) => match built.build.record {
                 Record { plan: Some(plan), .. } => End::Resolved(Box::new(plan)),
                 Record { reason, detail, .. } => {
                     // A record without a plan has a reason.
@@ -222,7 +225,7 @@ impl Crawl {
 
     /// Whether the kernel's outcome is known, without writing anything.
     pub fn is_known(store: &Store, kernel: &KernelSet) -> Result<bool, StoreError> {
-        for stored in kernels_of(kernel) {
+        for stored in kernels_of(kernel, None) {
             if store.known(&stored, ANALYZER)?.is_none() {
                 return Ok(false);
             }
@@ -231,36 +234,77 @@ impl Crawl {
     }
 }
 
-/// The kernel as the database has it: once in every suite that lists it.
-fn kernels_of(kernel: &KernelSet) -> impl Iterator<Item = Kernel> {
+/// The kernel as the database has it: once in every suite that lists it. `built`: what its packages
+/// told of themselves.
+fn kernels_of(kernel: &KernelSet, built: Option<&Built>) -> Vec<Kernel> {
     let packages = kernel.packages.found();
-    kernel.suites.iter().map(move |suite| {
+    let release = built.and_then(|built| built.release.as_ref()).unwrap_or(&kernel.release);
+    let in_suite = |suite: &String| {
         let listing = |package: &PackageRef| {
             let here = package.listings.iter().find(|listing| listing.suite == *suite);
             // A part of it may be listed in another suite only.
             here.or(package.listings.first()).cloned()
         };
         let listed = packages.iter().filter_map(|package| Some((package, listing(package)?)));
-        let package = |(package, listing): (&&PackageRef, Listing)| Package {
-            name: package.name.clone(),
-            url: listing.url,
-            sha256: hex::encode(&package.sha256.unwrap_or_default()),
+        let checked = |name: &str| built?.packages.iter().find(|checked| checked.name == name);
+        let package = |(package, listing): (&&PackageRef, Listing)| {
+            let checked = checked(&package.name);
+            let sha256 = checked.map(|checked| checked.sha256).or(package.sha256);
+            Package {
+                name: package.name.clone(),
+                url: listing.url,
+                sha256: sha256.map(|sha256| hex::encode(&sha256)),
+                by_hash: package.sha256.is_some(),
+                transport_only: checked.is_some_and(|checked| checked.transport_only),
+            }
         };
+        // Who vouches for the package that holds the object; they are of one repository.
         let first = packages.first().and_then(|package| listing(package));
-        let signed_by = first.and_then(|listing| match listing.trust {
-            Trust::Index { signed_by } => Some(signed_by),
-            Trust::Package(_) | Trust::Nothing => None,
-        });
+        let signed_by = match first.map(|listing| listing.trust) {
+            Some(Trust::Index { signed_by }) => Some(signed_by),
+            _ => built.and_then(|built| built.packages.last()?.signed_by.clone()),
+        };
         Kernel {
             distro: kernel.distro.clone(),
             suite: suite.clone(),
-            release: kernel.release.clone(),
+            release: release.clone(),
             version: kernel.version.as_str().to_owned(),
             arch: packages.first().map_or_else(String::new, |package| package.arch.clone()),
             signed_by,
             packages: listed.map(package).collect(),
         }
-    })
+    };
+    kernel.suites.iter().map(in_suite).collect()
+}
+
+/// Suites that list fewer kernels than this share of what they did last time have lost some.
+const SHRUNK: (u64, u64) = (4, 5);
+
+/// What is wrong with suites that were read: known ones that no mirror offers any more, and those that
+/// list markedly fewer kernels than when they were last crawled. A mirror that is half synchronised, or
+/// a distribution that moved, looks the same as one with nothing new.
+fn lost(survey: &Survey, known: &[Source]) -> Vec<(String, String)> {
+    let listed = listed(&survey.kernels);
+    let mut lost = Vec::new();
+    for outcome in &survey.suites {
+        let Repository { source, distro, suite, arch, .. } = &outcome.repository;
+        let before = known.iter().find(|k| (&k.distro, &k.suite, &k.arch) == (distro, suite, arch));
+        let before = before.map_or(0, |source| source.kernels);
+        let now = listed.get(&(distro.as_str(), suite.as_str())).copied().unwrap_or(0) as u64;
+        let why = match &outcome.result {
+            Ok(None) if before > 0 => format!(
+                "no mirror offers it any more, and it listed {before} kernels; if it has moved, name \
+                 the place in the catalogue or with --mirror {source}=URL"
+            ),
+            Ok(Some(_)) if now * SHRUNK.1 < before * SHRUNK.0 => format!(
+                "it lists {now} kernels, and listed {before} when it was last crawled; what is known \
+                 stays, look at the mirror"
+            ),
+            _ => continue,
+        };
+        lost.push((format!("{distro} {suite}"), why));
+    }
+    lost
 }
 
 /// What the suites looked like.

@@ -6,7 +6,7 @@ use nfdrop_db::{Reason, store::Known};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 /// What a crawl did.
@@ -18,6 +18,8 @@ pub struct Summary {
     pub total: Row,
     /// Suites whose index should have been replaced, and since when.
     pub stale: Vec<(String, SystemTime)>,
+    /// Suites that offer markedly less than last time, and how much.
+    pub lost: Vec<(String, String)>,
     /// Suites that could not be read, and why.
     pub failed_suites: Vec<(String, Reason, String)>,
     /// Kernels that could not be fetched or verified, and why.
@@ -26,8 +28,6 @@ pub struct Summary {
     pub incomplete: Vec<(String, String)>,
     /// Defects of this program.
     pub internal: Vec<String>,
-    /// Bytes that came over the network.
-    pub bytes: u64,
     /// It was stopped before the end.
     pub interrupted: bool,
 }
@@ -58,10 +58,23 @@ pub struct Row {
     pub unresolved: BTreeMap<Reason, usize>,
     /// Not fetched or verified.
     pub failed: usize,
+    /// What it took.
+    pub spent: Spent,
+}
+
+/// What kernels took.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Spent {
+    /// Bytes that came over the network.
+    pub bytes: u64,
+    /// From the first request to the result, kernels that were worked on at the same time each by itself.
+    pub time: Duration,
 }
 
 impl Row {
-    fn end(&mut self, end: &End) {
+    fn end(&mut self, end: &End, spent: Spent) {
+        self.spent.bytes += spent.bytes;
+        self.spent.time += spent.time;
         match end {
             End::Known(Known::Build(_) | Known::Failed(_)) => self.known += 1,
             End::Resolved(_) => self.resolved += 1,
@@ -108,8 +121,8 @@ impl Summary {
         }
     }
 
-    pub(super) fn end(&mut self, kernel: &KernelSet, end: End) {
-        self.rows(kernel, |row| row.end(&end));
+    pub(super) fn end(&mut self, kernel: &KernelSet, end: End, spent: Spent) {
+        self.rows(kernel, |row| row.end(&end, spent));
         let (distro, release, version) = (&kernel.distro, &kernel.release, &kernel.version);
         let name = format!("{distro} {release} {version}");
         match end {
@@ -125,6 +138,7 @@ impl Summary {
     /// Whether everything that should have been read and fetched was.
     pub fn is_complete(&self) -> bool {
         self.failed_suites.is_empty()
+            && self.lost.is_empty()
             && self.failed.is_empty()
             && self.internal.is_empty()
             && !self.interrupted
@@ -139,7 +153,7 @@ impl Summary {
             ["source", "suite", "seen", "selected", "new", "known", "resolved"].map(str::to_owned);
         let mut table = vec![first.to_vec()];
         table[0].extend(reasons.iter().map(ToString::to_string));
-        table[0].push("failed".to_owned());
+        table[0].extend(["failed", "MB", "s"].map(str::to_owned));
         let total =
             SuiteRow { distro: "all".to_owned(), row: self.total.clone(), ..SuiteRow::default() };
         for SuiteRow { distro, suite, row } in self.suites.iter().chain([&total]) {
@@ -150,6 +164,12 @@ impl Summary {
             let of = |reason| row.unresolved.get(reason).copied().unwrap_or(0).to_string();
             cells.extend(reasons.iter().map(of));
             cells.push(row.failed.to_string());
+            cells.push(format!(
+                "{}.{}",
+                row.spent.bytes / 1_000_000,
+                row.spent.bytes / 100_000 % 10
+            ));
+            cells.push(format!("{:.1}", row.spent.time.as_secs_f64()));
             table.push(cells);
         }
         let width = |column: usize| table.iter().map(|row| row[column].len()).max().unwrap_or(0);
@@ -161,7 +181,7 @@ impl Summary {
             }
             out.push('\n');
         }
-        let _ = writeln!(out, "{} fetched in {seconds} s", megabytes(self.bytes));
+        let _ = writeln!(out, "{} fetched in {seconds} s", megabytes(self.total.spent.bytes));
         for (suite, since) in &self.stale {
             let day = date::day(*since);
             let _ = writeln!(
@@ -172,6 +192,9 @@ impl Summary {
         }
         for (kernel, detail) in &self.incomplete {
             let _ = writeln!(out, "incomplete: {kernel}: {detail}");
+        }
+        for (suite, detail) in &self.lost {
+            let _ = writeln!(out, "lost: suite {suite}: {detail}");
         }
         for (suite, reason, detail) in &self.failed_suites {
             let _ = writeln!(out, "failed: suite {suite}: {reason}: {detail}");

@@ -65,6 +65,16 @@ impl<R: Read> ArReader<R> {
         Ok(Some(name.strip_suffix('/').unwrap_or(name).to_owned()))
     }
 
+    /// What is read from, which is at the beginning of a member after [`ArReader::next`].
+    pub(super) fn inner(&self) -> &R {
+        &self.reader
+    }
+
+    /// Bytes of the current member that were not read yet.
+    pub(super) fn rest(&self) -> u64 {
+        self.rest
+    }
+
     /// The bytes of the current member.
     pub(super) fn member(&mut self) -> Member<'_, R> {
         Member(self)

@@ -5,13 +5,15 @@ use super::{
     ar::{ArError, ArReader},
     decoder::decoder,
     members::{KernelFiles, Limits, MembersError, Wanted},
+    pick::{self, PickError},
+    random::RandomAccess,
     tarball,
 };
 use nfdrop_db::Reason;
 use std::io::{self, Read};
 
 /// Members looked at before `data.tar`: three, and some room for what dpkg would skip.
-const MAX_AR_MEMBERS: usize = 16;
+pub(super) const MAX_AR_MEMBERS: usize = 16;
 
 /// Why a package is refused.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +55,30 @@ pub fn kernel_files(
     limits: &Limits,
 ) -> Result<KernelFiles, DebError> {
     with_data(reader, |data| Ok(tarball::search(data, wanted, limits)?))
+}
+
+/// As [`kernel_files`], from what can be read from any place: only the parts that hold the files are
+/// decoded, where the package is made so that they can be found, else it is read from its beginning.
+pub fn kernel_files_at(
+    source: &dyn RandomAccess,
+    wanted: Wanted,
+    limits: &Limits,
+) -> Result<KernelFiles, DebError> {
+    match pick::pick(source, wanted, limits) {
+        Ok(files) => Ok(files),
+        // It will fail in the same way, or it does not matter.
+        Err(_) => kernel_files(source.part(0..source.size()?), wanted, limits),
+    }
+}
+
+/// As [`kernel_files_at`], but where only a part of the package can be decoded: else an error, and
+/// the rest of the package is not read.
+pub fn pick_kernel_files(
+    source: &dyn RandomAccess,
+    wanted: Wanted,
+    limits: &Limits,
+) -> Result<KernelFiles, PickError> {
+    pick::pick(source, wanted, limits)
 }
 
 /// Hands the decompressed `data.tar` of a .deb to `read`, which is the one that sets limits.
@@ -103,11 +129,17 @@ pub(super) mod tests {
 
     /// Builds tar archives that no tar program would write.
     #[derive(Default)]
-    struct Hostile(Vec<u8>);
+    pub(in super::super) struct Hostile(pub(in super::super) Vec<u8>);
 
     impl Hostile {
         /// A member with any name, type and claimed size.
-        fn entry(mut self, name: &str, kind: EntryType, size: u64, bytes: &[u8]) -> Self {
+        pub(in super::super) fn entry(
+            mut self,
+            name: &str,
+            kind: EntryType,
+            size: u64,
+            bytes: &[u8],
+        ) -> Self {
             let mut header = tar::Header::new_gnu();
             header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
             header.set_entry_type(kind);
@@ -120,11 +152,11 @@ pub(super) mod tests {
             self
         }
 
-        fn file(self, name: &str, bytes: &[u8]) -> Self {
+        pub(in super::super) fn file(self, name: &str, bytes: &[u8]) -> Self {
             self.entry(name, EntryType::Regular, bytes.len() as u64, bytes)
         }
 
-        fn tar(mut self) -> Vec<u8> {
+        pub(in super::super) fn tar(mut self) -> Vec<u8> {
             self.0.extend_from_slice(&[0; 1024]);
             self.0
         }

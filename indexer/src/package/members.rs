@@ -52,7 +52,8 @@ pub enum Wanted {
 /// The kernel files of a package.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct KernelFiles {
-    /// As the paths of the files say; `None`: nothing was found.
+    /// As the paths of the files say; `None`: nothing was found, or only an image whose path does not
+    /// say it.
     pub release: Option<String>,
     /// The kernel image, compressed in one way or another.
     pub vmlinuz: Option<Vec<u8>>,
@@ -209,7 +210,7 @@ impl<'a> Search<'a> {
         name.len() <= self.limits.name && self.wanted_file(name).is_some()
     }
 
-    fn wanted_file<'n>(&self, name: &'n [u8]) -> Option<(KernelFile<'n>, &'n str)> {
+    fn wanted_file<'n>(&self, name: &'n [u8]) -> Option<(KernelFile<'n>, Option<&'n str>)> {
         let (what, release) = std::str::from_utf8(name).ok().and_then(kernel_file)?;
         let is_module = matches!(what, KernelFile::NfTables(_));
         let wanted = match self.wanted {
@@ -246,12 +247,13 @@ impl<'a> Search<'a> {
             }
             _ => return Err(MembersError::NotRegular { name: name(), kind }),
         }
-        match &self.files.release {
-            Some(first) if first != release => {
+        match (&self.files.release, release) {
+            (Some(first), Some(release)) if first != release => {
                 let (first, second) = (first.clone(), release.to_owned());
                 return Err(MembersError::Releases { first, second });
             }
-            _ => self.files.release = Some(release.to_owned()),
+            (None, Some(release)) => self.files.release = Some(release.to_owned()),
+            _ => {}
         }
         match what {
             KernelFile::Vmlinux if self.files.vmlinuz.is_some() => {}
@@ -331,7 +333,7 @@ impl<'a> Search<'a> {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum KernelFile<'a> {
+pub(super) enum KernelFile<'a> {
     Vmlinuz,
     /// The same as an ELF file, compressed or not.
     Vmlinux,
@@ -339,11 +341,14 @@ enum KernelFile<'a> {
     NfTables(&'a str),
 }
 
-/// What a member is, and of which kernel release.
-fn kernel_file(path: &str) -> Option<(KernelFile<'_>, &str)> {
+/// What a member is, and of which kernel release if its name says so.
+pub(super) fn kernel_file(path: &str) -> Option<(KernelFile<'_>, Option<&str>)> {
     let path = path.strip_prefix('.').unwrap_or(path);
     let path = path.strip_prefix('/').unwrap_or(path);
     let (file, release) = if let Some(release) = path.strip_prefix("boot/vmlinuz-") {
+        if is_flavour(release) {
+            return Some((KernelFile::Vmlinuz, None));
+        }
         (KernelFile::Vmlinuz, release)
     } else if let Some(name) = path.strip_prefix("boot/vmlinux-") {
         (KernelFile::Vmlinux, uncompressed(name))
@@ -359,7 +364,7 @@ fn kernel_file(path: &str) -> Option<(KernelFile<'_>, &str)> {
         };
         (file, release)
     };
-    is_release(release).then_some((file, release))
+    is_release(release).then_some((file, Some(release)))
 }
 
 /// A name without the suffix of its compression.
@@ -372,6 +377,15 @@ fn is_release(text: &str) -> bool {
     let plain = |c: u8| c.is_ascii_alphanumeric() || b"+-._~".contains(&c);
     text.len() <= MAX_RELEASE
         && text.starts_with(|c: char| c.is_ascii_digit())
+        && text.bytes().all(plain)
+}
+
+/// Whether an image is named after its flavour instead of its release: `boot/vmlinuz-lts` of Alpine,
+/// `boot/vmlinuz-linux` of Arch until 2019.
+fn is_flavour(text: &str) -> bool {
+    let plain = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
+    text.len() <= MAX_RELEASE
+        && text.starts_with(|c: char| c.is_ascii_lowercase())
         && text.bytes().all(plain)
 }
 

@@ -2,17 +2,28 @@
 //! ever written to disk and no path of an archive is used as one.
 
 mod any;
+pub mod apk;
 mod ar;
 mod deb;
 mod decoder;
 mod members;
+pub mod pacman;
+mod pick;
+mod pkginfo;
+mod random;
 pub mod rpm;
 mod tarball;
+mod xz;
 
-pub use any::{Format, PackageError, unpack};
+pub use any::{Format, PackageError, START, unpack};
+pub use apk::ApkError;
 pub use ar::ArError;
-pub use deb::{DebError, kernel_files, with_data};
+pub use deb::{DebError, kernel_files, kernel_files_at, pick_kernel_files, with_data};
 pub use members::{KernelFiles, Kind, Limits, MembersError, NamedBytes, Wanted};
+pub use pacman::PacmanError;
+pub use pick::{PickError, Shape};
+pub use pkginfo::{PkgInfo, PkgInfoError};
+pub use random::RandomAccess;
 
 #[cfg(feature = "crawl")]
 pub(crate) use decoder::{decoder, suffix_of, xz_decoder};

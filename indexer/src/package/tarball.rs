@@ -81,7 +81,9 @@ fn gnu_long_name(
 }
 
 /// The path in a PAX header, if it has one.
-fn pax_path(entry: &mut tar::Entry<'_, impl Read>) -> Result<Option<Vec<u8>>, MembersError> {
+pub(super) fn pax_path(
+    entry: &mut tar::Entry<'_, impl Read>,
+) -> Result<Option<Vec<u8>>, MembersError> {
     if entry.size() > MAX_PAX {
         return Err(MembersError::Extension("a PAX header that is too long"));
     }

@@ -137,7 +137,7 @@ fn rpm(left: &str, right: &str) -> Ordering {
             (Some(b'~'), _) | (None, Some(b'^')) => return Ordering::Less,
             (_, Some(b'~')) | (Some(b'^'), None) => return Ordering::Greater,
             (None, None) => return Ordering::Equal,
-            (Some(b'^'), Some(_)) | (None, Some(_)) => return Ordering::Less,
+            (Some(b'^') | None, Some(_)) => return Ordering::Less,
             (Some(_), Some(b'^') | None) => return Ordering::Greater,
             (Some(_), Some(_)) => {}
         }

@@ -286,14 +286,17 @@ fn flip(path: &Path) {
 fn a_package_that_is_gone_is_named() {
     let (code, stderr, resolved) = spoilt(|mirror| fs::remove_file(mirror.path(DEB)).unwrap());
     assert_eq!((code, resolved), (1, 0), "{stderr}");
-    reads(&stderr, &["failed: 6.12.1-cloud-amd64 6.12.1-1: fetch_failed", "does not exist"]);
+    reads(&stderr, &["failed: debian 6.12.1-cloud-amd64 6.12.1-1: fetch_failed", "does not exist"]);
 }
 
 #[test]
 fn a_package_with_another_hash_is_refused() {
     let (code, stderr, resolved) = spoilt(|mirror| flip(&mirror.path(DEB)));
     assert_eq!((code, resolved), (1, 0), "{stderr}");
-    reads(&stderr, &["failed: 6.12.1-cloud-amd64 6.12.1-1: verification_failed", "has SHA-256"]);
+    reads(
+        &stderr,
+        &["failed: debian 6.12.1-cloud-amd64 6.12.1-1: verification_failed", "has SHA-256"],
+    );
 }
 
 #[test]
@@ -304,11 +307,11 @@ fn an_index_that_was_tampered_with_is_refused() {
         fs::write(path, text.replace("Label: Debian", "Label: Other")).unwrap();
     });
     assert_eq!((code, resolved), (1, 0), "{stderr}");
-    reads(&stderr, &["failed: suite trixie: verification_failed"]);
+    reads(&stderr, &["failed: suite debian trixie: verification_failed"]);
     let (code, stderr, resolved) =
         spoilt(|mirror| flip(&mirror.path("dists/trixie/main/binary-amd64/Packages")));
     assert_eq!((code, resolved), (1, 0), "{stderr}");
-    reads(&stderr, &["failed: suite trixie: verification_failed"]);
+    reads(&stderr, &["failed: suite debian trixie: verification_failed"]);
 }
 
 #[test]
@@ -317,7 +320,7 @@ fn an_expired_index_is_used_and_named() {
         mirror.publish_with("trixie", "Valid-Until: Fri, 06 Nov 2020 08:08:01 UTC\n");
     });
     assert_eq!((code, resolved), (0, 1), "{stderr}");
-    reads(&stderr, &["stale: the index of trixie expired on 2020-11-06"]);
+    reads(&stderr, &["stale: the index of debian trixie expired on 2020-11-06"]);
 }
 
 #[test]

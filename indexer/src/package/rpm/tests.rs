@@ -183,7 +183,7 @@ fn reads_every_compression() {
     }
     check(&read(&package(&plain().numbers(tag::RPM_FORMAT, &[6]), &archive)).unwrap());
     // It is told by its first bytes.
-    let files = super::super::unpack(&good().rpm()[..], Wanted::Both, &Limits::default());
+    let files = super::super::unpack(&&good().rpm()[..], Wanted::Both, &Limits::default());
     check(&files.unwrap());
 }
 

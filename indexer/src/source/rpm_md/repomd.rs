@@ -229,7 +229,7 @@ mod tests {
             primary(b"<metadata/>").unwrap_err().to_string(),
             primary(b"<!DOCTYPE x [<!ENTITY a \"aaa\">]><repomd/>").unwrap_err().to_string(),
             primary(b"").unwrap_err().to_string(),
-            primary(&[b'<'; MAX_REPOMD + 1]).unwrap_err().to_string(),
+            primary(&vec![b'<'; MAX_REPOMD + 1]).unwrap_err().to_string(),
         ];
         insta::assert_snapshot!(cases.join("\n"), @r#"
         the repository has neither an index `primary` nor `primary_db`
