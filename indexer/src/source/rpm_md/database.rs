@@ -236,7 +236,7 @@ mod tests {
             refused(&good.replace("'kernel',", "'kernel' || hex(zeroblob(600000)),")),
             refused(
                 &[
-                    &large,
+                    large,
                     TABLES.split_once("CREATE TABLE packages").unwrap().0,
                     "CREATE TABLE requires (name TEXT); INSERT INTO db_info VALUES (10, 'x');
                  INSERT INTO packages(pkgKey) VALUES (1)",
@@ -244,7 +244,16 @@ mod tests {
                 .concat(),
             ),
         ];
-        insta::assert_snapshot!(cases.join("\n"), @"");
+        insta::assert_snapshot!(cases.join("\n"), @r#"
+        the database has no plain table "db_info"
+        the database has no plain table "requires"
+        the database has format 11, expected 10
+        the index describes "kernel": its location is "../a.rpm", expected a path that leads nowhere else
+        the index describes "kernel": sha is not secure any more, expected sha256, sha384 or sha512
+        the database cannot be read: Conversion error from type Blob at index: 4, Invalid type
+        the database cannot be read: string or blob too big
+        the database cannot be read: no such column: pkgKey in SELECT name FROM requires WHERE pkgKey = ?1 AND name GLOB 'kernel*' at offset 32
+        "#);
         let many = "INSERT INTO packages(name) WITH RECURSIVE x(n) AS (SELECT 1 UNION ALL SELECT \
                     n + 1 FROM x WHERE n < 20000) SELECT 'bash' FROM x;";
         let many = database(&[TABLES, many].concat());

@@ -147,9 +147,12 @@ fn sets(
         let is_empty = |package: &PackageRef| needs_core(base, &package.depends);
         return of(Part::Whole)
             .iter()
-            .map(|package| match is_empty(package) {
-                true => incomplete(&[package], "-core"),
-                false => complete(package, None),
+            .map(|package| {
+                if is_empty(package) {
+                    incomplete(&[package], "-core")
+                } else {
+                    complete(package, None)
+                }
             })
             .collect();
     }

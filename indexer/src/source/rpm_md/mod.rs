@@ -2,7 +2,7 @@
 //! own signatures. Thin: every decision is taken by the pure modules below.
 //!
 //! Most distributions sign `repomd.xml`, and what it lists needs no signature more. Where there is no
-//! signature beside it (Fedora, CentOS, Oracle), each package has to be signed itself: then the index
+//! signature beside it (Fedora, Oracle), each package has to be signed itself: then the index
 //! is only believed in what it says of where packages are. So a mirror that withholds the signature
 //! gains nothing.
 

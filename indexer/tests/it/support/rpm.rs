@@ -1,4 +1,5 @@
-//! Repositories of rpms, made with the distributions' own tools: rpmbuild, rpmsign, createrepo_c, gpg.
+//! Repositories of rpms, made with the distributions' own tools: rpmbuild, rpmsign, `createrepo_c`,
+//! gpg.
 
 use std::{
     fmt::Write as _,
@@ -38,6 +39,7 @@ pub(crate) struct Key {
 }
 
 /// Whether the tools are there; CI installs them, another machine may not have them.
+#[expect(clippy::print_stderr, reason = "who runs the tests should know what was left out")]
 pub(crate) fn tools() -> bool {
     let missing = ["rpmbuild", "rpmsign", "createrepo_c", "modifyrepo_c", "gpg"]
         .into_iter()
@@ -46,6 +48,13 @@ pub(crate) fn tools() -> bool {
         eprintln!("{tool} is not there: rpm repositories are not tested, see ci/install-deps");
     }
     missing.is_none()
+}
+
+/// Where a program is.
+fn find(program: &str) -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap();
+    let mut places = std::env::split_paths(&path).map(|folder| folder.join(program));
+    places.find(|place| place.exists()).unwrap()
 }
 
 fn run(command: &mut Command) {
@@ -88,6 +97,8 @@ impl Key {
         let mut command = Command::new("rpmsign");
         command.env("GNUPGHOME", self.home.path()).args(["--addsign", "--define"]);
         command.arg("_gpg_name archive@mirror.example");
+        // Debian's rpm looks for it under a name that Debian no longer has.
+        command.args(["--define", &format!("__gpg {}", find("gpg").display())]);
         if whole {
             command.arg("--rpmv3");
         }
@@ -198,7 +209,7 @@ impl Repo {
         let files = fs::read_dir(self.root.join("repodata")).unwrap().flatten();
         let mut found = files
             .map(|file| file.path())
-            .filter(|path| path.file_name().unwrap().to_str().unwrap().contains("primary."));
+            .filter(|path| path.file_name().unwrap().to_str().unwrap().contains("primary.xml"));
         found.next().unwrap()
     }
 }
