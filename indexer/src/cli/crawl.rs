@@ -69,6 +69,13 @@ pub(super) struct Args {
     /// Keys that --mirror's indices are signed with [default: those of the catalogue]
     #[arg(long, value_name = "FILE", requires = "mirrors")]
     keyring: Option<PathBuf>,
+    /// Fetch only the parts of packages that are needed; nobody compares their hashes then, and
+    /// provenance says so
+    #[arg(long)]
+    partial: bool,
+    /// Take what this source lists though nothing vouches for it; provenance says so
+    #[arg(long = "allow-unverified", value_name = "SOURCE")]
+    unverified: Vec<String>,
     /// Where downloads are kept [default: $XDG_CACHE_HOME/nfdrop]
     #[arg(long, value_name = "DIR", env = "NFDROP_CACHE_PATH")]
     cache: Option<PathBuf>,
@@ -149,6 +156,7 @@ async fn crawl(args: Args, progress: &Arc<Progress>) -> anyhow::Result<u8> {
         fetcher,
         store,
         jobs: jobs.map_or(1, NonZeroUsize::get),
+        partial: args.partial,
         reporter: Arc::clone(progress) as Arc<dyn CrawlReporter>,
     };
     let stop = async {
@@ -185,11 +193,13 @@ async fn repositories(
         }
     };
     let selected = catalogue.select(&args.sources)?;
-    for Mirror { source, .. } in &args.mirrors {
+    let mirrors = args.mirrors.iter().map(|mirror| ("--mirror", &mirror.source));
+    let unverified = args.unverified.iter().map(|source| ("--allow-unverified", source));
+    for (option, source) in mirrors.chain(unverified) {
         if !selected.iter().any(|selected| selected.name == *source) {
-            let names: Vec<_> = selected.iter().map(|source| source.name.as_str()).collect();
-            let names = names.join(", ");
-            anyhow::bail!("--mirror {source}=…: no such source is crawled; there are {names}");
+            let crawled: Vec<_> = selected.iter().map(|source| source.name.as_str()).collect();
+            let crawled = crawled.join(", ");
+            anyhow::bail!("{option} {source}: no such source is crawled; there are {crawled}");
         }
     }
     let keyring = args.keyring.as_ref().map(std::path::absolute).transpose()?;
@@ -228,6 +238,7 @@ async fn repositories(
         };
         for mut repository in source.repositories(Some(mirror)) {
             repository.keys = keys.clone().unwrap_or(repository.keys);
+            repository.unverified = args.unverified.contains(&source.name);
             repositories.push(repository);
         }
     }

@@ -11,6 +11,7 @@
 
 mod select;
 mod summary;
+mod verify;
 mod work;
 
 pub use select::{Selection, Shard, ShardError, Survey, survey};
@@ -87,6 +88,9 @@ pub struct Crawl {
     pub store: Store,
     /// Kernels that are analysed at a time.
     pub jobs: usize,
+    /// Whether only the needed parts of packages are fetched where that is possible. Then nobody
+    /// compares their hashes, and their provenance says so.
+    pub partial: bool,
     /// Is told how it goes.
     pub reporter: Arc<dyn CrawlReporter>,
 }
@@ -116,6 +120,8 @@ impl Crawl {
             store: self.store.clone(),
             bodies: Bodies::default(),
             pool,
+            now: SystemTime::now(),
+            partial: self.partial,
         });
         let selected = selection.apply(&survey.kernels);
         self.reporter.selected(selected.len());

@@ -3,36 +3,38 @@
 //! A package is wanted by its SHA-256, which a signed index gave, so the cache is named by content
 //! and can be shared, copied and cut off at any time: `packages/<sha256>` exists only whole, what is
 //! under way is in `partial/` and is continued, by another process too. A file of the cache is used
-//! after its hash was checked again.
+//! after its hash was checked again. Of a file that is known by its URL only the server is asked
+//! whether it has another version now.
+//!
+//! Everything ends: a host has few connections and rests after many failures, a request has few
+//! attempts, an answer has to keep a pace, and a redirect leads to few others.
 
 mod cache;
+mod error;
+mod hosts;
+mod http;
+mod known;
+mod parts;
 mod report;
 
+pub use error::FetchError;
+pub use parts::Remote;
 pub use report::{DownloadReporter, DownloadStatus, Ending, Silent};
 
-use crate::source::date;
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use cache::Partial;
-use nfdrop_db::{Reason, hex};
+use error::{broken, causes, transient};
+use hosts::Hosts;
+use http::{Pace, accept, text, validator};
+use known::{Known, Version};
 use report::Status;
 use reqwest::{
     Response, StatusCode, Url,
-    header::{
-        ACCEPT_RANGES, CONTENT_RANGE, ETAG, HeaderMap, HeaderName, IF_RANGE, LAST_MODIFIED, RANGE,
-        RETRY_AFTER,
-    },
+    header::{CONTENT_RANGE, HeaderMap, IF_RANGE, RANGE},
 };
-use std::{
-    collections::HashMap,
-    fs, io,
-    io::Read as _,
-    path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
-    time::{Duration, SystemTime},
-};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use sha2::{Digest as _, Sha256};
+use std::{fs, io, io::Read as _, path::PathBuf, sync::Arc, time::Duration};
 
-const USER_AGENT: &str = concat!("nfdrop-indexer/", env!("CARGO_PKG_VERSION"));
 /// A server that wants a longer pause is one to come back to another time.
 const MAX_PAUSE: Duration = Duration::from_mins(1);
 
@@ -51,10 +53,19 @@ pub struct Options {
     pub retries: usize,
     /// Pause before the first of these; it doubles every time.
     pub pause: Duration,
+    /// For an answer of any size, beyond the time that `lowest_rate` leaves it.
+    pub patience: Duration,
+    /// In bytes per second, over a whole answer.
+    pub lowest_rate: u64,
+    /// After so many failures in a row a host is left alone.
+    pub tolerance: u32,
+    /// For how long it is.
+    pub rest: Duration,
 }
 
 impl Options {
-    /// Four connections per host, four retries.
+    /// Four connections per host, four retries, at least 10 kB a second, five minutes of rest after
+    /// twenty failures.
     pub fn new(cache: PathBuf) -> Self {
         Self {
             cache,
@@ -63,6 +74,10 @@ impl Options {
             read_timeout: Duration::from_secs(30),
             retries: 4,
             pause: Duration::from_millis(500),
+            patience: Duration::from_secs(30),
+            lowest_rate: 10_000,
+            tolerance: 20,
+            rest: Duration::from_mins(5),
         }
     }
 }
@@ -87,99 +102,15 @@ pub struct Download {
     pub sha256: [u8; 32],
 }
 
-/// Why a download failed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum FetchError {
-    /// Not a URL, or of a kind that is not fetched.
-    #[error("{url:?} cannot be fetched: {detail}")]
-    Url {
-        /// As given.
-        url: String,
-        /// What is wrong with it.
-        detail: String,
-    },
-    /// The server says that there is no such file.
-    #[error("{url} does not exist (status {status})")]
-    NotFound {
-        /// What was asked for.
-        url: String,
-        /// 404 or 410.
-        status: u16,
-    },
-    /// The server refuses, and will do so again.
-    #[error("{url} is refused (status {status})")]
-    Refused {
-        /// What was asked for.
-        url: String,
-        /// The answer.
-        status: u16,
-    },
-    /// It may work another time; it was tried several times.
-    #[error("{url} failed: {detail}; try again later")]
-    Transient {
-        /// What was asked for.
-        url: String,
-        /// The last failure.
-        detail: String,
-        /// When the server wants to be asked again.
-        retry_after: Option<Duration>,
-    },
-    /// Other bytes than the signed index says.
-    #[error("{url} has SHA-256 {found}, expected {expected}")]
-    HashMismatch {
-        /// What was fetched.
-        url: String,
-        /// Lower-case hex.
-        expected: String,
-        /// Lower-case hex.
-        found: String,
-    },
-    /// Fewer bytes than the signed index says.
-    #[error("{url} has {found} bytes, expected {expected}")]
-    WrongSize {
-        /// What was fetched.
-        url: String,
-        /// In bytes.
-        expected: u64,
-        /// In bytes.
-        found: u64,
-    },
-    /// More bytes than the signed index says, or than such a file may have.
-    #[error("{url} has more than {max} bytes, the most that is accepted")]
-    TooLarge {
-        /// What was fetched.
-        url: String,
-        /// In bytes.
-        max: u64,
-    },
-    /// The cache cannot be used.
-    #[error("the cache {} cannot be used: {detail}", path.display())]
-    Cache {
-        /// File or directory.
-        path: PathBuf,
-        /// What the system says.
-        detail: String,
-    },
-    /// The HTTP client cannot be set up.
-    #[error("the HTTP client cannot be set up: {0}")]
-    Client(String),
-}
-
-impl FetchError {
-    /// As it is written in records.
-    pub fn reason(&self) -> Reason {
-        match self {
-            Self::HashMismatch { .. } | Self::WrongSize { .. } | Self::TooLarge { .. } => {
-                Reason::VerificationFailed
-            }
-            _ => Reason::FetchFailed,
-        }
-    }
-
-    /// Whether the server says that there is no such file.
-    pub fn is_not_found(&self) -> bool {
-        matches!(self, Self::NotFound { .. })
-    }
+/// A file that was fetched without its hash being known beforehand.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unverified {
+    /// In the cache.
+    pub path: PathBuf,
+    /// In bytes.
+    pub size: u64,
+    /// As computed here.
+    pub sha256: [u8; 32],
 }
 
 /// Fetches files. Clones share connections and limits.
@@ -190,7 +121,15 @@ pub struct Fetcher(Arc<Inner>);
 struct Inner {
     client: reqwest::Client,
     options: Options,
-    hosts: Mutex<HashMap<String, Arc<Semaphore>>>,
+    hosts: Hosts,
+}
+
+/// What an answer was.
+enum Answer {
+    /// All of the file is there, with this SHA-256 and, if the server says it, of this version.
+    Whole([u8; 32], Option<Version>),
+    /// The version that is known already.
+    Unchanged,
 }
 
 impl Fetcher {
@@ -199,20 +138,28 @@ impl Fetcher {
         cache::create(&options.cache)?;
         // Fails only where it has been done before.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = reqwest::Client::builder()
-            .user_agent(USER_AGENT)
-            .connect_timeout(options.connect_timeout)
-            .read_timeout(options.read_timeout)
-            .build()
-            .map_err(|error| FetchError::Client(causes(&error)))?;
-        Ok(Self(Arc::new(Inner { client, options, hosts: Mutex::default() })))
+        let client = http::client(&options).map_err(|error| FetchError::Client(causes(&error)))?;
+        let hosts = Hosts::new(&options);
+        Ok(Self(Arc::new(Inner { client, options, hosts })))
     }
 
-    /// A small file that nothing is known of beforehand, at most `max` bytes.
+    /// A small file that nothing is known of beforehand, at most `max` bytes. What the server sent
+    /// before is taken from the cache where the server says that it still is the same.
     pub async fn small(&self, url: &str, max: usize) -> Result<Vec<u8>, FetchError> {
+        let url = parse(url)?;
+        if url.scheme() == "file" {
+            let mut whole = Vec::new();
+            let read = open(&url)?.take(max as u64 + 1).read_to_end(&mut whole);
+            read.map_err(|error| transient(&url, &error))?;
+            let too_large = FetchError::TooLarge { url: url.to_string(), max: max as u64 };
+            return if whole.len() > max { Err(too_large) } else { Ok(whole) };
+        }
         let mut pauses = self.pauses();
         loop {
-            match self.small_once(&parse(url)?, max).await {
+            let permit = self.0.hosts.permit(&url).await?;
+            let small = permit.note(self.small_once(&url, max).await);
+            drop(permit);
+            match small {
                 Err(error) => pauses.wait(error).await?,
                 whole => return whole,
             }
@@ -220,22 +167,34 @@ impl Fetcher {
     }
 
     async fn small_once(&self, url: &Url, max: usize) -> Result<Vec<u8>, FetchError> {
-        let too_large = || FetchError::TooLarge { url: url.to_string(), max: max as u64 };
-        let mut whole = Vec::new();
-        if url.scheme() == "file" {
-            let read = open(url)?.take(max as u64 + 1).read_to_end(&mut whole);
-            read.map_err(|error| transient(url, &error))?;
-            return if whole.len() > max { Err(too_large()) } else { Ok(whole) };
+        let cache = &self.0.options.cache;
+        // One that was cut to nothing has no content to go by.
+        let known = Known::read(cache, url, max as u64).filter(|known| !known.content.is_empty());
+        let headers = known.as_ref().map(|known| known.version.headers()).unwrap_or_default();
+        let response = self.send(url, headers).await?;
+        if response.status() == StatusCode::NOT_MODIFIED
+            && let Some(known) = known
+        {
+            return Ok(known.content);
         }
-        let _permit = self.permit(url).await;
-        let mut response = accept(url, self.send(url, HeaderMap::new()).await?)?;
-        while let Some(bytes) = response.chunk().await.map_err(|e| broken(url, &e))? {
-            if bytes.len() > max - whole.len() {
-                return Err(too_large());
+        let mut response = accept(url, response)?;
+        let version = Version::of(response.headers());
+        let (mut content, mut pace) = (Vec::new(), Pace::new(&self.0.options));
+        while let Some(bytes) = pace.chunk(url, &mut response).await? {
+            let bytes = bytes.as_ref();
+            if bytes.len() > max - content.len() {
+                return Err(FetchError::TooLarge { url: url.to_string(), max: max as u64 });
             }
-            whole.extend_from_slice(&bytes);
+            content.extend_from_slice(bytes);
         }
-        Ok(whole)
+        let Some(version) = version else {
+            Known::remove(cache, url);
+            return Ok(content);
+        };
+        let (sha256, size) = (Sha256::digest(&content).into(), content.len() as u64);
+        let known = Known { version, sha256, size, content };
+        known.write(cache, url)?;
+        Ok(known.content)
     }
 
     /// The path of the whole and checked file in the cache, after fetching it where it is not there.
@@ -247,16 +206,8 @@ impl Fetcher {
     ) -> Result<PathBuf, FetchError> {
         let url = parse(&download.url)?;
         let mut status = Status::start(reporter, download);
-        match self.verified_inner(&url, download, &mut status).await {
-            Ok((path, ending)) => {
-                status.end(ending);
-                Ok(path)
-            }
-            Err(error) => {
-                status.end(Ending::Failed);
-                Err(error)
-            }
-        }
+        let result = self.verified_inner(&url, download, &mut status).await;
+        status.end_with(result)
     }
 
     async fn verified_inner(
@@ -267,31 +218,97 @@ impl Fetcher {
     ) -> Result<(PathBuf, Ending), FetchError> {
         let cache = self.0.options.cache.clone();
         let (size, sha256) = (download.size, download.sha256);
-        let opened = tokio::task::spawn_blocking(move || cache::open(&cache, size, sha256));
-        let mut partial = match opened.await.map_err(|e| FetchError::Client(e.to_string()))?? {
+        let mut partial = match blocking(move || cache::open(&cache, size, sha256)).await? {
             cache::Opened::Whole(path) => return Ok((path, Ending::Cached)),
             cache::Opened::Partial(partial) => partial,
         };
-        let mut pauses = self.pauses();
-        loop {
-            match self.verified_once(url, &mut partial, status).await {
-                Ok(()) => break,
-                Err(error) => pauses.wait(error).await?,
-            }
-        }
-        let keep = tokio::task::spawn_blocking(move || partial.keep());
-        let path = keep.await.map_err(|e| FetchError::Client(e.to_string()))??;
+        self.complete(url, &mut partial, None, status).await?;
+        let path = blocking(move || partial.keep(&sha256)).await?;
         Ok((path, Ending::Fetched))
     }
 
-    /// Continues the file to its end and checks it.
-    async fn verified_once(
+    /// A file of which neither size nor hash is known beforehand, at most `max` bytes. As with
+    /// [`Fetcher::small`] it is fetched again only if the server has another version.
+    pub async fn unverified(
+        &self,
+        url: &str,
+        max: u64,
+        reporter: &dyn DownloadReporter,
+    ) -> Result<Unverified, FetchError> {
+        let parsed = parse(url)?;
+        let download = Download { url: url.to_owned(), size: 0, sha256: [0; 32] };
+        let mut status = Status::start(reporter, &download);
+        let result = self.unverified_inner(&parsed, max, &mut status).await;
+        status.end_with(result)
+    }
+
+    async fn unverified_inner(
+        &self,
+        url: &Url,
+        max: u64,
+        status: &mut Status,
+    ) -> Result<(Unverified, Ending), FetchError> {
+        let (cache, key) = (self.0.options.cache.clone(), url.clone());
+        let (mut partial, known) = blocking(move || {
+            let partial = cache::open_unknown(&cache, &known::key(&key), max)?;
+            let known = Known::read(&cache, &key, 0).filter(|known| known.size <= max);
+            let file = known.map(|Known { version, sha256, size, .. }| {
+                (version, Unverified { path: cache::whole(&cache, &sha256), size, sha256 })
+            });
+            let is_there = |(_, file): &(Version, Unverified)| {
+                cache::is_whole(&file.path, file.size, file.sha256).unwrap_or(false)
+            };
+            Ok((partial, file.filter(is_there)))
+        })
+        .await?;
+        let known_version = known.as_ref().map(|(version, _)| version);
+        let answer = self.complete(url, &mut partial, known_version, status).await?;
+        let (sha256, version) = match (answer, known) {
+            (Answer::Whole(sha256, version), _) => (sha256, version),
+            (Answer::Unchanged, Some((_, file))) => return Ok((file, Ending::Cached)),
+            (Answer::Unchanged, None) => return Err(transient(url, &"status 304 unasked for")),
+        };
+        let (cache, url, size) = (self.0.options.cache.clone(), url.clone(), partial.len());
+        let path = blocking(move || {
+            let path = partial.keep(&sha256)?;
+            match version {
+                Some(version) => {
+                    Known { version, sha256, size, content: Vec::new() }.write(&cache, &url)?;
+                }
+                None => Known::remove(&cache, &url),
+            }
+            Ok(path)
+        });
+        Ok((Unverified { path: path.await?, size, sha256 }, Ending::Fetched))
+    }
+
+    /// Fetches until the file is there.
+    async fn complete(
         &self,
         url: &Url,
         partial: &mut Partial,
+        known: Option<&Version>,
         status: &mut Status,
-    ) -> Result<(), FetchError> {
+    ) -> Result<Answer, FetchError> {
+        let mut pauses = self.pauses();
+        loop {
+            match self.complete_once(url, partial, known, status).await {
+                Err(error) => pauses.wait(error).await?,
+                answer => return answer,
+            }
+        }
+    }
+
+    /// Continues the file to its end and checks it.
+    async fn complete_once(
+        &self,
+        url: &Url,
+        partial: &mut Partial,
+        known: Option<&Version>,
+        status: &mut Status,
+    ) -> Result<Answer, FetchError> {
         let resumed = partial.len() > 0;
+        let mut version = None;
         if url.scheme() == "file" {
             partial.restart(None)?;
             let (mut file, mut buffer) = (open(url)?, vec![0; 1 << 20]);
@@ -302,14 +319,12 @@ impl Fetcher {
                 }
                 status.progress(partial.len());
             }
-        } else if partial.len() < partial.size || partial.size == 0 {
-            let _permit = self.permit(url).await;
-            let mut response = self.request(url, partial).await?;
-            status.progress(partial.len());
-            while let Some(bytes) = response.chunk().await.map_err(|e| broken(url, &e))? {
-                // Writing to the page cache is not worth a thread; fsync is, see Partial::keep.
-                partial.append(url, &bytes)?;
-                status.progress(partial.len());
+        } else if !partial.is_long_enough() {
+            let permit = self.0.hosts.permit(url).await?;
+            let received = self.receive(url, partial, known, status).await;
+            match permit.note(received)? {
+                Some(found) => version = found,
+                None => return Ok(Answer::Unchanged),
             }
         }
         match partial.check(url) {
@@ -322,29 +337,60 @@ impl Fetcher {
                 partial.restart(None)?;
                 Err(error)
             }
-            Ok(()) => Ok(()),
+            Ok(sha256) => Ok(Answer::Whole(sha256, version)),
         }
     }
 
-    /// Asks for the rest of the file where that is safe, else for all of it.
-    async fn request(&self, url: &Url, partial: &mut Partial) -> Result<Response, FetchError> {
+    /// Appends the rest of the file. Its version; `None`: it is the known one.
+    async fn receive(
+        &self,
+        url: &Url,
+        partial: &mut Partial,
+        known: Option<&Version>,
+        status: &mut Status,
+    ) -> Result<Option<Option<Version>>, FetchError> {
+        let Some(mut response) = self.request(url, partial, known).await? else { return Ok(None) };
+        let version = Version::of(response.headers());
+        status.progress(partial.len());
+        let mut pace = Pace::new(&self.0.options);
+        while let Some(bytes) = pace.chunk(url, &mut response).await? {
+            // Writing to the page cache is not worth a thread; fsync is, see Partial::keep.
+            partial.append(url, bytes.as_ref())?;
+            status.progress(partial.len());
+        }
+        Ok(Some(version))
+    }
+
+    /// Asks for the rest of the file where that is safe, else for all of it. `None`: it is of the
+    /// known version.
+    async fn request(
+        &self,
+        url: &Url,
+        partial: &mut Partial,
+        known: Option<&Version>,
+    ) -> Result<Option<Response>, FetchError> {
         let from = partial.len();
         let mut headers = HeaderMap::new();
+        let mut expected = None;
         if from > 0
+            && let Some(total) = partial.total()
             && let Some(validator) = partial.validator().and_then(|v| v.parse().ok())
             && let Ok(range) = format!("bytes={from}-").parse()
         {
             headers.insert(RANGE, range);
             headers.insert(IF_RANGE, validator);
+            expected = Some(format!("bytes {from}-{}/{total}", total - 1));
+        } else if let Some(known) = known {
+            headers = known.headers();
         }
-        let asked = !headers.is_empty();
         let response = self.send(url, headers).await?;
         let status = response.status();
-        if asked && status == StatusCode::PARTIAL_CONTENT {
-            let expected = format!("bytes {from}-{}/{}", partial.size - 1, partial.size);
+        if let Some(expected) = expected
+            && status == StatusCode::PARTIAL_CONTENT
+        {
             let found = text(response.headers(), CONTENT_RANGE);
             if found.as_deref() == Some(&expected) {
-                return Ok(response);
+                return Ok(Some(response));
             }
             partial.restart(None)?;
             let found = found.unwrap_or_default();
@@ -354,26 +400,18 @@ impl Fetcher {
             partial.restart(None)?;
             return Err(transient(url, &"the server has no such range"));
         }
+        if status == StatusCode::NOT_MODIFIED && known.is_some() {
+            return Ok(None);
+        }
         let response = accept(url, response)?;
         partial.restart(validator(response.headers()))?;
-        Ok(response)
+        partial.announce(response.content_length());
+        Ok(Some(response))
     }
 
     async fn send(&self, url: &Url, headers: HeaderMap) -> Result<Response, FetchError> {
         let request = self.0.client.get(url.clone()).headers(headers);
         request.send().await.map_err(|error| broken(url, &error))
-    }
-
-    async fn permit(&self, url: &Url) -> Option<OwnedSemaphorePermit> {
-        let host =
-            format!("{}:{:?}", url.host_str().unwrap_or_default(), url.port_or_known_default());
-        let semaphore = {
-            let mut hosts = self.0.hosts.lock().unwrap_or_else(PoisonError::into_inner);
-            let new = || Arc::new(Semaphore::new(self.0.options.per_host.max(1)));
-            Arc::clone(hosts.entry(host).or_insert_with(new))
-        };
-        // Fails only for a closed semaphore; this one never is.
-        semaphore.acquire_owned().await.ok()
     }
 
     fn pauses(&self) -> Pauses {
@@ -423,73 +461,12 @@ fn open(url: &Url) -> Result<fs::File, FetchError> {
     })
 }
 
-/// The response, if it holds the whole file.
-fn accept(url: &Url, response: Response) -> Result<Response, FetchError> {
-    let status = response.status();
-    let (name, number) = (url.to_string(), status.as_u16());
-    match status {
-        StatusCode::OK => Ok(response),
-        StatusCode::NOT_FOUND | StatusCode::GONE => {
-            Err(FetchError::NotFound { url: name, status: number })
-        }
-        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => Err(busy(name, &response)),
-        _ if status.is_server_error() => Err(busy(name, &response)),
-        _ => Err(FetchError::Refused { url: name, status: number }),
-    }
-}
-
-fn busy(url: String, response: &Response) -> FetchError {
-    let retry_after = text(response.headers(), RETRY_AFTER).and_then(|value| {
-        let seconds = value.parse().ok().map(Duration::from_secs);
-        seconds.or_else(|| date::parse(&value)?.duration_since(SystemTime::now()).ok())
-    });
-    FetchError::Transient { url, detail: format!("status {}", response.status()), retry_after }
-}
-
-fn transient(url: &Url, detail: &dyn std::fmt::Display) -> FetchError {
-    FetchError::Transient { url: url.to_string(), detail: detail.to_string(), retry_after: None }
-}
-
-/// A request that did not end: refused, timed out, cut off. A failed redirect or TLS handshake is
-/// not told apart; trying those again is harmless.
-fn broken(url: &Url, error: &reqwest::Error) -> FetchError {
-    transient(url, &causes(error))
-}
-
-/// The library says "error sending request" and keeps the cause behind it.
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        next = cause.source();
-    }
-    text
-}
-
-fn text(headers: &HeaderMap, name: HeaderName) -> Option<String> {
-    Some(headers.get(name)?.to_str().ok()?.to_owned())
-}
-
-/// What If-Range takes: a strong `ETag`, else Last-Modified (RFC 9110, 13.1.5). `None` where the
-/// server does not serve ranges.
-fn validator(headers: &HeaderMap) -> Option<String> {
-    if text(headers, ACCEPT_RANGES).is_some_and(|ranges| ranges == "none") {
-        return None;
-    }
-    let etag = text(headers, ETAG).filter(|tag| tag.starts_with('"'));
-    etag.or_else(|| text(headers, LAST_MODIFIED)).filter(|value| value.len() <= 256)
-}
-
-fn cache_error(path: &Path, error: &io::Error) -> FetchError {
-    FetchError::Cache { path: path.to_owned(), detail: error.to_string() }
-}
-
-fn hex32(bytes: &[u8]) -> String {
-    hex::encode(bytes)
+/// Runs what waits for the disk or for a lock.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, FetchError> + Send + 'static,
+) -> Result<T, FetchError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| FetchError::Client(error.to_string()))?
 }
 
 #[cfg(test)]

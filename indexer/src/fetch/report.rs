@@ -1,7 +1,7 @@
 //! What a download tells about itself, so that a command line can draw bars. The types see to it
 //! that every download ends exactly once.
 
-use super::Download;
+use super::{Download, FetchError};
 
 /// How a download ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -56,6 +56,23 @@ impl Status {
     pub(super) fn progress(&mut self, bytes: u64) {
         if let Some(status) = &mut self.0 {
             status.progress(bytes);
+        }
+    }
+
+    /// Ends as this result says.
+    pub(super) fn end_with<T>(
+        self,
+        result: Result<(T, Ending), FetchError>,
+    ) -> Result<T, FetchError> {
+        match result {
+            Ok((value, ending)) => {
+                self.end(ending);
+                Ok(value)
+            }
+            Err(error) => {
+                self.end(Ending::Failed);
+                Err(error)
+            }
         }
     }
 

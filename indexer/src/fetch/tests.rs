@@ -2,8 +2,15 @@
 //! answers included.
 
 use super::*;
-use sha2::{Digest as _, Sha256};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use crate::package::RandomAccess as _;
+use nfdrop_db::Reason;
+use std::{
+    path::Path,
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpListener,
@@ -391,4 +398,247 @@ async fn small_files_are_bounded_and_retried() {
     assert_eq!(bench.fetcher.small(&server.url, 4).await.unwrap(), b"abcd");
     let error = bench.fetcher.small(&server.url, 3).await.unwrap_err();
     assert!(matches!(error, FetchError::TooLarge { max: 3, .. }), "{error}");
+}
+
+#[tokio::test]
+async fn redirects_end() {
+    let circle = "Location: /file\r\nContent-Length: 0\r\n";
+    let server = Server::answering(move |_, _| response("302 Found", circle, b"")).await;
+    let bench = bench();
+    let error = bench.fetch(&server.download()).await.unwrap_err();
+    assert!(matches!(error, FetchError::Redirected { .. }), "{error}");
+    assert_eq!((error.reason(), server.requests().len()), (Reason::FetchFailed, 6));
+    let error = bench.fetcher.small(&server.url, 10).await.unwrap_err().to_string();
+    let error = error.replace(&server.url, "URL");
+    insta::assert_snapshot!(error, @"URL is redirected in a way that is not followed: error following redirect for url (URL): more than 5 redirects");
+    // One that leads somewhere is followed.
+    let moved = Server::answering(|number, head| match number {
+        0 => response("301 Moved", "Location: /elsewhere\r\nContent-Length: 0\r\n", b""),
+        _ => ranged(head, "\"a\""),
+    })
+    .await;
+    assert_eq!(bench.fetch(&moved.download()).await.unwrap(), content());
+}
+
+#[tokio::test]
+async fn an_answer_keeps_a_pace() {
+    let server = Server::answering(|_, head| ranged(head, "\"a\"")).await;
+    let bench = bench_with(|options| {
+        options.patience = Duration::ZERO;
+        options.lowest_rate = u64::MAX;
+    });
+    let error = bench.fetcher.small(&server.url, 1 << 20).await.unwrap_err();
+    assert!(matches!(&error, FetchError::Transient { detail, .. } if detail.contains("too slow")));
+    assert_eq!(server.requests().len(), 5);
+}
+
+#[tokio::test]
+async fn a_host_that_fails_is_left_alone() {
+    let server = Server::answering(|_, _| response("500 No", "Content-Length: 0\r\n", b"")).await;
+    let hour = Duration::from_hours(1);
+    let bench = bench_with(|options| (options.tolerance, options.rest) = (7, hour));
+    assert!(bench.fetch(&server.download()).await.is_err());
+    let error = bench.fetcher.small(&server.url, 9).await.unwrap_err();
+    let failures = |error: &FetchError| match error {
+        FetchError::Resting { failures, .. } => *failures,
+        _ => 0,
+    };
+    assert_eq!((failures(&error), server.requests().len()), (7, 7), "{error}");
+    let host = server.url.trim_start_matches("http://").trim_end_matches("/file");
+    let text = error.to_string().replace(host, "HOST");
+    insta::assert_snapshot!(text, @"http://HOST/file was not asked for: the last 7 requests to HOST failed, so it is left alone for 3600 s; try again later");
+    // Other hosts are none of its business.
+    let other = Server::answering(|_, head| ranged(head, "\"a\"")).await;
+    assert!(bench.fetcher.small(&other.url, 1 << 20).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_host_that_recovers_is_asked_again() {
+    let server = Server::answering(|number, head| match number {
+        0..3 => response("500 No", "Content-Length: 0\r\n", b""),
+        _ => ranged(head, "\"a\""),
+    })
+    .await;
+    let bench = bench_with(|options| {
+        (options.tolerance, options.rest, options.retries) = (3, Duration::ZERO, 0);
+    });
+    for _ in 0..3 {
+        assert!(bench.fetcher.small(&server.url, 1 << 20).await.is_err());
+    }
+    assert_eq!(bench.fetcher.small(&server.url, 1 << 20).await.unwrap(), content());
+}
+
+/// Answers with content number n until it is asked for another version than that.
+fn versioned(current: &Arc<AtomicUsize>) -> impl Fn(usize, &str) -> Vec<u8> + use<> {
+    let current = Arc::clone(current);
+    move |_, head| {
+        let now = current.load(Ordering::SeqCst);
+        if head.contains(&format!("if-none-match: \"{now}\"")) {
+            return response("304 Not Modified", "", b"");
+        }
+        response("200 OK", &format!("Content-Length: 1\r\nETag: \"{now}\"\r\n"), &[now as u8])
+    }
+}
+
+#[tokio::test]
+async fn what_is_known_by_url_is_asked_for_again_but_not_sent_again() {
+    let current = Arc::new(AtomicUsize::new(7));
+    let server = Server::answering(versioned(&current)).await;
+    let bench = bench();
+    let small = async || bench.fetcher.small(&server.url, 10).await.unwrap();
+    assert_eq!((small().await, small().await), (vec![7], vec![7]));
+    assert!(server.requests()[1].contains("if-none-match: \"7\""));
+    // Another process knows it too, and a new version is taken.
+    let other = fetcher(bench.cache.path(), |_| {});
+    assert_eq!(other.small(&server.url, 10).await.unwrap(), [7]);
+    current.store(8, Ordering::SeqCst);
+    assert_eq!((small().await, small().await), (vec![8], vec![8]));
+    // What is damaged is not used.
+    for file in fs::read_dir(bench.cache.path().join("indices")).unwrap() {
+        let path = file.unwrap().path();
+        let mut bytes = fs::read(&path).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        fs::write(&path, bytes).unwrap();
+    }
+    assert_eq!(small().await, [8]);
+    assert!(!server.requests().last().unwrap().contains("if-none-match"));
+}
+
+#[tokio::test]
+async fn unchanged_is_no_answer_to_who_knows_nothing() {
+    let server = Server::answering(|_, _| response("304 Not Modified", "", b"")).await;
+    let bench = bench();
+    let error = bench.fetcher.small(&server.url, 10).await.unwrap_err();
+    assert!(matches!(error, FetchError::Refused { status: 304, .. }), "{error}");
+    let error = bench.fetcher.unverified(&server.url, 10, &Silent).await.unwrap_err();
+    assert!(matches!(error, FetchError::Refused { status: 304, .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_file_of_unknown_hash_is_fetched_once_per_version() {
+    let current = Arc::new(AtomicUsize::new(1));
+    let server = Server::answering(versioned(&current)).await;
+    let (bench, endings) = (bench(), Endings::default());
+    let fetch = async || bench.fetcher.unverified(&server.url, 10, &endings).await.unwrap();
+    let first = fetch().await;
+    assert_eq!((first.size, &fs::read(&first.path).unwrap()[..]), (1, &[1][..]));
+    assert_eq!(first.sha256[..], Sha256::digest([1])[..]);
+    assert_eq!(fetch().await, first);
+    current.store(2, Ordering::SeqCst);
+    let second = fetch().await;
+    assert_eq!(fs::read(&second.path).unwrap(), [2]);
+    // One that is damaged or gone is fetched anew.
+    fs::write(&second.path, [3]).unwrap();
+    assert_eq!((fetch().await, fs::read(&second.path).unwrap()), (second.clone(), vec![2]));
+    fs::remove_file(&second.path).unwrap();
+    assert_eq!((fetch().await, fs::read(&second.path).unwrap()), (second, vec![2]));
+    use Ending::{Cached, Fetched};
+    assert_eq!(*endings.0.lock().unwrap(), [Fetched, Cached, Fetched, Fetched, Fetched]);
+}
+
+#[tokio::test]
+async fn a_file_of_unknown_hash_is_bounded_continued_and_local() {
+    let server = Server::answering(|number, head| match number {
+        0 => ok("ETag: \"a\"\r\n", &content()[..40_000]),
+        _ => ranged(head, "\"a\""),
+    })
+    .await;
+    let bench = bench();
+    let file = bench.fetcher.unverified(&server.url, 100_000, &Silent).await.unwrap();
+    assert_eq!(fs::read(&file.path).unwrap(), content());
+    assert!(server.requests()[1].contains("range: bytes=40000-\r\n"));
+    let error = bench.fetcher.unverified(&server.url, 99_999, &Silent).await.unwrap_err();
+    assert!(matches!(error, FetchError::TooLarge { max: 99_999, .. }), "{error}");
+    let url = Url::from_file_path(&file.path).unwrap();
+    let local = bench.fetcher.unverified(url.as_str(), 100_000, &Silent).await.unwrap();
+    assert_eq!(local.sha256, file.sha256);
+}
+
+/// What a server with range support answers to a request for a part.
+fn part(head: &str, etag: &str) -> Vec<u8> {
+    let range = head.lines().find_map(|line| line.strip_prefix("range: bytes=")).unwrap();
+    let (from, to) = range.split_once('-').unwrap();
+    let (from, to): (usize, usize) = (from.parse().unwrap(), to.parse().unwrap());
+    let (all, bytes) = (content().len(), content()[from..=to].to_vec());
+    let headers = format!(
+        "Content-Range: bytes {from}-{to}/{all}\r\nContent-Length: {}\r\nETag: {etag}\r\n",
+        bytes.len()
+    );
+    response("206 Partial Content", &headers, &bytes)
+}
+
+/// Two parts of a file: its beginning and something behind what is fetched first.
+fn two_parts(remote: &Remote) -> Option<[Vec<u8>; 2]> {
+    let read = |range| {
+        let mut bytes = Vec::new();
+        remote.part(range).read_to_end(&mut bytes).ok()?;
+        Some(bytes)
+    };
+    assert_eq!(remote.size().unwrap(), 100_000);
+    Some([read(10..20)?, read(90_000..200_000)?])
+}
+
+#[tokio::test]
+async fn parts_are_fetched_and_nothing_else() {
+    let server = Server::answering(|number, head| match number {
+        1 => response("503 Busy", "Content-Length: 0\r\n", b""),
+        _ => part(head, "\"a\""),
+    })
+    .await;
+    let (bench, endings) = (bench(), Endings::default());
+    let parts = bench.fetcher.parts(&server.download(), &endings, two_parts).await.unwrap();
+    let expected = [content()[10..20].to_vec(), content()[90_000..].to_vec()];
+    assert_eq!(parts, Some(expected));
+    let requests = server.requests();
+    assert!(requests[0].contains("range: bytes=0-65535\r\n"), "{requests:?}");
+    assert!(requests[2].contains("range: bytes=90000-99999\r\n"), "{requests:?}");
+    assert!(requests[2].contains("if-range: \"a\"\r\n"), "{requests:?}");
+    assert_eq!((requests.len(), &endings.0.lock().unwrap()[..]), (3, &[Ending::Fetched][..]));
+}
+
+#[tokio::test]
+async fn no_parts_of_what_cannot_be_trusted_to_be_one_file() {
+    type Answer = fn(usize, &str) -> Vec<u8>;
+    let range = |range: &'static str, etag: &str| {
+        let headers = format!("Content-Range: {range}\r\nETag: {etag}\r\n");
+        response("206 Partial Content", &headers, &content()[..65_536])
+    };
+    let mistaken = [
+        range("bytes 0-65535/100001", "\"a\""),
+        range("bytes 0-65535/*", "\"a\""),
+        range("bytes 1-65536/100000", "\"a\""),
+        range("bytes 0-65535/100000", "W/\"a\""),
+        response("206 Partial Content", "ETag: \"a\"\r\n", &content()[..65_536]),
+        ok("ETag: \"a\"\r\n", &content()),
+        response("416 No", "Content-Length: 0\r\n", b""),
+    ];
+    for answer in mistaken {
+        let text = String::from_utf8_lossy(&answer[..50]).into_owned();
+        let server = Server::answering(move |_, _| answer.clone()).await;
+        let parts = bench().fetcher.parts(&server.download(), &Silent, two_parts).await.unwrap();
+        assert_eq!((parts, server.requests().len()), (None, 1), "{text}");
+    }
+    let changes: [Answer; 3] = [
+        |number, head| part(head, if number == 0 { "\"a\"" } else { "\"b\"" }),
+        |number, head| if number == 0 { part(head, "\"a\"") } else { ok("", &content()) },
+        |number, head| match number {
+            0 => part(head, "\"a\""),
+            _ => response("206 Partial Content", "Content-Range: bytes 9-9/10\r\n", b"9"),
+        },
+    ];
+    for change in changes {
+        let server = Server::answering(change).await;
+        let parts = bench().fetcher.parts(&server.download(), &Silent, two_parts).await.unwrap();
+        assert_eq!((parts, server.requests().len()), (None, 2));
+    }
+    let gone = Server::answering(|_, _| response("404 No", "Content-Length: 0\r\n", b"")).await;
+    let error = bench().fetcher.parts(&gone.download(), &Silent, two_parts).await.unwrap_err();
+    assert!(error.is_not_found(), "{error}");
+}
+
+#[test]
+fn a_full_disk_is_told() {
+    let error = error::cache_error(Path::new("/cache"), &io::ErrorKind::StorageFull.into());
+    let text = error.to_string();
+    insta::assert_snapshot!(text, @"the cache /cache cannot be used: no storage space; make room there, or name another place with --cache");
 }

@@ -12,7 +12,7 @@ mod pick;
 mod pkginfo;
 mod random;
 pub mod rpm;
-mod tarball;
+pub(crate) mod tarball;
 mod xz;
 
 pub use any::{Format, PackageError, START, unpack};
@@ -27,3 +27,5 @@ pub use random::RandomAccess;
 
 #[cfg(feature = "crawl")]
 pub(crate) use decoder::{decoder, suffix_of, xz_decoder};
+#[cfg(feature = "crawl")]
+pub(crate) use pkginfo::is_word;

@@ -1,6 +1,9 @@
 //! Keys from files: whose signatures count for a repository.
 
-use super::openpgp::{Keyring, KeyringError};
+use super::{
+    apk::keys::RsaKeyError,
+    openpgp::{Keyring, KeyringError},
+};
 use std::{
     fs, io,
     path::{Path, PathBuf},
@@ -41,9 +44,23 @@ pub enum LoadKeysError {
         /// What is wrong with it.
         error: KeyringError,
     },
+    /// It holds no RSA key, which apk's are.
+    #[error("{}: {error}", path.display())]
+    Rsa {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: RsaKeyError,
+    },
     /// The key block in the entry itself.
     #[error("the key block in Signed-By: {0}")]
     Embedded(KeyringError),
+    /// No file of a folder is a key, or none has the fingerprint that is asked for.
+    #[error(
+        "no RSA key found; name the files that the distribution has in /etc/apk/keys, or a folder with \
+         them, in the catalogue or with --keyring"
+    )]
+    NoRsa,
     /// There are no keys at all.
     #[error(
         "no keyring found; install the package debian-archive-keyring or name one with Signed-By"

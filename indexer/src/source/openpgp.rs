@@ -32,6 +32,9 @@ pub const MAX_MESSAGE: usize = 16 << 20;
 /// Longest detached signature looked at, in bytes: a few hundred a key.
 pub const MAX_SIGNATURE: usize = 1 << 20;
 
+/// How a clear-signed message begins.
+const BEGIN: &[u8] = b"-----BEGIN PGP SIGNED MESSAGE-----";
+
 /// The keys whose signatures count.
 #[derive(Debug, Clone, Default)]
 pub struct Keyring {
@@ -149,7 +152,6 @@ impl Keyring {
 
     /// The signed text of `message`, if one of these keys made a good signature that holds at `now`.
     pub fn verify(&self, message: &[u8], now: SystemTime) -> Result<Signed, SignatureError> {
-        const BEGIN: &[u8] = b"-----BEGIN PGP SIGNED MESSAGE-----";
         if message.len() > MAX_MESSAGE {
             return Err(SignatureError::TooLong { found: message.len(), max: MAX_MESSAGE });
         }
@@ -214,6 +216,19 @@ impl<R: Read> Read for Watched<'_, R> {
             }
         })
     }
+}
+
+/// What stands in a clear-signed message, whoever signed it: the lines between its headers and the
+/// signature, without dash escapes. All of what is no such message.
+pub fn clear_text(message: &[u8]) -> Vec<u8> {
+    const SIGNATURE: &[u8] = b"-----BEGIN PGP SIGNATURE-----";
+    if !message.starts_with(BEGIN) {
+        return message.to_vec();
+    }
+    let lines = message.split_inclusive(|c| *c == b'\n');
+    let text = lines.skip_while(|line| !line.trim_ascii().is_empty()).skip(1);
+    let text = text.take_while(|line| !line.starts_with(SIGNATURE));
+    text.flat_map(|line| line.strip_prefix(b"- ").unwrap_or(line)).copied().collect()
 }
 
 struct Helper<'a> {

@@ -18,7 +18,7 @@ mod xml;
 
 pub use checksum::{Checksum, ChecksumError};
 pub use location::LocationError;
-pub use signature::{RpmSignatureError, verify};
+pub use signature::{RpmSignatureError, check, verify};
 pub use xml::XmlError;
 
 use super::{
@@ -158,7 +158,7 @@ async fn read_index(reader: &Reader, base: &str, index: Index) -> Result<Vec<Pac
     let read = tokio::task::spawn_blocking(move || match fetched {
         Fetched::File(path) => read_packages(&index, File::open(&path)?, path.parent()),
         Fetched::Memory(bytes) => {
-            check(&index, &bytes)?;
+            check_index(&index, &bytes)?;
             read_packages(&index, &bytes[..], None)
         }
     });
@@ -175,7 +175,7 @@ async fn fetch(reader: &Reader, url: &str, index: &Index) -> Result<Fetched, Fet
     Ok(Fetched::Memory(reader.fetcher.small(url, MAX_IN_MEMORY).await?))
 }
 
-fn check(index: &Index, bytes: &[u8]) -> Result<(), IndexError> {
+fn check_index(index: &Index, bytes: &[u8]) -> Result<(), IndexError> {
     let found = bytes.len() as u64;
     match index.size {
         Some(expected) if expected != found => Err(IndexError::Size { expected, found }),
