@@ -62,7 +62,7 @@ pub(super) fn verify(
             return Ok(Some(signed_by.clone()));
         }
         Trust::Package(PackageSignature::Rpm { keys }) => {
-            return Ok(Some(rpm_md::verify(File::open(path)?, keys, now)?));
+            return Ok(Some(rpm_md::check(File::open(path)?, package, keys, now)?));
         }
     };
     // The key signed many packages.

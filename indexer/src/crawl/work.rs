@@ -311,8 +311,17 @@ fn unpack_all(contents: Vec<Content>) -> Result<Unpacked, UnpackError> {
         1 => &[Wanted::Both],
         _ => &[Wanted::Vmlinuz, Wanted::NfTables],
     };
+    // Some put nf_tables among the modules in the image's package.
+    let again = match contents.as_slice() {
+        [Content::Whole(image), _] => Some(image.clone()),
+        _ => None,
+    };
+    let again = again.map(|image| (Content::Whole(image), &Wanted::NfTables));
     let mut unpacked = Unpacked::default();
-    for (content, wanted) in contents.into_iter().zip(wanted) {
+    for (content, wanted) in contents.into_iter().zip(wanted).chain(again) {
+        if *wanted == Wanted::NfTables && unpacked.nf_tables.is_some() {
+            break;
+        }
         let files = match content {
             Content::Picked(files) => files,
             Content::Whole(path) => {

@@ -26,6 +26,6 @@ pub use pkginfo::{PkgInfo, PkgInfoError};
 pub use random::RandomAccess;
 
 #[cfg(feature = "crawl")]
-pub(crate) use decoder::xz_decoder;
+pub(crate) use decoder::{decoder, suffix_of, xz_decoder};
 #[cfg(feature = "crawl")]
 pub(crate) use pkginfo::is_word;

@@ -41,6 +41,8 @@ use tokio::task::JoinSet;
 pub enum Kind {
     /// Debian, Ubuntu.
     Apt,
+    /// Fedora, Red Hat and its kin, SUSE, Amazon, Azure Linux, Photon.
+    RpmMd,
     /// Arch: a database, named after the suite.
     Pacman,
     /// Arch's archive of old packages, which has no database.
@@ -182,6 +184,7 @@ impl Reader {
         for url in &repository.urls {
             let read = match repository.kind {
                 Kind::Apt => apt::read_suite(self, repository, url).await,
+                Kind::RpmMd => rpm_md::read_suite(self, repository, url).await,
                 Kind::Pacman => pacman::read_suite(self, repository, url).await,
                 Kind::PacmanArchive => pacman::read_archive(self, repository, url).await,
                 Kind::Apk => apk::read_suite(self, repository, url).await,
@@ -239,6 +242,7 @@ pub fn kernels(outcomes: &[SuiteOutcome]) -> Vec<KernelSet> {
         let indices: Vec<SuiteIndex> = suites.map(|suite| suite.index.clone()).collect();
         kernels.extend(match kind {
             Kind::Apt => apt::debian::kernels(distro, arch, &indices),
+            Kind::RpmMd => rpm_md::kernels::kernels(distro, arch, &indices),
             Kind::Pacman | Kind::PacmanArchive => pacman::kernels(distro, arch, &indices),
             Kind::Apk => apk::kernels(distro, arch, &indices),
         });

@@ -5,4 +5,5 @@
 mod crawl;
 mod explain;
 mod files;
+mod rpm;
 mod support;
