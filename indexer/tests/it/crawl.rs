@@ -14,12 +14,12 @@ use std::{
     sync::{Arc, Mutex, mpsc},
 };
 
-fn build_id(byte: u8) -> BuildId {
+pub(super) fn build_id(byte: u8) -> BuildId {
     BuildId::from_bytes(&[byte; 20]).unwrap()
 }
 
 /// The function as if it were of another build and release.
-fn rebuilt(function: &Function, release: &str, byte: u8) -> Function {
+pub(super) fn rebuilt(function: &Function, release: &str, byte: u8) -> Function {
     let (release, build_id) = (Some(release.to_owned()), Some(build_id(byte)));
     Function { release, build_id, ..function.clone() }
 }
@@ -29,7 +29,7 @@ fn vmlinuz(function: &Function, byte: u8) -> (String, Vec<u8>) {
     (format!("boot/vmlinuz-{release}"), elf::vmlinux(function, &build_id(byte)))
 }
 
-fn nf_tables(function: &Function) -> (String, Vec<u8>) {
+pub(super) fn nf_tables(function: &Function) -> (String, Vec<u8>) {
     let release = function.release.as_deref().unwrap();
     let path = format!("usr/lib/modules/{release}/kernel/net/netfilter/nf_tables.ko");
     (path, elf::module(function))
@@ -40,7 +40,7 @@ fn deb(kind: &str, release: &str, version: &'static str, files: Vec<(String, Vec
 }
 
 /// A package that is whole.
-fn image(function: &Function, version: &'static str, byte: u8) -> Deb {
+pub(super) fn image(function: &Function, version: &'static str, byte: u8) -> Deb {
     let release = function.release.clone().unwrap();
     deb("image", &release, version, vec![vmlinuz(function, byte), nf_tables(function)])
 }
@@ -75,18 +75,18 @@ fn mirror() -> Mirror {
 }
 
 /// A database, and a download cache of its own.
-struct Place(tempfile::TempDir);
+pub(super) struct Place(pub(super) tempfile::TempDir);
 
 impl Place {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self(tempfile::tempdir().unwrap())
     }
 
-    fn db(&self) -> PathBuf {
+    pub(super) fn db(&self) -> PathBuf {
         self.0.path().join("nfdrop.sqlite")
     }
 
-    fn crawl(&self, mirror: &Mirror, url: &str, more: &[&str]) -> Command {
+    pub(super) fn crawl(&self, mirror: &Mirror, url: &str, more: &[&str]) -> Command {
         let archive = format!("debian={url}");
         let (db, cache) = (self.db(), self.0.path().join("cache"));
         let mut command = indexer(&["crawl", "--mirror", &archive]);
@@ -103,13 +103,13 @@ impl Place {
 }
 
 /// Exit code and stderr.
-fn run(mut command: Command) -> (i32, String) {
+pub(super) fn run(mut command: Command) -> (i32, String) {
     let (code, stdout, stderr) = done(&command.output().unwrap());
     assert_eq!(stdout, "", "a crawl has no data");
     (code, stderr)
 }
 
-fn reads(text: &str, words: &[&str]) {
+pub(super) fn reads(text: &str, words: &[&str]) {
     for words in words {
         assert!(text.contains(words), "{words:?} is missing in:\n{text}");
     }

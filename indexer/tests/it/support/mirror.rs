@@ -246,7 +246,11 @@ impl Shared {
         self.log.lock().unwrap().push(path.clone());
         let hook = Arc::clone(&self.hook.lock().unwrap());
         hook(number, Point::Before);
-        let (status, body) = match fs::read(self.root.join(path)) {
+        let mut file = self.root.join(path);
+        if file.is_dir() {
+            file.push("index.html");
+        }
+        let (status, body) = match fs::read(file) {
             Ok(body) => ("200 OK", body),
             Err(_) => ("404 Not Found", Vec::new()),
         };
