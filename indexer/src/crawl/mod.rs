@@ -87,6 +87,9 @@ pub struct Crawl {
     pub store: Store,
     /// Kernels that are analysed at a time.
     pub jobs: usize,
+    /// Whether of packages that are made for it only the parts with kernel files are fetched. Their
+    /// hash is not compared then, which is stored with the kernel.
+    pub partial: bool,
     /// Is told how it goes.
     pub reporter: Arc<dyn CrawlReporter>,
 }
@@ -116,6 +119,7 @@ impl Crawl {
             store: self.store.clone(),
             bodies: Bodies::default(),
             pool,
+            partial: self.partial,
         });
         let selected = selection.apply(&survey.kernels);
         self.reporter.selected(selected.len());
@@ -345,24 +349,25 @@ struct Counter {
 struct Counted {
     inner: Box<dyn DownloadStatus>,
     bytes: Arc<AtomicU64>,
-    size: u64,
+    last: u64,
 }
 
 impl DownloadReporter for Counter {
     fn start(&self, download: &Download) -> Box<dyn DownloadStatus> {
         let (inner, bytes) = (self.inner.start(download), Arc::clone(&self.bytes));
-        Box::new(Counted { inner, bytes, size: download.size })
+        Box::new(Counted { inner, bytes, last: 0 })
     }
 }
 
 impl DownloadStatus for Counted {
     fn progress(&mut self, bytes: u64) {
+        self.last = bytes;
         self.inner.progress(bytes);
     }
 
     fn end(self: Box<Self>, ending: Ending) {
         if ending == Ending::Fetched {
-            self.bytes.fetch_add(self.size, Ordering::Relaxed);
+            self.bytes.fetch_add(self.last, Ordering::Relaxed);
         }
         self.inner.end(ending);
     }

@@ -1,10 +1,10 @@
 //! The work on one kernel: fetch, unpack, analyse.
 
 use crate::{
-    fetch::{Download, DownloadReporter, FetchError, Fetcher},
+    fetch::{Download, DownloadReporter, FetchError, Fetcher, Remote},
     image::function::ObjectKind,
     kernel::{Analysis, Bodies, Files, analyse, object_name},
-    package::{self, Limits, PackageError, Wanted},
+    package::{self, KernelFiles, Limits, PackageError, Wanted, pick_kernel_files},
     resolve::ANALYZER,
     source::kernel::{KernelSet, PackageRef, PackageSet, Trust},
 };
@@ -25,6 +25,7 @@ pub(super) struct Worker {
     pub(super) store: Store,
     pub(super) bodies: Bodies,
     pub(super) pool: rayon::ThreadPool,
+    pub(super) partial: bool,
 }
 
 /// What became of a kernel, to be stored.
@@ -46,12 +47,27 @@ pub(super) struct Built {
 #[derive(Debug, Clone)]
 pub(super) struct Checked {
     pub(super) name: String,
-    path: PathBuf,
     pub(super) sha256: [u8; 32],
     /// Fingerprint of the key that vouches for it.
     pub(super) signed_by: Option<String>,
     /// Only parts of it were fetched, and its hash was not compared.
     pub(super) transport_only: bool,
+}
+
+/// What is there of a package.
+#[derive(Debug)]
+enum Content {
+    Whole(PathBuf),
+    Picked(KernelFiles),
+}
+
+impl Content {
+    fn take(self, wanted: Wanted) -> Result<KernelFiles, UnpackError> {
+        match self {
+            Self::Whole(path) => take(&path, wanted),
+            Self::Picked(files) => Ok(files),
+        }
+    }
 }
 
 impl Worker {
@@ -65,29 +81,29 @@ impl Worker {
             return Worked::Internal("incomplete packages need no work".to_owned());
         };
         let fetched = match modules {
-            None => self.fetch(image, reporter).await.map(|image| vec![image]),
-            Some(modules) => {
-                tokio::try_join!(self.fetch(image, reporter), self.fetch(modules, reporter))
-                    .map(|(image, modules)| vec![image, modules])
-            }
+            None => self.fetch(image, Wanted::Both, reporter).await.map(|image| vec![image]),
+            Some(modules) => tokio::try_join!(
+                self.fetch(image, Wanted::Vmlinuz, reporter),
+                self.fetch(modules, Wanted::NfTables, reporter)
+            )
+            .map(|(image, modules)| vec![image, modules]),
         };
-        let packages = match fetched {
-            Ok(packages) => packages,
+        let (packages, contents) = match fetched {
+            Ok(packages) => packages.into_iter().unzip(),
             Err(error) => return Worked::Failed(error.reason(), error.to_string()),
         };
         let (sender, receiver) = oneshot::channel();
         let worker = Arc::clone(self);
         self.pool.spawn(move || {
             // Nobody waits any more where the crawl was stopped.
-            let _ = sender.send(worker.analyse(packages));
+            let _ = sender.send(worker.analyse(packages, contents));
         });
         let panicked = |_| Worked::Internal("the analysis panicked, see above".to_owned());
         receiver.await.unwrap_or_else(panicked)
     }
 
-    fn analyse(&self, packages: Vec<Checked>) -> Worked {
-        let modules = packages.get(1).map(|package| package.path.as_path());
-        let unpacked = match unpack(&packages[0].path, modules) {
+    fn analyse(&self, packages: Vec<Checked>, contents: Vec<Content>) -> Worked {
+        let unpacked = match unpack_contents(contents) {
             Ok(unpacked) => unpacked,
             Err(error) => return Worked::Failed(error.reason(), error.to_string()),
         };
@@ -103,8 +119,9 @@ impl Worker {
     async fn fetch(
         &self,
         package: &PackageRef,
+        wanted: Wanted,
         reporter: &dyn DownloadReporter,
-    ) -> Result<Checked, FetchError> {
+    ) -> Result<(Checked, Content), FetchError> {
         let (Some(size), Some(sha256)) = (package.size, package.sha256) else {
             let url = package.listings.first().map_or(&package.name, |listing| &listing.url);
             let detail = "no index says which size and SHA-256 it has".to_owned();
@@ -117,16 +134,18 @@ impl Worker {
                 continue;
             }
             let download = Download { url: listing.url.clone(), size, sha256 };
-            match self.fetcher.verified(&download, reporter).await {
+            match self.content(&download, wanted, reporter).await {
                 Err(error) if error.is_not_found() => missing = missing.or(Some(error)),
                 Err(error) => return Err(error),
-                Ok(path) => {
+                Ok(content) => {
                     let signed_by = match &listing.trust {
                         Trust::Index { signed_by } => Some(signed_by.clone()),
                         Trust::Package(_) | Trust::Nothing => None,
                     };
-                    let (name, transport_only) = (package.name.clone(), false);
-                    return Ok(Checked { name, path, sha256, signed_by, transport_only });
+                    let name = package.name.clone();
+                    let transport_only = matches!(content, Content::Picked(_));
+                    let checked = Checked { name, sha256, signed_by, transport_only };
+                    return Ok((checked, content));
                 }
             }
         }
@@ -134,6 +153,28 @@ impl Worker {
             url: package.name.clone(),
             detail: "no index says where it is".to_owned(),
         }))
+    }
+
+    /// The package, or what is wanted of it where that is all there should be.
+    async fn content(
+        &self,
+        download: &Download,
+        wanted: Wanted,
+        reporter: &dyn DownloadReporter,
+    ) -> Result<Content, FetchError> {
+        // What is there already can be verified.
+        if self.partial && !self.fetcher.has(download) {
+            let pick = move |package: &Remote| {
+                let picked = pick_kernel_files(package, wanted, &Limits::default());
+                picked
+                    .inspect_err(|error| tracing::debug!("{error}; it is fetched as a whole"))
+                    .ok()
+            };
+            if let Some(files) = self.fetcher.parts(download, reporter, pick).await? {
+                return Ok(Content::Picked(files));
+            }
+        }
+        self.fetcher.verified(download, reporter).await.map(Content::Whole)
     }
 }
 
@@ -211,17 +252,23 @@ impl UnpackError {
 
 /// Takes the kernel files out of a package, or of two: `modules` is `None` where `image` holds both.
 pub fn unpack(image: &Path, modules: Option<&Path>) -> Result<Unpacked, UnpackError> {
-    let take = |path: &Path, wanted| {
-        let file = File::open(path).map_err(PackageError::Read)?;
-        package::unpack(&file, wanted, &Limits::default())
+    let paths = [Some(image), modules].into_iter().flatten();
+    unpack_contents(paths.map(|path| Content::Whole(path.to_owned())).collect())
+}
+
+fn unpack_contents(packages: Vec<Content>) -> Result<Unpacked, UnpackError> {
+    let mut packages = packages.into_iter();
+    let (image, modules) = match (packages.next(), packages.next()) {
+        (Some(image), Some(modules)) => {
+            (image.take(Wanted::Vmlinuz)?, modules.take(Wanted::NfTables)?)
+        }
+        (Some(both), None) => {
+            let KernelFiles { release, vmlinuz, nf_tables } = both.take(Wanted::Both)?;
+            let nf_tables = nf_tables.map(|file| file.bytes);
+            return Ok(Unpacked { release, vmlinuz, nf_tables });
+        }
+        (None, _) => return Ok(Unpacked::default()),
     };
-    let Some(modules) = modules else {
-        let files = take(image, Wanted::Both)?;
-        let nf_tables = files.nf_tables.map(|file| file.bytes);
-        return Ok(Unpacked { release: files.release, vmlinuz: files.vmlinuz, nf_tables });
-    };
-    let image = take(image, Wanted::Vmlinuz)?;
-    let modules = take(modules, Wanted::NfTables)?;
     if let (Some(image), Some(modules)) = (&image.release, &modules.release)
         && image != modules
     {
@@ -231,4 +278,9 @@ pub fn unpack(image: &Path, modules: Option<&Path>) -> Result<Unpacked, UnpackEr
     let nf_tables = modules.nf_tables.map(|file| file.bytes);
     let release = modules.release.or(image.release);
     Ok(Unpacked { release, vmlinuz: image.vmlinuz, nf_tables })
+}
+
+fn take(path: &Path, wanted: Wanted) -> Result<KernelFiles, UnpackError> {
+    let file = File::open(path).map_err(PackageError::Read)?;
+    Ok(package::unpack(&file, wanted, &Limits::default())?)
 }

@@ -6,6 +6,7 @@ use super::support::{
 };
 use nfdrop_db::{BuildId, Store};
 use nfdrop_indexer::image::Function;
+use sha2::{Digest as _, Sha256};
 use std::{
     fs,
     io::{BufRead as _, BufReader},
@@ -14,22 +15,22 @@ use std::{
     sync::{Arc, Mutex, mpsc},
 };
 
-fn build_id(byte: u8) -> BuildId {
+pub(super) fn build_id(byte: u8) -> BuildId {
     BuildId::from_bytes(&[byte; 20]).unwrap()
 }
 
 /// The function as if it were of another build and release.
-fn rebuilt(function: &Function, release: &str, byte: u8) -> Function {
+pub(super) fn rebuilt(function: &Function, release: &str, byte: u8) -> Function {
     let (release, build_id) = (Some(release.to_owned()), Some(build_id(byte)));
     Function { release, build_id, ..function.clone() }
 }
 
-fn vmlinuz(function: &Function, byte: u8) -> (String, Vec<u8>) {
+pub(super) fn vmlinuz(function: &Function, byte: u8) -> (String, Vec<u8>) {
     let release = function.release.as_deref().unwrap();
     (format!("boot/vmlinuz-{release}"), elf::vmlinux(function, &build_id(byte)))
 }
 
-fn nf_tables(function: &Function) -> (String, Vec<u8>) {
+pub(super) fn nf_tables(function: &Function) -> (String, Vec<u8>) {
     let release = function.release.as_deref().unwrap();
     let path = format!("usr/lib/modules/{release}/kernel/net/netfilter/nf_tables.ko");
     (path, elf::module(function))
@@ -40,7 +41,7 @@ fn deb(kind: &str, release: &str, version: &'static str, files: Vec<(String, Vec
 }
 
 /// A package that is whole.
-fn image(function: &Function, version: &'static str, byte: u8) -> Deb {
+pub(super) fn image(function: &Function, version: &'static str, byte: u8) -> Deb {
     let release = function.release.clone().unwrap();
     deb("image", &release, version, vec![vmlinuz(function, byte), nf_tables(function)])
 }
@@ -75,18 +76,18 @@ fn mirror() -> Mirror {
 }
 
 /// A database, and a download cache of its own.
-struct Place(tempfile::TempDir);
+pub(super) struct Place(tempfile::TempDir);
 
 impl Place {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self(tempfile::tempdir().unwrap())
     }
 
-    fn db(&self) -> PathBuf {
+    pub(super) fn db(&self) -> PathBuf {
         self.0.path().join("nfdrop.sqlite")
     }
 
-    fn crawl(&self, mirror: &Mirror, url: &str, more: &[&str]) -> Command {
+    pub(super) fn crawl(&self, mirror: &Mirror, url: &str, more: &[&str]) -> Command {
         let archive = format!("debian={url}");
         let (db, cache) = (self.db(), self.0.path().join("cache"));
         let mut command = indexer(&["crawl", "--mirror", &archive]);
@@ -95,21 +96,31 @@ impl Place {
         command
     }
 
-    fn content(&self) -> String {
+    pub(super) fn content(&self) -> String {
         let store = Store::open_read_only(self.db()).unwrap();
         assert_eq!(store.check().unwrap(), Vec::<String>::new());
         store.content_dump().unwrap()
     }
 }
 
+impl Place {
+    /// Whether the whole package is in the cache.
+    pub(super) fn has_package(&self, mirror: &Mirror, name: &str) -> bool {
+        let pool = fs::read_dir(mirror.path("pool")).unwrap().map(|entry| entry.unwrap().path());
+        let deb = pool.into_iter().find(|path| path.to_str().unwrap().contains(name)).unwrap();
+        let hash = nfdrop_db::hex::encode(&Sha256::digest(fs::read(deb).unwrap()));
+        self.0.path().join("cache/packages").join(hash).exists()
+    }
+}
+
 /// Exit code and stderr.
-fn run(mut command: Command) -> (i32, String) {
+pub(super) fn run(mut command: Command) -> (i32, String) {
     let (code, stdout, stderr) = done(&command.output().unwrap());
     assert_eq!(stdout, "", "a crawl has no data");
     (code, stderr)
 }
 
-fn reads(text: &str, words: &[&str]) {
+pub(super) fn reads(text: &str, words: &[&str]) {
     for words in words {
         assert!(text.contains(words), "{words:?} is missing in:\n{text}");
     }

@@ -4,5 +4,6 @@
 
 mod crawl;
 mod explain;
+mod faults;
 mod files;
 mod support;

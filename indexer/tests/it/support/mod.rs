@@ -3,6 +3,7 @@
 pub(crate) mod btf;
 pub(crate) mod elf;
 pub(crate) mod mirror;
+pub(crate) mod proxy;
 
 use nfdrop_indexer::image::{self, Function};
 use std::{
