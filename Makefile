@@ -6,7 +6,7 @@ BINARIES = -p nfdrop-indexer -p nfdrop-server -p nfdrop-client
 SCRIPTS = ci/install-deps ci/build-client ci/run-demo .ci/run $(addprefix tests/guest/,bpftrace client cost flood init many scenario sites start)
 
 .DEFAULT_GOAL := help
-.PHONY: help run client-static test test-kernels lint bench bench-kernel fuzz mutants deny clean
+.PHONY: help run client-static test test-kernels lint bench bench-crawl bench-kernel fuzz mutants deny clean
 
 help: ## Show this
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -43,6 +43,10 @@ bench-kernel: ## What learning of drops costs, in instructions per packet, on re
 bench: ## CPU seconds of the resolver, and of whole kernels that `make run` has fetched
 	@ci/install-deps
 	$(CARGO) bench --locked -p nfdrop-indexer --bench cpu
+
+bench-crawl: ## A crawl from the first byte to the stored plan, beside dpkg-deb and tar
+	@ci/install-deps
+	$(CARGO) bench --locked -p nfdrop-indexer --bench crawl
 
 mutants: ## 20,000 changed functions; each gets the same plan, one that holds, or a reason
 	@ci/install-deps

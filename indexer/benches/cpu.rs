@@ -5,18 +5,19 @@
 
 #![expect(clippy::print_stdout, reason = "the figures are this program's data")]
 
+mod common;
+
 use anyhow::Context as _;
+use common::{Cached, cached, percent, stored};
 use nfdrop_db::{
-    BuildId, Record, Store,
-    store::{Build, InputKey, Kernel, KernelOutcome, Outcome, Package, flavour},
+    Store,
+    store::{InputKey, flavour},
 };
 use nfdrop_indexer::{
     crawl,
     fetch::default_cache,
     image, kernel,
-    package::{Limits, Wanted, kernel_files},
     resolve::{self, Stage},
-    source::version::Version,
 };
 use sha2::{Digest as _, Sha256};
 use std::{
@@ -135,14 +136,6 @@ fn extracts(corpus: &Path) -> anyhow::Result<Vec<PathBuf>> {
 const WORK: [&str; 7] = ["hash", "unpack", "vmlinuz", "BTF", "ELF", "resolve", "store"];
 /// The place of the resolver there.
 const RESOLVE: usize = 5;
-
-/// A kernel whose packages are in the cache.
-struct Cached {
-    release: String,
-    image: PathBuf,
-    /// Where it is not the same package.
-    modules: Option<PathBuf>,
-}
 
 /// Whole kernels, from `.deb` to stored plan.
 fn kernels(of_interest: &dyn Fn(&str) -> bool) -> anyhow::Result<()> {
@@ -264,73 +257,9 @@ fn work(kernel: &Cached, store: &Store) -> anyhow::Result<Worked> {
         Some(reason) => reason.to_string(),
         None => "plan".to_owned(),
     };
-    store.put_kernel(&stored(kernel, record, input, kernel_image.build_id))?;
+    store.put_kernel(&stored(&kernel.release, record, input, kernel_image.build_id))?;
     let put = laps.lap();
     Ok(Worked { stages: [hash, unpack, image, fields, elf, resolve, put], input, outcome })
-}
-
-/// The record in what the database keeps of a kernel; names do not matter for the time it takes.
-fn stored(
-    kernel: &Cached,
-    record: Record,
-    input: InputKey,
-    vmlinux_build_id: Option<BuildId>,
-) -> KernelOutcome {
-    let name = format!("linux-image-{}", kernel.release);
-    let package = Package {
-        name: name.clone(),
-        url: format!("https://mirror.example/{name}.deb"),
-        sha256: Some("0".repeat(64)),
-        by_hash: true,
-        transport_only: false,
-    };
-    KernelOutcome {
-        kernel: Kernel {
-            distro: "debian".to_owned(),
-            suite: "bench".to_owned(),
-            release: kernel.release.clone(),
-            version: "1".to_owned(),
-            arch: "amd64".to_owned(),
-            signed_by: None,
-            packages: vec![package],
-        },
-        outcome: Outcome::Build(Box::new(Build {
-            record,
-            object: "nf_tables".to_owned(),
-            arch: "x86_64".to_owned(),
-            analyzer: resolve::ANALYZER.to_owned(),
-            input: Some(input),
-            package: name,
-            vmlinux_build_id,
-        })),
-        indexed_at: 0,
-    }
-}
-
-/// The kernels of a package cache. Packages are named by their hash there, so what they hold is
-/// looked up: an image package with its module, or two that are of the same release.
-fn cached(packages: &Path) -> Vec<Cached> {
-    let mut images: BTreeMap<String, PathBuf> = BTreeMap::new();
-    let mut modules: BTreeMap<String, PathBuf> = BTreeMap::new();
-    for entry in fs::read_dir(packages).into_iter().flatten().flatten() {
-        let Ok(file) = File::open(entry.path()) else { continue };
-        // Not everything in the cache is a kernel's package.
-        let Ok(found) = kernel_files(file, Wanted::Both, &Limits::default()) else { continue };
-        let Some(release) = found.release else { continue };
-        if found.vmlinuz.is_some() {
-            images.insert(release.clone(), entry.path());
-        }
-        if found.nf_tables.is_some() {
-            modules.insert(release, entry.path());
-        }
-    }
-    let kernel = |(release, image): (String, PathBuf)| {
-        let modules = modules.remove(&release)?;
-        Some(Cached { release, modules: Some(modules).filter(|modules| *modules != image), image })
-    };
-    let mut kernels: Vec<_> = images.into_iter().filter_map(kernel).collect();
-    kernels.sort_by_cached_key(|kernel| Version::dpkg(kernel.release.as_str()));
-    kernels
 }
 
 /// CPU time between one call and the next.
@@ -358,11 +287,4 @@ impl io::Write for Hasher {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
-}
-
-fn percent(part: Duration, whole: Duration) -> String {
-    if whole.is_zero() {
-        return "-".to_owned();
-    }
-    format!("{:.0} %", 100.0 * part.as_secs_f64() / whole.as_secs_f64())
 }

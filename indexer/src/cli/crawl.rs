@@ -22,7 +22,7 @@ use std::{
     path::PathBuf,
     str::FromStr,
     sync::Arc,
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 /// Resolve the kernels that a distribution's mirror offers, and store the plans
@@ -35,6 +35,7 @@ use std::{
 Examples:
   nfdrop-indexer crawl --db nfdrop.sqlite --newest --filter cloud-amd64
   nfdrop-indexer crawl --db nfdrop.sqlite --filter '^6\\.(1|12)\\.' --jobs 4
+  nfdrop-indexer crawl --db nfdrop.sqlite --partial --mirror debian=https://mirror.example/debian
   nfdrop-indexer crawl --dry-run --mirror debian=http://mirror.example/debian
 
 Exit code: 0 done, unresolved kernels included; 1 error, or a suite or package could not be read.")]
@@ -69,19 +70,49 @@ pub(super) struct Args {
     /// Keys that --mirror's indices are signed with [default: those of the catalogue]
     #[arg(long, value_name = "FILE", requires = "mirrors")]
     keyring: Option<PathBuf>,
-    /// Fetch only the parts of packages that are needed; nobody compares their hashes then, and
-    /// provenance says so
-    #[arg(long)]
-    partial: bool,
     /// Take what this source lists though nothing vouches for it; provenance says so
     #[arg(long = "allow-unverified", value_name = "SOURCE")]
     unverified: Vec<String>,
     /// Where downloads are kept [default: $XDG_CACHE_HOME/nfdrop]
     #[arg(long, value_name = "DIR", env = "NFDROP_CACHE_PATH")]
     cache: Option<PathBuf>,
+    /// Fetch only the parts of packages that hold kernel files, where server and package allow it
+    ///
+    /// A third of the traffic or less. The hash of such a package is not compared with the index:
+    /// the bytes are vouched for by the connection alone, which https makes worth something. The
+    /// kernel's provenance says so (transport_only).
+    #[arg(long)]
+    partial: bool,
+    /// Seconds without a byte, and to connect, after which a request has failed [default: 30, 10]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    timeout: Option<Duration>,
+    /// How often a request that failed in passing is made again
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    retries: usize,
+    /// Pause before the first of these; it doubles every time [default: 0.5]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, hide_short_help = true)]
+    pause: Option<Duration>,
     /// Print what would be fetched, and fetch nothing but indices
     #[arg(long)]
     dry_run: bool,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().map_err(|_| "expected a number of seconds".to_owned())?;
+    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+}
+
+impl Args {
+    fn fetch_options(&self, cache: PathBuf) -> Options {
+        let mut options = Options::new(cache);
+        if let Some(timeout) = self.timeout {
+            (options.connect_timeout, options.read_timeout) = (timeout, timeout);
+            options.patience = timeout;
+        }
+        options.retries = self.retries;
+        options.pause = self.pause.unwrap_or(options.pause);
+        options
+    }
 }
 
 #[derive(Clone)]
@@ -124,7 +155,7 @@ async fn crawl(args: Args, progress: &Arc<Progress>) -> anyhow::Result<u8> {
     let cache = args.cache.clone().or_else(default_cache);
     let cache =
         cache.context("there is no place for downloads: set HOME or name one with --cache")?;
-    let fetcher = Fetcher::new(Options::new(cache))?;
+    let fetcher = Fetcher::new(args.fetch_options(cache))?;
     // What the database says is wanted before anything is fetched.
     let store = match &args.db {
         Some(db) if !args.dry_run => Some(Store::create_or_open(db)?),

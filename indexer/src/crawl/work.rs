@@ -84,6 +84,18 @@ pub(super) struct Checked {
     pub(super) transport_only: bool,
 }
 
+impl Content {
+    fn files(self, wanted: Wanted) -> Result<KernelFiles, UnpackError> {
+        match self {
+            Self::Whole(path) => {
+                let file = File::open(path).map_err(PackageError::Read)?;
+                Ok(package::unpack(&file, wanted, &Limits::default())?)
+            }
+            Self::Picked(files) => Ok(files),
+        }
+    }
+}
+
 impl Worker {
     /// Fetches on this task, and does the rest on the pool.
     pub(super) async fn work(
@@ -102,15 +114,15 @@ impl Worker {
             )
             .map(|(image, modules)| vec![image, modules]),
         };
-        let packages = match fetched {
-            Ok(packages) => packages,
+        let fetched = match fetched {
+            Ok(fetched) => fetched,
             Err(error) => return Worked::Failed(error.reason(), error.to_string()),
         };
         let (sender, receiver) = oneshot::channel();
         let worker = Arc::clone(self);
         self.pool.spawn(move || {
             // Nobody waits any more where the crawl was stopped.
-            let _ = sender.send(worker.analyse(packages));
+            let _ = sender.send(worker.analyse(fetched));
         });
         let panicked = |_| Worked::Internal("the analysis panicked, see above".to_owned());
         receiver.await.unwrap_or_else(panicked)
@@ -199,9 +211,12 @@ impl Worker {
                 let download = Download { url: listing.url.clone(), size, sha256 };
                 // A signature in a package covers all of it.
                 let vouched = !matches!(listing.trust, Trust::Package(_));
-                let picked = if self.partial && vouched {
+                // What is there already can be verified.
+                let picked = if self.partial && vouched && !self.fetcher.has(&download) {
                     let pick = move |remote: &Remote| {
-                        package::pick_kernel_files(remote, wanted, &Limits::default()).ok()
+                        package::pick_kernel_files(remote, wanted, &Limits::default())
+                            .inspect_err(|error| tracing::debug!("{error}; fetched as a whole"))
+                            .ok()
                     };
                     self.fetcher.parts(&download, reporter, pick).await?
                 } else {
@@ -322,13 +337,7 @@ fn unpack_all(contents: Vec<Content>) -> Result<Unpacked, UnpackError> {
         if *wanted == Wanted::NfTables && unpacked.nf_tables.is_some() {
             break;
         }
-        let files = match content {
-            Content::Picked(files) => files,
-            Content::Whole(path) => {
-                let file = File::open(path).map_err(PackageError::Read)?;
-                package::unpack(&file, *wanted, &Limits::default())?
-            }
-        };
+        let files = content.files(*wanted)?;
         match (&unpacked.release, files.release) {
             (Some(image), Some(modules)) if *image != modules => {
                 let image = image.clone();

@@ -197,6 +197,12 @@ impl Fetcher {
         Ok(known.content)
     }
 
+    /// Whether the cache seems to have the file, so that nothing would have to be fetched.
+    pub fn has(&self, download: &Download) -> bool {
+        let path = cache::whole(&self.0.options.cache, &download.sha256);
+        fs::metadata(path).is_ok_and(|file| file.len() == download.size)
+    }
+
     /// The path of the whole and checked file in the cache, after fetching it where it is not there.
     /// Exactly one [`Ending`] is reported, also when the future is dropped.
     pub async fn verified(

@@ -6,6 +6,7 @@ use super::support::{
 };
 use nfdrop_db::{BuildId, Store};
 use nfdrop_indexer::image::Function;
+use sha2::{Digest as _, Sha256};
 use std::{
     fs,
     io::{BufRead as _, BufReader},
@@ -24,7 +25,7 @@ pub(super) fn rebuilt(function: &Function, release: &str, byte: u8) -> Function 
     Function { release, build_id, ..function.clone() }
 }
 
-fn vmlinuz(function: &Function, byte: u8) -> (String, Vec<u8>) {
+pub(super) fn vmlinuz(function: &Function, byte: u8) -> (String, Vec<u8>) {
     let release = function.release.as_deref().unwrap();
     (format!("boot/vmlinuz-{release}"), elf::vmlinux(function, &build_id(byte)))
 }
@@ -95,10 +96,20 @@ impl Place {
         command
     }
 
-    fn content(&self) -> String {
+    pub(super) fn content(&self) -> String {
         let store = Store::open_read_only(self.db()).unwrap();
         assert_eq!(store.check().unwrap(), Vec::<String>::new());
         store.content_dump().unwrap()
+    }
+}
+
+impl Place {
+    /// Whether the whole package is in the cache.
+    pub(super) fn has_package(&self, mirror: &Mirror, name: &str) -> bool {
+        let pool = fs::read_dir(mirror.path("pool")).unwrap().map(|entry| entry.unwrap().path());
+        let deb = pool.into_iter().find(|path| path.to_str().unwrap().contains(name)).unwrap();
+        let hash = nfdrop_db::hex::encode(&Sha256::digest(fs::read(deb).unwrap()));
+        self.0.path().join("cache/packages").join(hash).exists()
     }
 }
 

@@ -5,6 +5,7 @@
 mod arch;
 mod crawl;
 mod explain;
+mod faults;
 mod files;
 mod rpm;
 mod support;

@@ -1,6 +1,7 @@
 //! A Debian mirror on the loopback interface: packages made with dpkg-deb, an index, a signed
 //! `InRelease`, and a server that can end the client at any request.
 
+use md5::Md5;
 use nfdrop_db::hex;
 use sequoia_openpgp::{
     Cert,
@@ -17,6 +18,7 @@ use sequoia_openpgp::{
 };
 use sha2::{Digest as _, Sha256};
 use std::{
+    collections::HashMap,
     fmt::Write as _,
     fs,
     io::{BufRead as _, BufReader, Write as _},
@@ -82,9 +84,12 @@ impl Mirror {
              Maintainer: Nobody <nobody@mirror.example>\nDescription: a kernel\n"
         );
         write("DEBIAN/control", control.as_bytes());
+        let mut sums = String::new();
         for (path, bytes) in files {
             write(path, bytes);
+            writeln!(sums, "{}  {path}", hex::encode(&Md5::digest(bytes))).unwrap();
         }
+        write("DEBIAN/md5sums", sums.as_bytes());
         let file = format!("pool/{name}_{version}_amd64.deb");
         let path = self.path(&file);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -240,25 +245,22 @@ impl Shared {
     fn serve(&self, mut stream: &TcpStream) -> Option<()> {
         let mut lines = BufReader::new(stream).lines();
         let request = lines.next()?.ok()?;
-        while !lines.next()?.ok()?.is_empty() {}
+        let mut asked = HashMap::new();
+        for line in lines.map_while(Result::ok).take_while(|line| !line.is_empty()) {
+            let (name, value) = line.split_once(": ")?;
+            asked.insert(name.to_lowercase(), value.to_owned());
+        }
         let path = request.split(' ').nth(1)?.trim_start_matches('/').replace("%2B", "+");
         let number = self.requests.fetch_add(1, Ordering::SeqCst);
         self.log.lock().unwrap().push(path.clone());
         let hook = Arc::clone(&self.hook.lock().unwrap());
         hook(number, Point::Before);
-        let mut file = self.root.join(path);
-        if file.is_dir() {
-            file.push("index.html");
-        }
-        let (status, body) = match fs::read(file) {
-            Ok(body) => ("200 OK", body),
-            Err(_) => ("404 Not Found", Vec::new()),
-        };
+        let (status, headers, body) = self.answer(&path, &asked);
         let length = body.len();
         write!(
             stream,
             "HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n\
-             ETag: \"{length}\"\r\nAccept-Ranges: none\r\n\r\n"
+             {headers}Accept-Ranges: bytes\r\n\r\n"
         )
         .ok()?;
         let (first, second) = body.split_at(length / 2);
@@ -267,5 +269,31 @@ impl Shared {
         stream.write_all(second).ok()?;
         hook(number, Point::Behind);
         Some(())
+    }
+
+    /// Status, headers and body: of a file, a part of it, or that it is the one the client has.
+    fn answer(&self, path: &str, asked: &HashMap<String, String>) -> (&str, String, Vec<u8>) {
+        let mut file = self.root.join(path);
+        if file.is_dir() {
+            file.push("index.html");
+        }
+        let Ok(body) = fs::read(file) else {
+            return ("404 Not Found", String::new(), Vec::new());
+        };
+        let version = format!("\"{}\"", hex::encode(&Sha256::digest(&body)[..8]));
+        let header = format!("ETag: {version}\r\n");
+        if asked.get("if-none-match") == Some(&version) {
+            return ("304 Not Modified", header, Vec::new());
+        }
+        let same = asked.get("if-range").is_none_or(|other| *other == version);
+        let range = asked.get("range").and_then(|range| range.strip_prefix("bytes="));
+        let Some((from, to)) = range.and_then(|range| range.split_once('-')).filter(|_| same)
+        else {
+            return ("200 OK", header, body);
+        };
+        let from: usize = from.parse().unwrap();
+        let to = to.parse().unwrap_or(body.len() - 1);
+        let header = format!("{header}Content-Range: bytes {from}-{to}/{}\r\n", body.len());
+        ("206 Partial Content", header, body[from..=to].to_vec())
     }
 }

@@ -5,6 +5,7 @@ pub(crate) mod btf;
 pub(crate) mod elf;
 pub(crate) mod mirror;
 pub(crate) mod pacman;
+pub(crate) mod proxy;
 pub(crate) mod rpm;
 
 use nfdrop_indexer::image::{self, Function};
