@@ -125,7 +125,24 @@ fn trusted_files(root: &Path) -> Vec<PathBuf> {
 fn add_file(keyring: &mut Keyring, path: &Path) -> Result<(), LoadKeysError> {
     let bytes = read_file(path)?;
     let wrong = |error| LoadKeysError::Keys { path: path.to_owned(), error };
-    keyring.add(&bytes).map_err(wrong)
+    keyring.add(&bytes).map_err(wrong)?;
+    keyring.revoke(withdrawn(path)?);
+    Ok(())
+}
+
+/// The fingerprints in a file beside a keyring: of `archlinux.gpg` it is `archlinux-revoked`, which
+/// pacman-key(8) heeds.
+fn withdrawn(keyring: &Path) -> Result<Vec<String>, LoadKeysError> {
+    let Some(name) = keyring.file_stem() else { return Ok(Vec::new()) };
+    let mut name = name.to_owned();
+    name.push("-revoked");
+    let path = keyring.with_file_name(name);
+    if !path.exists() {
+        return Ok(Vec::new());
+    }
+    let text = read_file(&path)?;
+    let text = String::from_utf8_lossy(&text);
+    Ok(text.split_whitespace().map(str::to_ascii_uppercase).collect())
 }
 
 /// A file with keys, if it is of a size that such files have.

@@ -40,6 +40,7 @@ const BEGIN: &[u8] = b"-----BEGIN PGP SIGNED MESSAGE-----";
 pub struct Keyring {
     certs: Vec<Cert>,
     only: Vec<String>,
+    revoked: Vec<String>,
 }
 
 /// What was signed, and by whom.
@@ -138,6 +139,12 @@ impl Keyring {
     pub fn only(mut self, fingerprints: &[String]) -> Self {
         self.only = fingerprints.to_vec();
         self
+    }
+
+    /// Takes signatures by these certificates as by revoked ones, upper-case hex fingerprints: whoever
+    /// maintains the keyring withdrew them, and their owners may not have.
+    pub fn revoke(&mut self, fingerprints: impl IntoIterator<Item = String>) {
+        self.revoked.extend(fingerprints);
     }
 
     /// How many certificates there are.
@@ -294,6 +301,9 @@ impl Helper<'_> {
         if !only.is_empty() && !only.contains(&key) && !only.contains(&signer) {
             let known = only.len();
             return Err(SignatureError::UnknownKey { issuers: vec![key], known });
+        }
+        if self.keyring.revoked.contains(&key) {
+            return Err(SignatureError::Revoked { key });
         }
         let refused = |error: anyhow::Error| classify(&cert, &error, false);
         let now = good.ka.clone().with_policy(self.policy, self.now).map_err(refused)?;
@@ -452,6 +462,18 @@ pub(crate) mod tests {
         fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
             Err(io::Error::other("broken"))
         }
+    }
+
+    #[test]
+    fn a_keyring_may_withdraw_a_key_that_its_owner_did_not() {
+        let cert = key(1000);
+        let good = sign_detached(b"data", &[&cert], at(-1), HashAlgorithm::SHA256);
+        let mut keyring = keyring(&[&cert]);
+        let fingerprint = cert.fingerprint().to_hex();
+        assert_eq!(keyring.verify_detached(&good, &b"data"[..], at(0)), Ok(fingerprint.clone()));
+        keyring.revoke([fingerprint.clone()]);
+        let error = keyring.verify_detached(&good, &b"data"[..], at(0)).unwrap_err();
+        assert_eq!(error, SignatureError::Revoked { key: fingerprint });
     }
 
     #[test]

@@ -53,7 +53,7 @@ fn crawl(place: &Place, entries: &str, more: &[&str]) -> Command {
 }
 
 fn arch_entry(mirror: &pacman::Mirror, url: &str) -> String {
-    let keys = mirror.path("keyring.gpg");
+    let keys = mirror.path("keyring.gpg").to_str().unwrap().to_owned();
     format!(
         "[[source]]\nname = \"arch\"\nkind = \"pacman\"\narch = \"x86_64\"\nmirror = \"{url}\"\n\
          keys = [{keys:?}]\nsuites = [{{ name = \"core\", urls = [\"{{mirror}}/core\"] }}]\n"
@@ -61,7 +61,7 @@ fn arch_entry(mirror: &pacman::Mirror, url: &str) -> String {
 }
 
 fn archive_entry(mirror: &pacman::Mirror, url: &str) -> String {
-    let keys = mirror.path("keyring.gpg");
+    let keys = mirror.path("keyring.gpg").to_str().unwrap().to_owned();
     format!(
         "[[source]]\nname = \"arch-archive\"\ndistro = \"arch\"\nkind = \"pacman-archive\"\n\
          arch = \"x86_64\"\nkeys = [{keys:?}]\nmirror = \"{url}/packages\"\n\
@@ -195,6 +195,12 @@ fn the_archive_of_arch_is_vouched_for_by_its_packages() {
     assert_eq!(records(&place, &[&function]), expected);
     let store = Store::open_read_only(place.db()).unwrap();
     assert_eq!(store.counts().unwrap().resolved, 1);
+    // Withdrawn by those who maintain the keyring: nothing of it counts any more.
+    fs::write(mirror.path("keyring-revoked"), format!("{}\n", mirror.fingerprint())).unwrap();
+    let place = Place::new();
+    let (code, stderr) = run(crawl(&place, &entry, &[]));
+    assert_eq!(code, 1, "{stderr}");
+    reads(&stderr, &["6.12.1-arch1-1: failed, verification_failed", "which is revoked"]);
 }
 
 fn alpine_entry(mirror: &apk::Mirror, url: &str, is_weak: bool) -> String {

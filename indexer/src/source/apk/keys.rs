@@ -185,7 +185,7 @@ impl Key {
     }
 }
 
-/// Modulus and exponent in a public key (X.509's SubjectPublicKeyInfo).
+/// Modulus and exponent in a public key (X.509's `SubjectPublicKeyInfo`).
 fn public_key(der: &[u8]) -> Option<&[u8]> {
     let (key, _) = element(der, 0x30)?;
     element(key.strip_prefix(RSA)?, 0x03)?.0.strip_prefix(&[0])
@@ -209,6 +209,7 @@ fn element(bytes: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
 pub(in crate::source) mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::slice::from_ref;
 
     pub(in crate::source) const NAME: &str = "builder@mirror.example-1.rsa.pub";
     /// Of a key that was thrown away.
@@ -254,15 +255,15 @@ pub(in crate::source) mod tests {
         let other = signature("RSA256", "other.rsa.pub", SHA256);
         let (strict, lax) = (keys(false), keys(true));
         assert_eq!(strict.verify(&[other.clone(), strong.clone()], b"signed").unwrap(), NAME);
-        let marked = lax.verify(&[weak.clone()], b"signed").unwrap();
+        let marked = lax.verify(from_ref(&weak), b"signed").unwrap();
         assert_eq!(marked, "builder@mirror.example-1.rsa.pub (SHA-1)");
         // The better one of two counts.
         assert_eq!(lax.verify(&[weak.clone(), strong.clone()], b"signed").unwrap(), NAME);
         let wrong_kind = signature("RSA", NAME, SHA256);
         let errors = [
-            strict.verify(&[weak.clone()], b"signed"),
-            strict.verify(&[strong.clone()], b"sealed"),
-            lax.verify(&[weak.clone()], b"sealed"),
+            strict.verify(from_ref(&weak), b"signed"),
+            strict.verify(from_ref(&strong), b"sealed"),
+            lax.verify(from_ref(&weak), b"sealed"),
             lax.verify(&[wrong_kind, strong.clone()], b"signed"),
             lax.verify(&[Signature { bytes: Vec::new(), ..strong.clone() }], b"signed"),
             lax.verify(&[other, signature("DSA", NAME, SHA1)], b"signed"),

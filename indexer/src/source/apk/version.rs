@@ -65,15 +65,12 @@ fn tokens(text: &str) -> Vec<Token<'_>> {
             b'_' => {
                 length += rest[1..].iter().take_while(|c| c.is_ascii_lowercase()).count();
                 let is = |name: &&str| name.as_bytes() == &rest[1..length];
-                let before = BEFORE.iter().position(|name| is(name)).map(Token::Before);
-                let behind = || BEHIND.iter().position(|name| is(name)).map(Token::Behind);
-                match before.or_else(behind) {
-                    Some(token) => token,
-                    None => {
-                        length = 1;
-                        Token::Other(b'_')
-                    }
-                }
+                let before = BEFORE.iter().position(is).map(Token::Before);
+                let behind = || BEHIND.iter().position(is).map(Token::Behind);
+                before.or_else(behind).unwrap_or_else(|| {
+                    length = 1;
+                    Token::Other(b'_')
+                })
             }
             b'a'..=b'z' => Token::Letter(*first),
             other => Token::Other(*other),

@@ -32,7 +32,8 @@ pub(crate) fn have(tools: &[&str]) -> bool {
         let found = std::env::var_os("PATH")
             .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(tool).exists()));
         if !found {
-            eprintln!("{tool} is missing (ci/install-deps): this test does nothing");
+            let note = format!("{tool} is missing (ci/install-deps): this test does nothing\n");
+            std::io::stderr().write_all(note.as_bytes()).unwrap();
         }
         found
     })
@@ -57,6 +58,10 @@ impl Mirror {
 
     pub(crate) fn path(&self, path: &str) -> PathBuf {
         self.root.path().join(path)
+    }
+
+    pub(crate) fn fingerprint(&self) -> String {
+        self.cert.fingerprint().to_hex()
     }
 
     /// Packs files into `FOLDER/NAME-VERSION-x86_64.pkg.tar.COMPRESSION`, and returns its path.
