@@ -22,6 +22,9 @@ pub fn write_for(target: &str) {
         "load_resolve" => load_resolve(&folder),
         "raw_image" => raw_image(&folder),
         "packages" => packages(&folder),
+        "pacman" => pacman(&folder),
+        "apk" => apk(&folder),
+        "arch_sources" => arch_sources(&folder),
         "sources" => sources(&folder),
         "rpm_md" => rpm_md(&folder),
         _ => records(&folder),
@@ -212,9 +215,8 @@ fn rpms(folder: &Path, image: &[u8], module: &[u8]) -> Result<(), Failure> {
         member.resize(member.len().next_multiple_of(4), 0);
         member
     };
-    let stripped = |index: u32, bytes: &[u8]| {
-        [format!("07070X{index:08x}\0\0").as_bytes(), bytes].concat()
-    };
+    let stripped =
+        |index: u32, bytes: &[u8]| [format!("07070X{index:08x}\0\0").as_bytes(), bytes].concat();
     let file = 0o100_644;
     let trailer = newc("TRAILER!!!", 0, b"");
     let plain = [
@@ -278,6 +280,85 @@ fn rpm_header(tags: &[(u32, u32, u32, Vec<u8>)]) -> Vec<u8> {
         header.extend(u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes());
     }
     [header, index, store].concat()
+}
+
+/// A tar archive of these files.
+fn tar(files: &[(&str, &[u8])]) -> Result<Vec<u8>, Failure> {
+    let mut archive = tar::Builder::new(Vec::new());
+    for (path, bytes) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        archive.append_data(&mut header, path, *bytes)?;
+    }
+    Ok(archive.into_inner()?)
+}
+
+fn gzip(bytes: &[u8]) -> Result<Vec<u8>, Failure> {
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    gzip.write_all(bytes)?;
+    Ok(gzip.finish()?)
+}
+
+fn pacman(folder: &Path) -> Result<(), Failure> {
+    let Some(kernel) = KERNELS.first() else { return Ok(()) };
+    let archive = tar(&[
+        (".BUILDINFO", b"format = 2\n"),
+        (".PKGINFO", b"pkgname = linux\npkgver = 6.2.10.arch1-1\narch = x86_64\n"),
+        (
+            "usr/lib/modules/6.2.10-arch1-1/kernel/net/netfilter/nf_tables.ko.zst",
+            &kernel.module[..512],
+        ),
+        ("usr/lib/modules/6.2.10-arch1-1/vmlinuz", &kernel.vmlinux[..512]),
+    ])?;
+    write(folder, "tar", &archive)?;
+    for (ending, package) in compressed(&archive)? {
+        write(folder, ending, &package)?;
+    }
+    Ok(())
+}
+
+fn apk(folder: &Path) -> Result<(), Failure> {
+    let Some(kernel) = KERNELS.first() else { return Ok(()) };
+    let data = gzip(&tar(&[
+        ("boot/vmlinuz-lts", &kernel.vmlinux[..512]),
+        ("lib/modules/6.12.13-0-lts/kernel/net/netfilter/nf_tables.ko.gz", &kernel.module[..512]),
+    ])?)?;
+    let hash = "ab".repeat(32);
+    let info =
+        format!("pkgname = linux-lts\npkgver = 6.12.13-r0\narch = x86_64\ndatahash = {hash}\n");
+    // Without the end of an archive, two blocks of zeros.
+    let cut = |mut archive: Vec<u8>| {
+        archive.truncate(archive.len() - 1024);
+        archive
+    };
+    let control = gzip(&cut(tar(&[(".PKGINFO", info.as_bytes())])?))?;
+    let signature = gzip(&cut(tar(&[(".SIGN.RSA.a.rsa.pub", &[7; 256])])?))?;
+    write(folder, "package", &[&signature[..], &control, &data].concat())?;
+    write(folder, "unsigned", &[&control[..], &data].concat())
+}
+
+fn arch_sources(folder: &Path) -> Result<(), Failure> {
+    let hash = "ab".repeat(32);
+    let desc = format!(
+        "%FILENAME%\nlinux-6.2.10.arch1-1-x86_64.pkg.tar.zst\n\n%NAME%\nlinux\n\n\
+         %VERSION%\n6.2.10.arch1-1\n\n%CSIZE%\n1750\n\n%SHA256SUM%\n{hash}\n\n\
+         %PGPSIG%\naGVsbG8=\n\n%ARCH%\nx86_64\n\n"
+    );
+    let database = tar(&[("linux-6.2.10.arch1-1/desc", desc.as_bytes())])?;
+    write(folder, "db", &[b"\x00", &database[..]].concat())?;
+    for (ending, packed) in compressed(&database)? {
+        write(folder, &format!("db-{ending}"), &[b"\x00", &packed[..]].concat())?;
+    }
+    let file = "linux-1%3A6.2.10.arch1-1-x86_64.pkg.tar.zst";
+    let page = format!("\x01<a href=\"{file}\">a</a><a href='{file}.sig'>b</a>");
+    write(folder, "page", page.as_bytes())?;
+    let index = "C:Q1p4IHqDzN6uqnJCgWMGpFO3y5QjE=\nP:linux-lts\nV:6.12.13-r0\nA:x86_64\nS:9876\n";
+    let index = gzip(&tar(&[("DESCRIPTION", b"v3.21"), ("APKINDEX", index.as_bytes())])?)?;
+    write(folder, "index", &[b"\x02", &index[..]].concat())?;
+    write(folder, "key", b"\x03-----BEGIN PUBLIC KEY-----\nMIIB\n-----END PUBLIC KEY-----\n")?;
+    write(folder, "pacman-versions", b"\x046.2.10.arch1-1\n1:6.2-1\n6.2.a-1")?;
+    write(folder, "apk-versions", b"\x056.12.13-r0\n6.13_rc2-r0\n1.2b_p1-r3")
 }
 
 fn records(folder: &Path) -> Result<(), Failure> {

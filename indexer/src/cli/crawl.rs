@@ -4,7 +4,7 @@ use super::{ERROR, progress::Progress, put, say};
 use anyhow::Context as _;
 use nfdrop_db::Store;
 use nfdrop_indexer::{
-    crawl::{Crawl, CrawlReporter, Selection, Shard, Survey, survey},
+    crawl::{Crawl, CrawlReporter, Selection, Shard, Survey, lost, survey},
     fetch::{DownloadReporter, Fetcher, Options, default_cache},
     source::{
         Reader, Repository,
@@ -273,6 +273,11 @@ fn dry_run(survey: &Survey, selection: &Selection, store: Option<&Store>) -> any
     put(out.as_bytes())?;
     say(format_args!("{packages} packages with {bytes} bytes would be fetched"));
     let mut code = 0;
+    let known = store.map(Store::sources).transpose()?.unwrap_or_default();
+    for (suite, why) in lost(survey, &known) {
+        say(format_args!("lost: suite {suite}: {why}"));
+        code = ERROR;
+    }
     for suite in &survey.suites {
         if let Err(error) = &suite.result {
             let Repository { distro, suite, .. } = &suite.repository;

@@ -289,7 +289,7 @@ const SHRUNK: (u64, u64) = (4, 5);
 /// What is wrong with suites that were read: known ones that no mirror offers any more, and those that
 /// list markedly fewer kernels than when they were last crawled. A mirror that is half synchronised, or
 /// a distribution that moved, looks the same as one with nothing new.
-fn lost(survey: &Survey, known: &[Source]) -> Vec<(String, String)> {
+pub fn lost(survey: &Survey, known: &[Source]) -> Vec<(String, String)> {
     let listed = listed(&survey.kernels);
     let mut lost = Vec::new();
     for outcome in &survey.suites {
@@ -351,24 +351,26 @@ struct Counter {
 struct Counted {
     inner: Box<dyn DownloadStatus>,
     bytes: Arc<AtomicU64>,
-    size: u64,
+    /// Of this download, so far.
+    progress: u64,
 }
 
 impl DownloadReporter for Counter {
     fn start(&self, download: &Download) -> Box<dyn DownloadStatus> {
         let (inner, bytes) = (self.inner.start(download), Arc::clone(&self.bytes));
-        Box::new(Counted { inner, bytes, size: download.size })
+        Box::new(Counted { inner, bytes, progress: 0 })
     }
 }
 
 impl DownloadStatus for Counted {
     fn progress(&mut self, bytes: u64) {
+        self.progress = bytes;
         self.inner.progress(bytes);
     }
 
     fn end(self: Box<Self>, ending: Ending) {
-        if ending == Ending::Fetched {
-            self.bytes.fetch_add(self.size, Ordering::Relaxed);
+        if ending != Ending::Cached {
+            self.bytes.fetch_add(self.progress, Ordering::Relaxed);
         }
         self.inner.end(ending);
     }

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends where something is amiss")]
 
+mod arch;
 mod crawl;
 mod explain;
 mod files;
