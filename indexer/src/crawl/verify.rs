@@ -22,6 +22,9 @@ pub(super) enum VerifyError {
          same, name its source with --allow-unverified"
     )]
     Missing,
+    /// A signed index that says too little.
+    #[error("the index is signed, but does not say which SHA-256 the package has")]
+    NoHash,
     /// A detached signature.
     #[error("the package's signature: {0}")]
     Detached(#[from] SignatureError),
@@ -50,6 +53,7 @@ pub(super) fn verify(
         Ok::<_, VerifyError>(keys.verify_detached(signature, File::open(path)?, now)?)
     };
     let signed_by = match &listing.trust {
+        Trust::Index { .. } if package.sha256.is_none() => return Err(VerifyError::NoHash),
         Trust::Index { signed_by } => return Ok(Some(signed_by.clone())),
         Trust::Nothing => return Ok(None),
         Trust::Package(PackageSignature::Listed { keys }) => {

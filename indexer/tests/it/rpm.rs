@@ -219,7 +219,8 @@ fn catalogue(path: &Path, url: &str, key: &Path) -> PathBuf {
         writeln!(
             text,
             "[[source]]\nname = \"{name}\"\nkind = \"rpm-md\"\narch = \"x86_64\"\n\
-             keys = [\"{}\"]\nsuites = [{{ name = \"{suite}\", urls = [\"{url}/{place}\"] }}]",
+             mirror = \"{url}\"\nkeys = [\"{}\"]\n\
+             suites = [{{ name = \"{suite}\", urls = [\"{{mirror}}/{place}\"] }}]",
             key.display()
         )
         .unwrap();

@@ -106,15 +106,22 @@ async fn read_base(
         Err(error) if error.is_not_found() => return Ok(None),
         repomd => repomd?,
     };
-    let (trust, signed_by) = match keys(reader, repository)? {
-        None => (Trust::Nothing, None),
-        Some(keys) => match verify_repomd(reader, &keys, &url, &repomd).await? {
-            Some(key) => (Trust::Index { signed_by: key.clone() }, Some(key)),
-            None => (Trust::Package(PackageSignature::Rpm { keys: Arc::new(keys) }), None),
-        },
-    };
+    let keys = keys(reader, repository)?;
+    let mut signed_by = None;
+    if let Some(keys) = &keys {
+        signed_by = verify_repomd(reader, keys, &url, &repomd).await?;
+    }
     let index = repomd::primary(&repomd).map_err(|error| SuiteError::malformed(url, error))?;
     let packages = read_index(reader, base, index).await?;
+    // What downloads are compared with; without it the index says nothing of what is in a package.
+    if !packages.iter().all(|package| package.sha256.is_some()) {
+        signed_by = None;
+    }
+    let trust = match (&signed_by, keys) {
+        (Some(key), _) => Trust::Index { signed_by: key.clone() },
+        (None, Some(keys)) => Trust::Package(PackageSignature::Rpm { keys: Arc::new(keys) }),
+        (None, None) => Trust::Nothing,
+    };
     let (suite, base) = (repository.suite.clone(), base.to_owned());
     let index = SuiteIndex { suite, base, trust, packages };
     Ok(Some(Suite { index, signed_by, stale_since: None }))
