@@ -1,7 +1,7 @@
 //! A Debian mirror on the loopback interface: packages made with dpkg-deb, an index, a signed
 //! `InRelease`, and a server that can end the client at any request.
 
-use md5::Md5;
+use md5::{Digest as _, Md5};
 use nfdrop_db::hex;
 use sequoia_openpgp::{
     Cert,
