@@ -200,9 +200,10 @@ fn work(arguments: &[String]) -> anyhow::Result<()> {
             let (pool, bodies) = (Arc::clone(&pool), Arc::clone(&bodies));
             tasks.spawn(async move {
                 let image = fetcher.verified(&downloads[0], &Silent).await?;
-                let modules = match downloads[0] == downloads[1] {
-                    true => None,
-                    false => Some(fetcher.verified(&downloads[1], &Silent).await?),
+                let modules = if downloads[0] == downloads[1] {
+                    None
+                } else {
+                    Some(fetcher.verified(&downloads[1], &Silent).await?)
                 };
                 let (sender, receiver) = tokio::sync::oneshot::channel();
                 pool.spawn(move || {

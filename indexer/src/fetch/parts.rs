@@ -81,9 +81,15 @@ impl Fetcher {
         let Some((head, Some(validator))) = self.part(&url, range, size, None).await? else {
             return Ok(None);
         };
-        let fetched = AtomicU64::new(head.len() as u64);
-        let (fetcher, runtime) = (self.clone(), Handle::current());
-        Ok(Some(Remote { fetcher, runtime, url, size, validator, head, fetched }))
+        Ok(Some(Remote {
+            fetcher: self.clone(),
+            runtime: Handle::current(),
+            fetched: AtomicU64::new(head.len() as u64),
+            url,
+            size,
+            validator,
+            head,
+        }))
     }
 
     /// A part of a file of this size; `None` where the server does not serve it, or of another
@@ -190,7 +196,7 @@ impl Read for Parts<'_> {
 
 impl Parts<'_> {
     fn fetch(&mut self) -> io::Result<()> {
-        let Remote { fetcher, runtime, url, size, validator, head, fetched } = self.remote;
+        let Remote { fetcher, runtime, url, size, validator, head, fetched: count } = self.remote;
         let Range { start, end } = self.rest;
         self.read = 0;
         if let Some(head) = head.get(start as usize..).filter(|head| !head.is_empty()) {
@@ -201,7 +207,7 @@ impl Parts<'_> {
             let part = runtime.block_on(part).map_err(io::Error::other)?;
             let changed = || io::Error::other(format!("{url} has changed meanwhile"));
             self.part = part.ok_or_else(changed)?.0;
-            fetched.fetch_add(self.part.len() as u64, Ordering::Relaxed);
+            count.fetch_add(self.part.len() as u64, Ordering::Relaxed);
             self.next = LARGEST.min(self.next * 2);
         }
         self.rest.start += self.part.len() as u64;

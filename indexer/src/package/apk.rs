@@ -522,7 +522,7 @@ pub(crate) mod tests {
                 parts.data = Hostile::default().entry(IMAGE, kind, 1 << 40, b"x").0;
             }),
             with(|parts| {
-                parts.data = Hostile::default().file(IMAGE, b"a").file("boot/vmlinuz-virt", b"b").0
+                parts.data = Hostile::default().file(IMAGE, b"a").file("boot/vmlinuz-virt", b"b").0;
             }),
         ];
         insta::assert_snapshot!(cases.join("\n"), @r#"
