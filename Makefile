@@ -3,7 +3,7 @@
 CARGO ?= cargo
 FUZZ_SECONDS ?= 900
 BINARIES = -p nfdrop-indexer -p nfdrop-server -p nfdrop-client
-SCRIPTS = ci/install-deps ci/build-client ci/run-demo .ci/run $(addprefix tests/guest/,bpftrace client cost init scenario sites)
+SCRIPTS = ci/install-deps ci/build-client ci/run-demo .ci/run $(addprefix tests/guest/,bpftrace client cost flood init many scenario sites start)
 
 .DEFAULT_GOAL := help
 .PHONY: help run client-static test test-kernels lint bench bench-crawl bench-kernel fuzz mutants deny clean
@@ -56,7 +56,7 @@ mutants: ## 20,000 changed functions; each gets the same plan, one that holds, o
 fuzz: ## Fuzz what reads files of strangers: an hour, or FUZZ_SECONDS for each target
 	@ci/install-deps fuzz
 	@command -v cargo-fuzz >/dev/null || $(CARGO) install --locked cargo-fuzz
-	@for target in load_resolve raw_image packages records; do \
+	@for target in load_resolve raw_image packages pacman apk records; do \
 		RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --sanitizer none $$target -- \
 			-rss_limit_mb=512 -timeout=60 -max_total_time=$(FUZZ_SECONDS) || exit 1; \
 	done

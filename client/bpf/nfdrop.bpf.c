@@ -140,6 +140,7 @@ struct counters {
 	__u64 lost;	 /* events that found the ring full */
 	__u64 uncounted; /* drops that found the table of counts full */
 	__u64 witnessed; /* packets freed as dropped by netfilter */
+	__u64 left_out;	 /* drops that SAMPLE leaves out */
 };
 
 /*
@@ -353,7 +354,11 @@ static __noinline int seen(struct pt_regs *ctx, __u32 index)
 		drops = ++counters->drops[RULE_DROP];
 	else
 		drops = ++counters->drops[POLICY_DROP];
-	wants_event = EVENTS_ON && !(SAMPLE > 1 && drops % SAMPLE);
+	wants_event = EVENTS_ON;
+	if (EVENTS_ON && SAMPLE > 1 && drops % SAMPLE) {
+		counters->left_out++;
+		wants_event = 0;
+	}
 	if (!wants_event && !COUNTS_ON)
 		return 0;
 

@@ -105,7 +105,7 @@ pub struct WatchArgs {
     /// End after so many printed drops
     #[arg(long, value_name = "N", value_parser = value_parser!(u64).range(1..))]
     pub count: Option<u64>,
-    /// Print one drop of N; all are counted
+    /// Print one drop of N; all are counted, and the summary tells how many were left out
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = value_parser!(u32).range(1..))]
     pub sample: u32,
     /// Bytes to keep of every packet

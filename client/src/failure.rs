@@ -112,7 +112,7 @@ pub enum Failure {
     #[error("{0}")]
     Options(&'static str),
     /// Data cannot be written.
-    #[error("cannot write to stdout: {0}")]
+    #[error("cannot write to stdout: {0}: redirect it to where there is room, and may be written")]
     Output(io::Error),
     /// The HTTP client cannot be set up.
     #[error("cannot set up HTTP: {0}: check the system's certificates and proxy settings")]

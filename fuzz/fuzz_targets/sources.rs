@@ -5,11 +5,11 @@
 
 use libfuzzer_sys::fuzz_target;
 use nfdrop_fuzz::seeds;
-use nfdrop_indexer::source::openpgp::Keyring;
 use nfdrop_indexer::source::apt::release::{Compression, Release};
-use nfdrop_indexer::source::version::Version;
 use nfdrop_indexer::source::apt::{config, packages};
 use nfdrop_indexer::source::date;
+use nfdrop_indexer::source::openpgp::Keyring;
+use nfdrop_indexer::source::version::Version;
 use std::io::Read as _;
 use std::time::SystemTime;
 

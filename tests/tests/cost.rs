@@ -3,15 +3,17 @@
 #![expect(clippy::unwrap_used, reason = "a measurement ends where something is missing")]
 #![expect(clippy::print_stdout, reason = "what is measured is said")]
 
-use nfdrop_db::{Record, render};
+use nfdrop_db::{Plan, Record, render};
 use nfdrop_indexer::source::kernel::Series;
 use nfdrop_tests::vm::{
     client, cost,
     frames::{self, Ip, Link},
-    initramfs, machine,
-    mirror::{Entry, Mirror},
+    initramfs,
+    machine::{self, Sections},
+    mirror::{Entry, FilesByPath, Kernel, Mirror},
     scenario::{self, Flow},
 };
+use std::sync::LazyLock;
 
 const SUITE: &str = "bookworm";
 const FLAVOUR: &str = "cloud-amd64";
@@ -22,9 +24,50 @@ const CPU: &str = "EPYC";
 const MAX_START: u64 = 150_000_000;
 const MAX_MEMORY: u64 = 12 << 10;
 
+fn why_not() -> Option<String> {
+    let missing = std::env::var_os("NFDROP_OFFLINE").is_some() || !machine::is_there();
+    missing.then(|| format!("NFDROP_OFFLINE is set, or there is no {}: not run", machine::QEMU))
+}
+
+/// What every guest has. `scenario` is sourced by its init.
+fn guest(mirror: &Mirror, kernel: &Kernel, plan: &Plan, scenario: &[u8]) -> FilesByPath {
+    let mut files = mirror.programs(SUITE, &PROGRAMS).unwrap();
+    for (number, (name, module)) in kernel.modules(&MODULES).unwrap().into_iter().enumerate() {
+        files.insert(format!("modules/{number:02}-{name}.ko"), Entry::File(module, false));
+    }
+    put(&mut files, "init", include_bytes!("../guest/init"));
+    put(&mut files, "scenario", scenario);
+    put(&mut files, "rules", include_bytes!("../guest/cost.nft"));
+    put(&mut files, "settings", b"");
+    put(&mut files, "usr/bin/nfdrop-client", client());
+    let record = Record::resolved(plan.clone()).to_bytes();
+    put(&mut files, &format!("cache/{}.json", plan.build_id), &record);
+    files
+}
+
+fn client() -> &'static [u8] {
+    static CLIENT: LazyLock<Vec<u8>> = LazyLock::new(|| client::read().unwrap());
+    &CLIENT
+}
+
+fn put(files: &mut FilesByPath, path: &str, bytes: &[u8]) {
+    let program = matches!(path, "init" | "usr/bin/nfdrop-client");
+    files.insert(path.to_owned(), Entry::File(bytes.to_vec(), program));
+}
+
+/// Runs the guest; an instruction is a nanosecond there.
+fn run(kernel: &Kernel, files: &FilesByPath, name: &str) -> Sections {
+    let said = machine::run_at(&kernel.vmlinuz, &initramfs::archive(files), CPU, 0).unwrap();
+    if let Some(directory) = std::env::var_os("NFDROP_KEEP") {
+        let path = std::path::Path::new(&directory).join(format!("{name}-{}", kernel.release));
+        std::fs::write(path, said.to_string()).unwrap();
+    }
+    said
+}
+
 fn measure(series: Series) {
-    if std::env::var_os("NFDROP_OFFLINE").is_some() || !machine::is_there() {
-        return println!("NFDROP_OFFLINE is set, or there is no {}: not run", machine::QEMU);
+    if let Some(why) = why_not() {
+        return println!("{why}");
     }
     let mirror = Mirror::open().unwrap();
     let Some(set) = mirror.newest_of(series, FLAVOUR) else {
@@ -35,50 +78,77 @@ fn measure(series: Series) {
     let script = render::bpftrace(&plan).unwrap();
     let body = kernel.function().unwrap().parts.remove(0).bytes;
     let blog = cost::blog(&plan, &body, &script);
-    let client = client::read().unwrap();
-    let mut files = mirror.programs(SUITE, &PROGRAMS).unwrap();
-    for (number, (name, module)) in kernel.modules(&MODULES).unwrap().into_iter().enumerate() {
-        files.insert(format!("modules/{number:02}-{name}.ko"), Entry::File(module, false));
-    }
-    let mut put = |path: &str, bytes: &[u8]| {
-        let program = matches!(path, "init" | "usr/bin/nfdrop-client");
-        files.insert(path.to_owned(), Entry::File(bytes.to_vec(), program));
-    };
-    put("init", include_bytes!("../guest/init"));
-    put("scenario", include_bytes!("../guest/cost"));
-    put("rules", include_bytes!("../guest/cost.nft"));
-    put("cost.pl", include_bytes!("../guest/cost.pl"));
-    put("start.pl", include_bytes!("../guest/start.pl"));
-    put("settings", b"");
-    put("usr/bin/nfdrop-client", &client);
-    put(&format!("cache/{}.json", plan.build_id), &Record::resolved(plan).to_bytes());
-    put("nfdrop.bt", script.as_bytes());
-    put("blog.bt", blog.unwrap_or_default().as_bytes());
+    let mut files = guest(&mirror, &kernel, &plan, include_bytes!("../guest/cost"));
+    put(&mut files, "cost.pl", include_bytes!("../guest/cost.pl"));
+    put(&mut files, "nfdrop.bt", script.as_bytes());
+    put(&mut files, "blog.bt", blog.unwrap_or_default().as_bytes());
     let to = Link { to: 0x0a, vlan: None };
     let ip = Ip::V4([10, 0, 0, 2].into(), [10, 0, 0, 1].into());
     for (name, frame) in
         [("accepted", frames::pong(to, ip)), ("dropped", frames::udp(to, ip, 1002))]
     {
         let flow = Flow { from: "b0", frames: vec![frame], fates: vec![] };
-        put(&format!("frames/{name}"), &scenario::files(&[flow])["b0"]);
+        put(&mut files, &format!("frames/{name}"), &scenario::files(&[flow])["b0"]);
     }
-    let said = machine::run_at(&kernel.vmlinuz, &initramfs::archive(&files), CPU, 0).unwrap();
-    if let Some(directory) = std::env::var_os("NFDROP_KEEP") {
-        let path = std::path::Path::new(&directory).join(format!("cost-{}", kernel.release));
-        std::fs::write(path, said.to_string()).unwrap();
-    }
+    let said = run(&kernel, &files, "cost");
     let rows = cost::rows(&said).unwrap();
     println!("{}\n{}", said.get("about").unwrap(), cost::table(&rows));
     for row in &rows {
         println!("{row:?}");
     }
-    println!("client: {} bytes", client.len());
-    for line in said.get("start").unwrap().lines() {
-        let (time, memory) = line.split_once(' ').unwrap();
-        let (time, memory): (u64, u64) = (time.parse().unwrap(), memory.parse().unwrap());
-        println!("client: attached after {} us, {memory} KiB resident", time / 1000);
-        assert!(time <= MAX_START && memory <= MAX_MEMORY, "{line}");
+}
+
+/// From start to attached, and the memory that took, on every series.
+#[test]
+#[ignore = "`make bench-kernel`"]
+fn starts() {
+    if let Some(why) = why_not() {
+        return println!("{why}");
     }
+    let mirror = Mirror::open().unwrap();
+    println!("client: {} bytes", client().len());
+    let mut exceeded = vec![];
+    for set in mirror.newest(FLAVOUR).into_iter().rev() {
+        let kernel = mirror.kernel(set).unwrap();
+        let plan = kernel.plan().unwrap();
+        let mut files = guest(&mirror, &kernel, &plan, include_bytes!("../guest/start"));
+        put(&mut files, "start.pl", include_bytes!("../guest/start.pl"));
+        let said = run(&kernel, &files, "start");
+        for line in said.get("start").unwrap().lines() {
+            let (time, memory) = line.split_once(' ').unwrap();
+            let (time, memory): (u64, u64) = (time.parse().unwrap(), memory.parse().unwrap());
+            let line = format!(
+                "{}: attached after {} us, {memory} KiB resident",
+                kernel.release,
+                time / 1000
+            );
+            println!("{line}");
+            if time > MAX_START || memory > MAX_MEMORY {
+                exceeded.push(line);
+            }
+        }
+    }
+    assert!(exceeded.is_empty(), "more than wanted:\n{}", exceeded.join("\n"));
+}
+
+/// The memory that 100,000 rules take.
+#[test]
+#[ignore = "`make bench-kernel`"]
+fn many_rules() {
+    if let Some(why) = why_not() {
+        return println!("{why}");
+    }
+    let mirror = Mirror::open().unwrap();
+    let Some(set) = mirror.newest_of(Series(6, 12), FLAVOUR) else {
+        return println!("the mirror has no {FLAVOUR} kernel of 6.12: not run");
+    };
+    let kernel = mirror.kernel(set).unwrap();
+    let mut files =
+        guest(&mirror, &kernel, &kernel.plan().unwrap(), include_bytes!("../guest/many"));
+    put(&mut files, "many.pl", include_bytes!("../guest/many.pl"));
+    let said = run(&kernel, &files, "many");
+    println!("listing: {}", said.get("listing").unwrap());
+    println!("client with 100,000 rules, KiB at most and then:\n{}", said.get("memory").unwrap());
 }
 
 #[test]

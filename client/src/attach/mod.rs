@@ -26,7 +26,7 @@ pub const MAX_PACKET: u16 = 1024;
 
 const OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/nfdrop.bpf.o"));
 /// `struct counters`.
-const COUNTERS: usize = 5;
+const COUNTERS: usize = 6;
 /// `struct count_key` and `struct count`.
 const KEY: usize = 32;
 const COUNT: usize = 16 + 2 * NAME;
@@ -56,6 +56,8 @@ pub struct Counters {
     pub policy_drops: u64,
     /// Events for which the ring had no room.
     pub lost: u64,
+    /// Drops of which there was no event because only one of several was asked for.
+    pub left_out: u64,
     /// Drops for which the table of counts had no room.
     pub uncounted: u64,
     /// Packets that the kernel freed as dropped by netfilter, and how many of them the probes saw;
@@ -94,6 +96,7 @@ impl Counters {
             rule_drops: self.rule_drops + earlier.rule_drops,
             policy_drops: self.policy_drops + earlier.policy_drops,
             lost: self.lost + earlier.lost,
+            left_out: self.left_out + earlier.left_out,
             uncounted: self.uncounted + earlier.uncounted,
             witnessed,
             missed: self.missed + earlier.missed,
@@ -110,8 +113,10 @@ pub struct Count {
     pub family: u8,
     /// The namespace's inode number.
     pub netns: u32,
-    /// The table's handle.
+    /// The table's handle; 0 where the plan does not tell where it is.
     pub table_handle: u64,
+    /// The table's address then, which tells it from others.
+    pub table_address: u64,
     /// The rule's, or that of the base chain whose policy it is.
     pub handle: u64,
     /// The table's name, cut at 63 bytes.
@@ -332,6 +337,7 @@ impl Attached {
             rule_drops,
             policy_drops,
             lost: sum(2),
+            left_out: sum(5),
             uncounted: sum(3),
             witnessed: self.witnessed.or_else(|| self.witness.then(witnessed)),
             missed: self.missed,
@@ -367,6 +373,7 @@ fn decode_count(key: &[u8; KEY], count: &[u8; COUNT]) -> Option<Count> {
     Some(Count {
         table_handle: u64_at(key, 0)?,
         handle: u64_at(key, 8)?,
+        table_address: u64_at(key, 16)?,
         netns: u32::from_ne_bytes(key[24..28].try_into().ok()?),
         event: if key[28] == 0 { Event::RuleDrop } else { Event::PolicyDrop },
         family: key[29],

@@ -1,10 +1,12 @@
 //! Drops counted by rule and policy, as the kernel counts them: what `--aggregate` prints and `top`
 //! shows. Everything here is a function of what was counted; [`screen`] is the terminal.
 
+mod earlier;
 mod lines;
 pub mod screen;
 mod table;
 
+pub use earlier::Earlier;
 pub use lines::{json, text};
 pub use table::{Size, table};
 
@@ -46,8 +48,12 @@ pub struct Key {
     pub netns: u32,
     /// Of the table.
     pub family: u8,
+    /// Which loading of nf_tables it is of: each begins its handles anew.
+    pub loading: u32,
     /// Of the table; 0 where it is not known.
     pub table_handle: u64,
+    /// Of the table, where its handle is not known.
+    pub table_address: u64,
     /// By a rule (its handle), or by the policy of the chain with that handle.
     pub policy: bool,
     /// The rule's or the base chain's handle.
@@ -69,7 +75,9 @@ impl Row {
             key: Key {
                 netns: count.netns,
                 family: count.family,
+                loading: 0,
                 table_handle: count.table_handle,
+                table_address: count.table_address,
                 policy: count.event == Event::PolicyDrop,
                 handle: count.handle,
             },

@@ -68,13 +68,12 @@ impl Screen {
         })
     }
 
-    /// Shows these lines instead of those before.
-    pub fn draw(&mut self, lines: &str) -> io::Result<()> {
+    /// What shows these lines instead of those before.
+    pub fn frame(&self, lines: &str) -> String {
         let lines = lines.lines().map(|line| format!("{line}{CLEAR_LINE}"));
         // No line feed behind the last: it would scroll a screen that is full.
         let lines = lines.collect::<Vec<_>>().join("\n");
-        write!(self.stdout, "{HOME}{lines}{CLEAR_BELOW}")?;
-        self.stdout.flush()
+        format!("{HOME}{lines}{CLEAR_BELOW}")
     }
 
     /// Until `q` is pressed; for ever where there is no keyboard.

@@ -9,6 +9,7 @@ fn count(event: Event, handle: u64, packets: u64) -> Count {
         family: Family::IP.0,
         netns: 4_026_531_840,
         table_handle: 1,
+        table_address: 0,
         handle,
         table: "t4".to_owned(),
         base_chain: "in4".to_owned(),
@@ -17,19 +18,19 @@ fn count(event: Event, handle: u64, packets: u64) -> Count {
     }
 }
 
-fn row(handle: u64, packets: u64, rule: &str) -> Row {
+pub(super) fn row(handle: u64, packets: u64, rule: &str) -> Row {
     let count = count(Event::RuleDrop, handle, packets);
     let (chain, reject) = (if handle > 20 { "sub" } else { "in4" }, rule.contains("reject"));
     let rule = RuleName { chain: chain.into(), text: rule.into(), reject };
     Row::named(&count, &drop_of(&count), Some(&rule))
 }
 
-fn policy(handle: u64, packets: u64) -> Row {
+pub(super) fn policy(handle: u64, packets: u64) -> Row {
     let count = count(Event::PolicyDrop, handle, packets);
     Row::named(&count, &drop_of(&count), None)
 }
 
-fn unknown(packets: u64) -> Row {
+pub(super) fn unknown(packets: u64) -> Row {
     let count = Count { table: String::new(), family: 0, ..count(Event::RuleDrop, 9, packets) };
     Row::named(&count, &drop_of(&count), None)
 }

@@ -130,7 +130,15 @@ mod tests {
     use crate::{attach::Witnessed, counts::Key, output::Verdict};
 
     fn row(table: &str, chain: Option<&str>, handle: u64, packets: u64) -> Row {
-        let key = Key { netns: 1, family: 2, table_handle: handle, policy: handle == 0, handle };
+        let key = Key {
+            netns: 1,
+            family: 2,
+            loading: 0,
+            table_handle: handle,
+            table_address: 0,
+            policy: handle == 0,
+            handle,
+        };
         Row {
             key,
             table: Some(("ip", table.to_owned())),

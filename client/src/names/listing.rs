@@ -6,7 +6,7 @@
 //! with `# handle N`. Comments and log prefixes are quoted and can hold all of this, so quotes are
 //! counted; a quote that nobody closes ends with its line.
 
-use super::nameless::Dump;
+use super::{nameless::Dump, rules::Rules};
 use crate::event::Family;
 use std::{collections::HashMap, sync::Arc};
 
@@ -63,7 +63,7 @@ pub struct Listing {
     /// By handle.
     pub tables: HashMap<u64, Table>,
     /// By the table's handle and their own.
-    pub rules: HashMap<(u64, u64), RuleName>,
+    pub rules: Rules,
     /// There are rules in chains without a name, and nft did not tell their handles.
     pub incomplete: bool,
 }
@@ -145,6 +145,7 @@ impl Reader {
         for nest in std::mem::take(&mut self.nests) {
             self.name_inner_rules(nest);
         }
+        self.listing.rules.finish();
         self.listing
     }
 
@@ -160,8 +161,7 @@ impl Reader {
         for (handle, rule) in handles.iter().zip(rules).take(self.room) {
             self.room -= 1;
             let whole = shortened(&format!("{text} {rule} }}"));
-            let name = RuleName { chain: chain.clone(), text: whole, reject: rejects(&rule) };
-            self.listing.rules.insert((table, *handle), name);
+            self.listing.rules.push(table, *handle, &chain, &whole, rejects(&rule));
         }
     }
 
@@ -246,9 +246,8 @@ impl Reader {
             && self.room > 0
         {
             self.room -= 1;
-            let name =
-                RuleName { chain: chain.clone(), text: shortened(text), reject: rejects(text) };
-            self.listing.rules.insert((table, handle), name);
+            let (whole, reject) = (shortened(text), rejects(text));
+            self.listing.rules.push(table, handle, chain, &whole, reject);
             if let Some(text) = rule.outside.and_then(|end| rule.text.get(..end)) {
                 let (chain, text, rules) = (chain.clone(), text.to_owned(), rule.inside);
                 self.nests.push(Nest { table, handle, chain, text, rules });
@@ -358,7 +357,7 @@ mod tests {
     }
 
     /// One line a table and a rule, in order of their handles.
-    fn told(listing: &Listing) -> String {
+    fn told(mut listing: Listing) -> String {
         let mut tables: Vec<_> = listing.tables.iter().collect();
         tables.sort_by_key(|(handle, _)| **handle);
         let mut told = String::new();
@@ -370,11 +369,10 @@ mod tests {
                 None => format!(" {name}"),
             });
             writeln!(told, "{handle} {family} {name}:{}", chains.collect::<String>()).unwrap();
-            let mut rules: Vec<_> =
-                listing.rules.iter().filter(|((table, _), _)| table == handle).collect();
-            rules.sort_by_key(|(key, _)| **key);
-            for ((_, handle), RuleName { chain, text, reject }) in rules {
-                let reject = if *reject { " REJECTS" } else { "" };
+            let rules = listing.rules.handles().into_iter().filter(|(table, _)| table == handle);
+            for (table, handle) in rules {
+                let RuleName { chain, text, reject } = listing.rules.get(table, handle).unwrap();
+                let reject = if reject { " REJECTS" } else { "" };
                 writeln!(told, "  {handle} {chain}{reject}: {text}").unwrap();
             }
         }
@@ -384,19 +382,19 @@ mod tests {
     /// What nft 1.0.6 listed of tests/guest/root.nft.
     #[test]
     fn the_guests_ruleset() {
-        insta::assert_snapshot!(told(&read(include_str!("testdata/guest.txt"))));
+        insta::assert_snapshot!(told(read(include_str!("testdata/guest.txt"))));
     }
 
     /// What nft 1.0.6 listed of a ruleset made to confuse.
     #[test]
     fn odd_rules() {
-        insta::assert_snapshot!(told(&read(include_str!("testdata/odd.txt"))));
+        insta::assert_snapshot!(told(read(include_str!("testdata/odd.txt"))));
     }
 
     /// What nft 1.0.6 listed of rules that iptables-nft made.
     #[test]
     fn rules_of_iptables() {
-        insta::assert_snapshot!(told(&read(include_str!("testdata/iptables.txt"))));
+        insta::assert_snapshot!(told(read(include_str!("testdata/iptables.txt"))));
     }
 
     /// What nft 1.0.6 listed of rules in chains without a name, asked to tell more.
@@ -405,14 +403,14 @@ mod tests {
         let text = include_str!("testdata/nameless.txt");
         let listing = read(text);
         assert!(!listing.incomplete);
-        insta::assert_snapshot!(told(&listing));
+        insta::assert_snapshot!(told(listing.clone()));
 
         let (_, plain) = text.split_once("table inet").unwrap();
         let plain = read(&format!("table inet{plain}"));
         assert!(plain.incomplete);
-        let inner = [5, 6, 9, 11, 13, 16, 21].map(|handle| (1, handle));
-        assert!(inner.iter().all(|key| !plain.rules.contains_key(key)));
-        assert!(inner.iter().all(|key| listing.rules.contains_key(key)));
+        let inner = [5, 6, 9, 11, 13, 16, 21];
+        assert!(inner.iter().all(|handle| !plain.rules.contains(1, *handle)));
+        assert!(inner.iter().all(|handle| listing.rules.contains(1, *handle)));
         assert_eq!(listing.rules.len(), plain.rules.len() + inner.len() + 1);
     }
 
@@ -420,8 +418,8 @@ mod tests {
     fn handles_that_are_not_as_many_as_rules_name_none() {
         let text = include_str!("testdata/nameless.txt").replace("inet fw __chain11 6 5\n", "");
         let listing = read(&text);
-        assert!(listing.incomplete && !listing.rules.contains_key(&(1, 5)));
-        assert!(listing.rules.contains_key(&(1, 9)));
+        assert!(listing.incomplete && !listing.rules.contains(1, 5));
+        assert!(listing.rules.contains(1, 9));
     }
 
     fn in_chain(lines: &str) -> String {
@@ -434,9 +432,12 @@ mod tests {
             "\t\tip saddr { 10.0.0.1, 10.0.0.2,\n\t\t\t     10.0.0.3 } drop # handle 4\n\
              \t\tudp dport 1 accept # handle 5\n",
         );
-        let listing = read(&text);
-        assert_eq!(&*listing.rules[&(1, 4)].text, "ip saddr { 10.0.0.1, 10.0.0.2, 10.0.0.3 } drop");
-        assert_eq!(&*listing.rules[&(1, 5)].text, "udp dport 1 accept");
+        let mut listing = read(&text);
+        assert_eq!(
+            &*listing.rules.get(1, 4).unwrap().text,
+            "ip saddr { 10.0.0.1, 10.0.0.2, 10.0.0.3 } drop"
+        );
+        assert_eq!(&*listing.rules.get(1, 5).unwrap().text, "udp dport 1 accept");
     }
 
     #[test]
@@ -447,7 +448,7 @@ mod tests {
              \t\treturn # handle 6\n\
              \t\treturn comment \"\"\" # handle 7\n",
         );
-        insta::assert_snapshot!(told(&read(&text)), @r#"
+        insta::assert_snapshot!(told(read(&text)), @r#"
         1 ip t: c
           4 c: drop comment "a b # handle 9 c"
           5 c: accept comment "6" nails"
@@ -459,7 +460,7 @@ mod tests {
     #[test]
     fn owners_and_tables_without_a_handle() {
         let listing = read("table inet a { # progname x # handle 7\n}\ntable ip b {\n}\n");
-        assert_eq!(told(&listing), "7 inet a:\n");
+        assert_eq!(told(listing.clone()), "7 inet a:\n");
     }
 
     #[test]
@@ -494,11 +495,11 @@ mod tests {
             "\t\tdrop comment \"{long}\" # handle 4\n\t\tdrop comment \"{longest}\" # handle 5\n\
              \t\tdrop # handle 6\n"
         ));
-        let listing = read(&text);
-        let kept = &listing.rules[&(1, 4)].text;
+        let mut listing = read(&text);
+        let kept = listing.rules.get(1, 4).unwrap().text;
         assert!(kept.len() <= MAX_TEXT + 3 && kept.ends_with("é…"), "{} bytes", kept.len());
-        assert!(!listing.rules.contains_key(&(1, 5)));
-        assert_eq!(&*listing.rules[&(1, 6)].text, "drop");
+        assert!(!listing.rules.contains(1, 5));
+        assert_eq!(&*listing.rules.get(1, 6).unwrap().text, "drop");
     }
 
     #[test]

@@ -16,6 +16,7 @@ pub mod monitor;
 mod nameless;
 pub mod namespace;
 pub mod nft;
+pub mod rules;
 
 pub use listing::RuleName;
 
@@ -25,9 +26,9 @@ use monitor::Monitor;
 use nfdrop_db::plan::Event;
 use nft::NftError;
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, HashSet, VecDeque},
     fs::File,
-    io,
+    io, iter,
     mem::{self, Discriminant},
     path::{Path, PathBuf},
     sync::mpsc::{self, Receiver, RecvTimeoutError},
@@ -37,6 +38,10 @@ use std::{
 
 /// Most rules remembered, of all namespaces and of the past.
 const MAX_RULES: usize = 200_000;
+/// Most listings of a namespace remembered, besides the last.
+const MAX_PAST: usize = 16;
+/// Most rules of a namespace whose names are at hand, because they have dropped.
+const MAX_FOUND: usize = 4096;
 /// Most namespaces remembered.
 const MAX_NAMESPACES: usize = 64;
 /// What failed is not tried again so soon.
@@ -126,10 +131,12 @@ struct Known<S> {
     listing: u64,
     /// When it was begun, in nanoseconds since 1970.
     listed: u64,
-    /// Tables of the last listing and of those before.
-    tables: HashMap<u64, (u64, Table)>,
-    /// Rules of the last listing and of those before; each with the last listing that had it.
-    rules: HashMap<(u64, u64), (u64, RuleName)>,
+    /// The last listing.
+    current: Listing,
+    /// Those before, with their numbers, the newest first.
+    past: VecDeque<(u64, Listing)>,
+    /// Rules that were looked up.
+    found: HashMap<(u64, u64), RuleName>,
 }
 
 impl Names {
@@ -152,6 +159,12 @@ impl<S: Source> Names<S> {
             warnings: vec![],
             warned: HashSet::new(),
         }
+    }
+
+    /// Forgets all rulesets. To be called when nf_tables is unloaded: it gives the same handles again.
+    pub fn forget(&mut self) {
+        self.spaces.clear();
+        self.failed.clear();
     }
 
     /// What could not be done since this was called last: a line each, no two of a kind ever.
@@ -178,11 +191,11 @@ impl<S: Source> Names<S> {
         let netns = self.namespace(drop)?;
         let handle = drop.handle?;
         let sure = drop.table_handle != 0;
-        let known = self.spaces.get(&netns);
+        let known = self.spaces.get_mut(&netns);
         if !(sure && known.is_some_and(|known| known.rule(drop, handle).is_some())) {
             self.update(netns);
         }
-        self.spaces.get(&netns)?.rule(drop, handle)
+        self.spaces.get_mut(&netns)?.rule(drop, handle)
     }
 
     /// Writes names out that the event has only the beginning of, or not at all.
@@ -267,18 +280,14 @@ impl<S: Source> Names<S> {
         }
     }
 
-    /// Forgets the oldest listings when there are too many rules: first of rules that are gone, then
-    /// of whole namespaces.
+    /// Forgets the oldest listings when there are too many rules: first past ones, then whole
+    /// namespaces.
     fn trim(&mut self) {
-        while self.spaces.values().map(|known| known.rules.len()).sum::<usize>() > MAX_RULES {
-            let old = |known: &Known<_>| {
-                let seen = known.rules.values().map(|(seen, _)| *seen);
-                seen.filter(|seen| *seen < known.listing).min()
-            };
-            if let Some(oldest) = self.spaces.values().filter_map(old).min() {
-                for known in self.spaces.values_mut() {
-                    known.forget(oldest);
-                }
+        while self.spaces.values().map(Known::rules).sum::<usize>() > MAX_RULES {
+            let past = self.spaces.values_mut().filter(|known| !known.past.is_empty());
+            let oldest = past.min_by_key(|known| known.past.back().map(|(number, _)| *number));
+            if let Some(known) = oldest {
+                known.past.pop_back();
             } else {
                 let oldest = self.spaces.iter().min_by_key(|(_, known)| known.listing);
                 let Some(netns) = oldest.map(|(netns, _)| *netns) else { return };
@@ -290,62 +299,81 @@ impl<S: Source> Names<S> {
 
 impl<S> Known<S> {
     fn new(space: S) -> Self {
-        let (tables, rules) = (HashMap::new(), HashMap::new());
-        Self { space, stale: true, begun: None, listing: 0, listed: u64::MAX, tables, rules }
+        Self {
+            space,
+            stale: true,
+            begun: None,
+            listing: 0,
+            listed: u64::MAX,
+            current: Listing::default(),
+            past: VecDeque::new(),
+            found: HashMap::new(),
+        }
     }
 
     fn take(&mut self, listing: Listing, number: u64, clock: u64) {
-        (self.listing, self.listed) = (number, clock);
-        let tables = listing.tables.into_iter();
-        self.tables.extend(tables.map(|(handle, table)| (handle, (number, table))));
-        let rules = listing.rules.into_iter();
-        self.rules.extend(rules.map(|(handles, rule)| (handles, (number, rule))));
+        let before = mem::replace(&mut self.listing, number);
+        let mut past = mem::replace(&mut self.current, listing);
+        past.rules.rest();
+        // What changed may have been the elements of a set, which are not listed.
+        if past != self.current {
+            self.past.push_front((before, past));
+            self.past.truncate(MAX_PAST);
+        }
+        self.found.clear();
+        self.listed = clock;
     }
 
-    fn forget(&mut self, oldest: u64) {
-        let listing = self.listing;
-        self.rules.retain(|_, (seen, _)| *seen > oldest || *seen == listing);
-        self.tables.retain(|_, (seen, _)| *seen > oldest || *seen == listing);
+    /// All that are remembered.
+    fn rules(&self) -> usize {
+        let past = self.past.iter().map(|(_, listing)| listing.rules.len());
+        self.current.rules.len() + past.sum::<usize>()
     }
 
-    fn rule(&self, drop: &Drop, handle: u64) -> Option<&RuleName> {
+    fn rule(&mut self, drop: &Drop, handle: u64) -> Option<&RuleName> {
         let (table, _) = self.table(drop)?;
-        self.rules.get(&(table, handle)).map(|(_, rule)| rule)
+        if !self.found.contains_key(&(table, handle)) {
+            let past = self.past.iter_mut().map(|(_, listing)| listing);
+            let mut listings = iter::once(&mut self.current).chain(past);
+            let rule = listings.find_map(|listing| listing.rules.get(table, handle))?;
+            if self.found.len() >= MAX_FOUND {
+                self.found.clear();
+            }
+            self.found.insert((table, handle), rule);
+        }
+        self.found.get(&(table, handle))
     }
 
     /// The drop's table and its handle.
     fn table(&self, drop: &Drop) -> Option<(u64, &Table)> {
         if drop.table_handle != 0 {
-            let (_, table) = self.tables.get(&drop.table_handle)?;
+            let past = self.past.iter().map(|(_, listing)| listing);
+            let mut listings = iter::once(&self.current).chain(past);
+            let table = listings.find_map(|listing| listing.tables.get(&drop.table_handle))?;
             return Some((drop.table_handle, table));
         }
         if self.stale || self.begun.is_some() || drop.time < self.listed.saturating_add(SLACK) {
             return None;
         }
-        let now = self.tables.iter().filter(|(_, (seen, _))| *seen == self.listing);
-        let mut named = now.filter(|(handle, (_, table))| {
+        let mut named = self.current.tables.iter().filter(|(handle, table)| {
             if drop.table.is_empty() {
                 return self.may_hold(drop, **handle, table);
             }
             table.family == drop.family && cut_from(&table.name, &drop.table)
         });
         match (named.next(), named.next()) {
-            (Some((handle, (_, table))), None) => Some((*handle, table)),
+            (Some((handle, table)), None) => Some((*handle, table)),
             _ => None,
         }
     }
-}
 
-impl<S> Known<S> {
     /// Whether a drop whose table is not known at all may be this one's.
     fn may_hold(&self, drop: &Drop, handle: u64, table: &Table) -> bool {
-        let current =
-            |rule| self.rules.get(&(handle, rule)).is_some_and(|(seen, _)| *seen == self.listing);
         let family = drop.protocol_family;
         // Neither where it is known nor unknown may another table hold it.
         (table.family == family || table.family == Family::INET || family == Family(0))
             && table.chains.iter().any(|chain| may_be(chain, drop))
-            && drop.handle.is_none_or(current)
+            && drop.handle.is_none_or(|rule| self.current.rules.contains(handle, rule))
     }
 }
 

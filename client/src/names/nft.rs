@@ -180,7 +180,7 @@ mod tests {
             r#"[ "$*" = "-a -s -t list ruleset" ] || exit 1
             printf 'table ip t { # handle 1\n\tchain c { # handle 1\n\t\tdrop # handle 2\n'"#,
         );
-        assert_eq!(&*listing.unwrap().rules[&(1, 2)].text, "drop");
+        assert_eq!(&*listing.unwrap().rules.get(1, 2).unwrap().text, "drop");
     }
 
     #[test]
@@ -193,9 +193,9 @@ mod tests {
             printf 'table ip t { # handle 1\n\tchain c { # handle 1\n'
             printf '\t\tjump {\n\t\t\treject\n\t\t} # handle 5\n'"#,
         );
-        let listing = listing.unwrap();
-        assert_eq!(&*listing.rules[&(1, 4)].text, "jump { reject }");
-        assert!(listing.rules[&(1, 4)].reject && !listing.rules[&(1, 5)].reject);
+        let mut rules = listing.unwrap().rules;
+        assert_eq!(&*rules.get(1, 4).unwrap().text, "jump { reject }");
+        assert!(rules.get(1, 4).unwrap().reject && !rules.get(1, 5).unwrap().reject);
     }
 
     #[test]

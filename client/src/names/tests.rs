@@ -164,6 +164,35 @@ fn rules_that_are_gone_keep_their_names() {
 }
 
 #[test]
+fn handles_that_begin_anew_bring_no_old_names() {
+    let machine = Fake::default();
+    machine.set(OWN, 1, &[(2, "drop comment \"before\"")]);
+    let mut names = Names::from(machine.clone());
+    assert_eq!(text(&mut names, &drop_by(OWN, 1, 2)), "drop comment \"before\"");
+    names.forget();
+    machine.set(OWN, 1, &[(2, "drop comment \"after\"")]);
+    assert_eq!(text(&mut names, &drop_by(OWN, 1, 2)), "drop comment \"after\"");
+}
+
+#[test]
+fn only_the_last_listings_are_remembered() {
+    let machine = Fake::default();
+    let mut names = Names::from(machine.clone());
+    for handle in 0..30 {
+        machine.set(OWN, 1, &[(handle, "drop")]);
+        names.refresh();
+        // Of which nothing new is listed.
+        machine.set(OWN, 1, &[(handle, "drop")]);
+        machine.pass(BUDGET);
+        names.refresh();
+    }
+    assert_eq!(names.spaces[&OWN].past.len(), MAX_PAST);
+    let oldest = 29 - MAX_PAST as u64;
+    assert_eq!(text(&mut names, &drop_by(OWN, 1, oldest)), "drop");
+    assert_eq!(text(&mut names, &drop_by(OWN, 1, oldest - 1)), "-");
+}
+
+#[test]
 fn an_inode_number_that_is_used_again_brings_no_old_names() {
     let machine = Fake::default();
     machine.set(OWN, 1, &[]);
@@ -349,14 +378,18 @@ fn the_oldest_are_forgotten_first() {
         machine.set(OWN, 1, &many(round * MAX_RULES as u64));
         names.refresh();
     }
-    let known = |names: &Names<Fake>, round: u64| {
-        let handle = round * MAX_RULES as u64;
-        names.spaces[&OWN].rule(&drop_by(OWN, 1, handle), handle).is_some()
+    // What was found once stays at hand.
+    let mut next = 0;
+    let mut known = |names: &mut Names<Fake>, round: u64| {
+        next += 1;
+        let handle = round * MAX_RULES as u64 + next;
+        let known = names.spaces.get_mut(&OWN).unwrap();
+        known.rule(&drop_by(OWN, 1, handle), handle).is_some()
     };
-    assert_eq!([0, 1, 2].map(|round| known(&names, round)), [false, true, true]);
+    assert_eq!([0, 1, 2].map(|round| known(&mut names, round)), [false, true, true]);
     machine.set(7, 1, &many(0));
     names.look_up(&drop_by(7, 1, 0));
-    assert_eq!([1, 2].map(|round| known(&names, round)), [false, true]);
+    assert_eq!([1, 2].map(|round| known(&mut names, round)), [false, true]);
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod json;
 mod pcapng;
 mod text;
 pub mod time;
+pub mod writer;
 
 pub(crate) use json::encode;
 

@@ -4,7 +4,7 @@ use super::{ERROR, progress::Progress, put, say};
 use anyhow::Context as _;
 use nfdrop_db::Store;
 use nfdrop_indexer::{
-    crawl::{Crawl, CrawlReporter, Selection, Shard, Survey, survey},
+    crawl::{Crawl, CrawlReporter, Selection, Shard, Survey, lost, survey},
     fetch::{DownloadReporter, Fetcher, Options, default_cache},
     source::{
         Reader, Repository,
@@ -70,6 +70,9 @@ pub(super) struct Args {
     /// Keys that --mirror's indices are signed with [default: those of the catalogue]
     #[arg(long, value_name = "FILE", requires = "mirrors")]
     keyring: Option<PathBuf>,
+    /// Take what this source lists though nothing vouches for it; provenance says so
+    #[arg(long = "allow-unverified", value_name = "SOURCE")]
+    unverified: Vec<String>,
     /// Where downloads are kept [default: $XDG_CACHE_HOME/nfdrop]
     #[arg(long, value_name = "DIR", env = "NFDROP_CACHE_PATH")]
     cache: Option<PathBuf>,
@@ -221,11 +224,13 @@ async fn repositories(
         }
     };
     let selected = catalogue.select(&args.sources)?;
-    for Mirror { source, .. } in &args.mirrors {
+    let mirrors = args.mirrors.iter().map(|mirror| ("--mirror", &mirror.source));
+    let unverified = args.unverified.iter().map(|source| ("--allow-unverified", source));
+    for (option, source) in mirrors.chain(unverified) {
         if !selected.iter().any(|selected| selected.name == *source) {
-            let names: Vec<_> = selected.iter().map(|source| source.name.as_str()).collect();
-            let names = names.join(", ");
-            anyhow::bail!("--mirror {source}=…: no such source is crawled; there are {names}");
+            let crawled: Vec<_> = selected.iter().map(|source| source.name.as_str()).collect();
+            let crawled = crawled.join(", ");
+            anyhow::bail!("{option} {source}: no such source is crawled; there are {crawled}");
         }
     }
     let keyring = args.keyring.as_ref().map(std::path::absolute).transpose()?;
@@ -264,6 +269,7 @@ async fn repositories(
         };
         for mut repository in source.repositories(Some(mirror)) {
             repository.keys = keys.clone().unwrap_or(repository.keys);
+            repository.unverified = args.unverified.contains(&source.name);
             repositories.push(repository);
         }
     }
@@ -298,6 +304,11 @@ fn dry_run(survey: &Survey, selection: &Selection, store: Option<&Store>) -> any
     put(out.as_bytes())?;
     say(format_args!("{packages} packages with {bytes} bytes would be fetched"));
     let mut code = 0;
+    let known = store.map(Store::sources).transpose()?.unwrap_or_default();
+    for (suite, why) in lost(survey, &known) {
+        say(format_args!("lost: suite {suite}: {why}"));
+        code = ERROR;
+    }
     for suite in &survey.suites {
         if let Err(error) = &suite.result {
             let Repository { distro, suite, .. } = &suite.repository;

@@ -112,7 +112,7 @@ impl DownloadReporter for Progress {
             bar
         });
         let lines = (!self.terminal).then(|| self.writer());
-        Box::new(Downloading { bar, lines, name, size: download.size })
+        Box::new(Downloading { bar, lines, name, bytes: 0 })
     }
 }
 
@@ -127,11 +127,12 @@ struct Downloading {
     bar: Option<ProgressBar>,
     lines: Option<Writer>,
     name: String,
-    size: u64,
+    bytes: u64,
 }
 
 impl DownloadStatus for Downloading {
     fn progress(&mut self, bytes: u64) {
+        self.bytes = bytes;
         if let Some(bar) = &self.bar {
             bar.set_position(bytes);
         }
@@ -142,7 +143,7 @@ impl DownloadStatus for Downloading {
             bar.finish_and_clear();
         }
         if let (Some(mut lines), Ending::Fetched) = (self.lines, ending) {
-            let _ = writeln!(lines, "fetched {}, {} bytes", self.name, self.size);
+            let _ = writeln!(lines, "fetched {}, {} bytes", self.name, self.bytes);
         }
     }
 }

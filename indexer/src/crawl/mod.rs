@@ -11,6 +11,7 @@
 
 mod select;
 mod summary;
+mod verify;
 mod work;
 
 pub use select::{Selection, Shard, ShardError, Survey, survey};
@@ -87,8 +88,8 @@ pub struct Crawl {
     pub store: Store,
     /// Kernels that are analysed at a time.
     pub jobs: usize,
-    /// Whether of packages that are made for it only the parts with kernel files are fetched. Their
-    /// hash is not compared then, which is stored with the kernel.
+    /// Whether only the needed parts of packages are fetched where that is possible. Then nobody
+    /// compares their hashes, and their provenance says so.
     pub partial: bool,
     /// Is told how it goes.
     pub reporter: Arc<dyn CrawlReporter>,
@@ -119,6 +120,7 @@ impl Crawl {
             store: self.store.clone(),
             bodies: Bodies::default(),
             pool,
+            now: SystemTime::now(),
             partial: self.partial,
         });
         let selected = selection.apply(&survey.kernels);
@@ -287,7 +289,7 @@ const SHRUNK: (u64, u64) = (4, 5);
 /// What is wrong with suites that were read: known ones that no mirror offers any more, and those that
 /// list markedly fewer kernels than when they were last crawled. A mirror that is half synchronised, or
 /// a distribution that moved, looks the same as one with nothing new.
-fn lost(survey: &Survey, known: &[Source]) -> Vec<(String, String)> {
+pub fn lost(survey: &Survey, known: &[Source]) -> Vec<(String, String)> {
     let listed = listed(&survey.kernels);
     let mut lost = Vec::new();
     for outcome in &survey.suites {
@@ -349,25 +351,26 @@ struct Counter {
 struct Counted {
     inner: Box<dyn DownloadStatus>,
     bytes: Arc<AtomicU64>,
-    last: u64,
+    /// Of this download, so far.
+    progress: u64,
 }
 
 impl DownloadReporter for Counter {
     fn start(&self, download: &Download) -> Box<dyn DownloadStatus> {
         let (inner, bytes) = (self.inner.start(download), Arc::clone(&self.bytes));
-        Box::new(Counted { inner, bytes, last: 0 })
+        Box::new(Counted { inner, bytes, progress: 0 })
     }
 }
 
 impl DownloadStatus for Counted {
     fn progress(&mut self, bytes: u64) {
-        self.last = bytes;
+        self.progress = bytes;
         self.inner.progress(bytes);
     }
 
     fn end(self: Box<Self>, ending: Ending) {
-        if ending == Ending::Fetched {
-            self.bytes.fetch_add(self.last, Ordering::Relaxed);
+        if ending != Ending::Cached {
+            self.bytes.fetch_add(self.progress, Ordering::Relaxed);
         }
         self.inner.end(ending);
     }

@@ -1,21 +1,26 @@
 //! The work on one kernel: fetch, unpack, analyse.
 
+use super::verify::verify;
 use crate::{
     fetch::{Download, DownloadReporter, FetchError, Fetcher, Remote},
     image::function::ObjectKind,
     kernel::{Analysis, Bodies, Files, analyse, object_name},
-    package::{self, KernelFiles, Limits, PackageError, Wanted, pick_kernel_files},
+    package::{self, KernelFiles, Limits, PackageError, Wanted},
     resolve::ANALYZER,
-    source::kernel::{KernelSet, PackageRef, PackageSet, Trust},
+    source::{
+        kernel::{KernelSet, Listing, PackageRef, PackageSet, PackageSignature, Trust},
+        openpgp::MAX_SIGNATURE,
+    },
 };
 use nfdrop_db::{
-    Reason, Store,
+    Reason, Store, hex,
     store::{BodyOutcome, Build},
 };
 use std::{
     fs::File,
     path::{Path, PathBuf},
     sync::Arc,
+    time::SystemTime,
 };
 use tokio::sync::oneshot;
 
@@ -25,8 +30,14 @@ pub(super) struct Worker {
     pub(super) store: Store,
     pub(super) bodies: Bodies,
     pub(super) pool: rayon::ThreadPool,
+    /// The time signatures have to hold at.
+    pub(super) now: SystemTime,
+    /// Whether only the needed parts of packages are fetched where that is possible.
     pub(super) partial: bool,
 }
+
+/// Most bytes of a package whose size no index tells; the largest kernel packages have 200 MB.
+const MAX_PACKAGE: u64 = 1 << 30;
 
 /// What became of a kernel, to be stored.
 pub(super) enum Worked {
@@ -43,6 +54,25 @@ pub(super) struct Built {
     pub(super) packages: Vec<Checked>,
 }
 
+/// A package that was fetched.
+struct Fetched {
+    package: Arc<PackageRef>,
+    content: Content,
+    sha256: [u8; 32],
+    /// Where it was found.
+    listing: Listing,
+    /// The signature beside it, where one has to be there.
+    signature: Option<Vec<u8>>,
+}
+
+/// What there is of a package.
+enum Content {
+    /// All of it, in the cache.
+    Whole(PathBuf),
+    /// The files that were wanted, of the parts they are in.
+    Picked(KernelFiles),
+}
+
 /// A package that was fetched and checked.
 #[derive(Debug, Clone)]
 pub(super) struct Checked {
@@ -54,17 +84,13 @@ pub(super) struct Checked {
     pub(super) transport_only: bool,
 }
 
-/// What is there of a package.
-#[derive(Debug)]
-enum Content {
-    Whole(PathBuf),
-    Picked(KernelFiles),
-}
-
 impl Content {
-    fn take(self, wanted: Wanted) -> Result<KernelFiles, UnpackError> {
+    fn files(self, wanted: Wanted) -> Result<KernelFiles, UnpackError> {
         match self {
-            Self::Whole(path) => take(&path, wanted),
+            Self::Whole(path) => {
+                let file = File::open(path).map_err(PackageError::Read)?;
+                Ok(package::unpack(&file, wanted, &Limits::default())?)
+            }
             Self::Picked(files) => Ok(files),
         }
     }
@@ -88,22 +114,48 @@ impl Worker {
             )
             .map(|(image, modules)| vec![image, modules]),
         };
-        let (packages, contents) = match fetched {
-            Ok(packages) => packages.into_iter().unzip(),
+        let fetched = match fetched {
+            Ok(fetched) => fetched,
             Err(error) => return Worked::Failed(error.reason(), error.to_string()),
         };
         let (sender, receiver) = oneshot::channel();
         let worker = Arc::clone(self);
         self.pool.spawn(move || {
             // Nobody waits any more where the crawl was stopped.
-            let _ = sender.send(worker.analyse(packages, contents));
+            let _ = sender.send(worker.analyse(fetched));
         });
         let panicked = |_| Worked::Internal("the analysis panicked, see above".to_owned());
         receiver.await.unwrap_or_else(panicked)
     }
 
-    fn analyse(&self, packages: Vec<Checked>, contents: Vec<Content>) -> Worked {
-        let unpacked = match unpack_contents(contents) {
+    fn analyse(&self, fetched: Vec<Fetched>) -> Worked {
+        let mut packages = Vec::new();
+        let mut contents = Vec::new();
+        for Fetched { package, content, sha256, listing, signature } in fetched {
+            let (signed_by, transport_only) = match &content {
+                Content::Whole(path) => {
+                    match verify(path, &package, &listing, signature.as_deref(), self.now) {
+                        Ok(signed_by) => (signed_by, false),
+                        Err(error) => {
+                            let detail = format!("{}: {error}", listing.url);
+                            return Worked::Failed(Reason::VerificationFailed, detail);
+                        }
+                    }
+                }
+                Content::Picked(_) => match listing.trust {
+                    Trust::Index { signed_by } => (Some(signed_by), true),
+                    Trust::Package(_) | Trust::Nothing => (None, true),
+                },
+            };
+            packages.push(Checked {
+                name: package.name.clone(),
+                sha256,
+                signed_by,
+                transport_only,
+            });
+            contents.push(content);
+        }
+        let unpacked = match unpack_all(contents) {
             Ok(unpacked) => unpacked,
             Err(error) => return Worked::Failed(error.reason(), error.to_string()),
         };
@@ -118,35 +170,19 @@ impl Worker {
     /// Fetches a package from the first suite's archive that has it.
     async fn fetch(
         &self,
-        package: &PackageRef,
+        package: &Arc<PackageRef>,
         wanted: Wanted,
         reporter: &dyn DownloadReporter,
-    ) -> Result<(Checked, Content), FetchError> {
-        let (Some(size), Some(sha256)) = (package.size, package.sha256) else {
-            let url = package.listings.first().map_or(&package.name, |listing| &listing.url);
-            let detail = "no index says which size and SHA-256 it has".to_owned();
-            return Err(FetchError::Url { url: url.clone(), detail });
-        };
+    ) -> Result<Fetched, FetchError> {
         let mut missing = None;
         let mut last = None;
         for listing in &package.listings {
             if last.replace(&listing.url) == Some(&listing.url) {
                 continue;
             }
-            let download = Download { url: listing.url.clone(), size, sha256 };
-            match self.content(&download, wanted, reporter).await {
+            match self.fetch_at(package, listing, wanted, reporter).await {
                 Err(error) if error.is_not_found() => missing = missing.or(Some(error)),
-                Err(error) => return Err(error),
-                Ok(content) => {
-                    let signed_by = match &listing.trust {
-                        Trust::Index { signed_by } => Some(signed_by.clone()),
-                        Trust::Package(_) | Trust::Nothing => None,
-                    };
-                    let name = package.name.clone();
-                    let transport_only = matches!(content, Content::Picked(_));
-                    let checked = Checked { name, sha256, signed_by, transport_only };
-                    return Ok((checked, content));
-                }
+                fetched => return fetched,
             }
         }
         Err(missing.unwrap_or_else(|| FetchError::Url {
@@ -155,26 +191,55 @@ impl Worker {
         }))
     }
 
-    /// The package, or what is wanted of it where that is all there should be.
-    async fn content(
+    async fn fetch_at(
         &self,
-        download: &Download,
+        package: &Arc<PackageRef>,
+        listing: &Listing,
         wanted: Wanted,
         reporter: &dyn DownloadReporter,
-    ) -> Result<Content, FetchError> {
-        // What is there already can be verified.
-        if self.partial && !self.fetcher.has(download) {
-            let pick = move |package: &Remote| {
-                let picked = pick_kernel_files(package, wanted, &Limits::default());
-                picked
-                    .inspect_err(|error| tracing::debug!("{error}; it is fetched as a whole"))
-                    .ok()
-            };
-            if let Some(files) = self.fetcher.parts(download, reporter, pick).await? {
-                return Ok(Content::Picked(files));
+    ) -> Result<Fetched, FetchError> {
+        let signature = match &listing.trust {
+            Trust::Package(PackageSignature::Beside { suffix, .. }) => {
+                let url = format!("{}{suffix}", listing.url);
+                Some(self.fetcher.small(&url, MAX_SIGNATURE).await?)
             }
-        }
-        self.fetcher.verified(download, reporter).await.map(Content::Whole)
+            _ => None,
+        };
+        let (package, listing) = (Arc::clone(package), listing.clone());
+        let (content, sha256) = match (package.size, package.sha256) {
+            (Some(size), Some(sha256)) => {
+                let download = Download { url: listing.url.clone(), size, sha256 };
+                // A signature in a package covers all of it.
+                let vouched = !matches!(listing.trust, Trust::Package(_));
+                // What is there already can be verified.
+                let picked = if self.partial && vouched && !self.fetcher.has(&download) {
+                    let pick = move |remote: &Remote| {
+                        package::pick_kernel_files(remote, wanted, &Limits::default())
+                            .inspect_err(|error| tracing::debug!("{error}; fetched as a whole"))
+                            .ok()
+                    };
+                    self.fetcher.parts(&download, reporter, pick).await?
+                } else {
+                    None
+                };
+                let content = match picked {
+                    Some(files) => Content::Picked(files),
+                    None => Content::Whole(self.fetcher.verified(&download, reporter).await?),
+                };
+                (content, sha256)
+            }
+            (size, listed) => {
+                let max = size.unwrap_or(MAX_PACKAGE);
+                let fetched = self.fetcher.unverified(&listing.url, max, reporter).await?;
+                if let Some(listed) = listed.filter(|listed| *listed != fetched.sha256) {
+                    let (expected, found) = (hex::encode(&listed), hex::encode(&fetched.sha256));
+                    let url = listing.url;
+                    return Err(FetchError::HashMismatch { url, expected, found });
+                }
+                (Content::Whole(fetched.path), fetched.sha256)
+            }
+        };
+        Ok(Fetched { package, content, sha256, listing, signature })
     }
 }
 
@@ -253,34 +318,36 @@ impl UnpackError {
 /// Takes the kernel files out of a package, or of two: `modules` is `None` where `image` holds both.
 pub fn unpack(image: &Path, modules: Option<&Path>) -> Result<Unpacked, UnpackError> {
     let paths = [Some(image), modules].into_iter().flatten();
-    unpack_contents(paths.map(|path| Content::Whole(path.to_owned())).collect())
+    unpack_all(paths.map(|path| Content::Whole(path.to_owned())).collect())
 }
 
-fn unpack_contents(packages: Vec<Content>) -> Result<Unpacked, UnpackError> {
-    let mut packages = packages.into_iter();
-    let (image, modules) = match (packages.next(), packages.next()) {
-        (Some(image), Some(modules)) => {
-            (image.take(Wanted::Vmlinuz)?, modules.take(Wanted::NfTables)?)
-        }
-        (Some(both), None) => {
-            let KernelFiles { release, vmlinuz, nf_tables } = both.take(Wanted::Both)?;
-            let nf_tables = nf_tables.map(|file| file.bytes);
-            return Ok(Unpacked { release, vmlinuz, nf_tables });
-        }
-        (None, _) => return Ok(Unpacked::default()),
+fn unpack_all(contents: Vec<Content>) -> Result<Unpacked, UnpackError> {
+    let wanted: &[Wanted] = match contents.len() {
+        1 => &[Wanted::Both],
+        _ => &[Wanted::Vmlinuz, Wanted::NfTables],
     };
-    if let (Some(image), Some(modules)) = (&image.release, &modules.release)
-        && image != modules
-    {
-        let (image, modules) = (image.clone(), modules.clone());
-        return Err(UnpackError::Releases { image, modules });
+    // Some put nf_tables among the modules in the image's package.
+    let again = match contents.as_slice() {
+        [Content::Whole(image), _] => Some(image.clone()),
+        _ => None,
+    };
+    let again = again.map(|image| (Content::Whole(image), &Wanted::NfTables));
+    let mut unpacked = Unpacked::default();
+    for (content, wanted) in contents.into_iter().zip(wanted).chain(again) {
+        if *wanted == Wanted::NfTables && unpacked.nf_tables.is_some() {
+            break;
+        }
+        let files = content.files(*wanted)?;
+        match (&unpacked.release, files.release) {
+            (Some(image), Some(modules)) if *image != modules => {
+                let image = image.clone();
+                return Err(UnpackError::Releases { image, modules });
+            }
+            (_, Some(release)) => unpacked.release = Some(release),
+            (_, None) => {}
+        }
+        unpacked.vmlinuz = files.vmlinuz.or(unpacked.vmlinuz);
+        unpacked.nf_tables = files.nf_tables.map(|file| file.bytes).or(unpacked.nf_tables);
     }
-    let nf_tables = modules.nf_tables.map(|file| file.bytes);
-    let release = modules.release.or(image.release);
-    Ok(Unpacked { release, vmlinuz: image.vmlinuz, nf_tables })
-}
-
-fn take(path: &Path, wanted: Wanted) -> Result<KernelFiles, UnpackError> {
-    let file = File::open(path).map_err(PackageError::Read)?;
-    Ok(package::unpack(&file, wanted, &Limits::default())?)
+    Ok(unpacked)
 }

@@ -41,7 +41,8 @@ pub struct Remote {
     validator: String,
     /// What it begins with.
     head: Vec<u8>,
-    fetched: AtomicU64,
+    /// How many bytes of it were fetched.
+    received: AtomicU64,
 }
 
 /// Bytes, and what the server says of the version they are of.
@@ -66,7 +67,7 @@ impl Fetcher {
         let mut status = Status::start(reporter, download);
         let reading = tokio::task::spawn_blocking(move || {
             let result = read(&remote);
-            (result, remote.fetched.into_inner())
+            (result, remote.received.into_inner())
         });
         let (result, fetched) =
             reading.await.map_err(|error| FetchError::Client(error.to_string()))?;
@@ -81,15 +82,9 @@ impl Fetcher {
         let Some((head, Some(validator))) = self.part(&url, range, size, None).await? else {
             return Ok(None);
         };
-        Ok(Some(Remote {
-            fetcher: self.clone(),
-            runtime: Handle::current(),
-            fetched: AtomicU64::new(head.len() as u64),
-            url,
-            size,
-            validator,
-            head,
-        }))
+        let (fetcher, runtime) = (self.clone(), Handle::current());
+        let received = AtomicU64::new(head.len() as u64);
+        Ok(Some(Remote { fetcher, runtime, url, size, validator, head, received }))
     }
 
     /// A part of a file of this size; `None` where the server does not serve it, or of another
@@ -196,7 +191,7 @@ impl Read for Parts<'_> {
 
 impl Parts<'_> {
     fn fetch(&mut self) -> io::Result<()> {
-        let Remote { fetcher, runtime, url, size, validator, head, fetched: count } = self.remote;
+        let Remote { fetcher, runtime, url, size, validator, head, received } = self.remote;
         let Range { start, end } = self.rest;
         self.read = 0;
         if let Some(head) = head.get(start as usize..).filter(|head| !head.is_empty()) {
@@ -207,7 +202,7 @@ impl Parts<'_> {
             let part = runtime.block_on(part).map_err(io::Error::other)?;
             let changed = || io::Error::other(format!("{url} has changed meanwhile"));
             self.part = part.ok_or_else(changed)?.0;
-            count.fetch_add(self.part.len() as u64, Ordering::Relaxed);
+            received.fetch_add(self.part.len() as u64, Ordering::Relaxed);
             self.next = LARGEST.min(self.next * 2);
         }
         self.rest.start += self.part.len() as u64;

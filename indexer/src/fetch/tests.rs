@@ -543,9 +543,8 @@ async fn a_file_of_unknown_hash_is_fetched_once_per_version() {
     assert_eq!((fetch().await, fs::read(&second.path).unwrap()), (second.clone(), vec![2]));
     fs::remove_file(&second.path).unwrap();
     assert_eq!((fetch().await, fs::read(&second.path).unwrap()), (second, vec![2]));
-    let mut expected = [Ending::Fetched; 5];
-    expected[1] = Ending::Cached;
-    assert_eq!(*endings.0.lock().unwrap(), expected);
+    let (fetched, cached) = (Ending::Fetched, Ending::Cached);
+    assert_eq!(*endings.0.lock().unwrap(), [fetched, cached, fetched, fetched, fetched]);
 }
 
 #[tokio::test]

@@ -552,6 +552,20 @@ pub(crate) mod tests {
         "#);
     }
 
+    #[test]
+    fn a_bomb_ends_at_the_limit() {
+        // 100 GB of zeros are said to come, and more than the limit does: 16 MiB a stream.
+        let kind = EntryType::Regular;
+        let header = Hostile::default().entry("usr/zeros", kind, 100 << 30, b"").0;
+        let data = [gzip(&header[..512]), gzip(&vec![0; 16 << 20]).repeat(100)].concat();
+        let parts = good();
+        let bomb = [gzip(&parts.signature), gzip(&parts.control), data].concat();
+        let limits = Limits { total: 64 << 20, ..Limits::default() };
+        let error = kernel_files(&bomb[..], Wanted::Both, &limits).unwrap_err();
+        let expected = "the archive has more than 67108864 bytes when decompressed";
+        assert_eq!(error.to_string(), expected);
+    }
+
     proptest! {
         #[test]
         fn never_panics(flips in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..20), cut in any::<prop::sample::Index>()) {

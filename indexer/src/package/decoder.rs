@@ -19,6 +19,19 @@ pub(crate) fn xz_decoder(
     Ok(liblzma::bufread::XzDecoder::new_stream(reader, stream))
 }
 
+/// The suffix that a file beginning with these bytes should have; none for what is not compressed in a
+/// way that is known.
+#[cfg(feature = "crawl")]
+pub(crate) fn suffix_of(start: &[u8]) -> &'static str {
+    let starts: [(&[u8], &str); 4] = [
+        (b"\x1f\x8b", ".gz"),
+        (b"\xfd7zXZ\0", ".xz"),
+        (b"\x28\xb5\x2f\xfd", ".zst"),
+        (b"BZh", ".bz2"),
+    ];
+    starts.iter().find(|(magic, _)| start.starts_with(magic)).map_or("", |(_, suffix)| suffix)
+}
+
 /// Decompresses what a file with this suffix holds; `None` for a suffix that is not known.
 pub(crate) fn decoder<'a>(
     suffix: &str,

@@ -12,7 +12,7 @@ mod pick;
 mod pkginfo;
 mod random;
 pub mod rpm;
-mod tarball;
+pub(crate) mod tarball;
 mod xz;
 
 pub use any::{Format, PackageError, START, unpack};
@@ -26,4 +26,6 @@ pub use pkginfo::{PkgInfo, PkgInfoError};
 pub use random::RandomAccess;
 
 #[cfg(feature = "crawl")]
-pub(crate) use decoder::xz_decoder;
+pub(crate) use decoder::{decoder, suffix_of, xz_decoder};
+#[cfg(feature = "crawl")]
+pub(crate) use pkginfo::is_word;

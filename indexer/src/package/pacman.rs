@@ -86,8 +86,8 @@ fn is_tar_block(block: &[u8]) -> bool {
     block.get(257..262) == Some(b"ustar")
 }
 
-/// The tar archive.
-fn tar<'a>(mut reader: impl Read + 'a) -> Result<Box<dyn Read + 'a>, PacmanError> {
+/// The tar archive in a package, or in a repository's database.
+pub(crate) fn tar<'a>(mut reader: impl Read + 'a) -> Result<Box<dyn Read + 'a>, PacmanError> {
     let mut start = Vec::with_capacity(BLOCK);
     reader.by_ref().take(BLOCK as u64).read_to_end(&mut start)?;
     let suffix = MAGICS.iter().find(|(magic, _)| start.starts_with(magic));

@@ -4,7 +4,10 @@
 //! size they claim.
 
 use super::members::{KernelFiles, Kind, Limits, MembersError, Search, Wanted, bounded};
-use std::io::Read;
+use std::{
+    io::Read,
+    ops::ControlFlow::{self, Break, Continue},
+};
 use tar::EntryType;
 
 /// Longest PAX header read, in bytes.
@@ -16,22 +19,38 @@ pub(super) fn search(
     wanted: Wanted,
     limits: &Limits,
 ) -> Result<KernelFiles, MembersError> {
-    bounded(reader, limits, |reader| {
-        let mut search = Search::new(wanted, limits);
-        walk(&mut tar::Archive::new(reader), limits, &mut search)?;
-        search.finish()
-    })
+    let mut search = Search::new(wanted, limits);
+    walk(reader, limits, |name, kind, size, mut bytes| {
+        search.offer(name, kind, size, &mut bytes)?;
+        Ok::<_, MembersError>(if search.is_done() { Break(()) } else { Continue(()) })
+    })?;
+    search.finish()
 }
 
-fn walk(
-    archive: &mut tar::Archive<impl Read>,
+/// Shows the members of a decompressed tar stream to `visit`, with name, kind and size as their headers
+/// say, until it breaks off.
+pub(crate) fn walk<E: From<MembersError>>(
+    reader: impl Read,
     limits: &Limits,
-    search: &mut Search<'_>,
-) -> Result<(), MembersError> {
+    visit: impl FnMut(&[u8], Kind, u64, &mut dyn Read) -> Result<ControlFlow<()>, E>,
+) -> Result<(), E> {
+    bounded(reader, limits, |reader| walk_bounded(reader, limits, visit))
+}
+
+fn walk_bounded<E: From<MembersError>>(
+    reader: &mut dyn Read,
+    limits: &Limits,
+    mut visit: impl FnMut(&[u8], Kind, u64, &mut dyn Read) -> Result<ControlFlow<()>, E>,
+) -> Result<(), E> {
+    let mut archive = tar::Archive::new(reader);
     let mut long_name: Option<Vec<u8>> = None;
-    for entry in archive.entries()?.raw(true) {
-        let mut entry = entry?;
-        search.count()?;
+    let mut count = 0;
+    for entry in archive.entries().map_err(MembersError::from)?.raw(true) {
+        let mut entry = entry.map_err(MembersError::from)?;
+        count += 1;
+        if count > limits.entries {
+            return Err(MembersError::Entries(limits.entries).into());
+        }
         let kind = entry.header().entry_type();
         let extension = match kind {
             EntryType::GNULongName => Some(gnu_long_name(&mut entry, limits)?),
@@ -41,8 +60,7 @@ fn walk(
                 let name = long_name.take();
                 let name = name.unwrap_or_else(|| entry.path_bytes().into_owned());
                 let size = entry.size();
-                search.offer(&name, self::kind(kind), size, &mut entry)?;
-                if search.is_done() {
+                if visit(&name, self::kind(kind), size, &mut entry)?.is_break() {
                     break;
                 }
                 continue;
@@ -51,7 +69,7 @@ fn walk(
         if let Some(name) = extension
             && long_name.replace(name).is_some()
         {
-            return Err(MembersError::Extension("two names for one member"));
+            return Err(MembersError::Extension("two names for one member").into());
         }
     }
     Ok(())

@@ -45,6 +45,9 @@ pub struct Source {
     /// Only these of them, upper-case hex.
     #[serde(default)]
     fingerprints: Vec<String>,
+    /// Whether signatures that rest on SHA-1 count, and are marked; apk only.
+    #[serde(default)]
+    weak: bool,
     /// Parts of the repository that hold kernels; apt only.
     #[serde(default)]
     components: Vec<String>,
@@ -189,6 +192,7 @@ impl Source {
                 fingerprints: self.fingerprints.clone(),
                 embedded: None,
             },
+            weak: self.weak,
             unverified: false,
         }
     }

@@ -5,7 +5,7 @@
 //! kernel is a matter of names. All else, from fetching to the store, knows only the types of this
 //! page.
 
-use super::{openpgp::Keyring, version::Version};
+use super::{apk, openpgp::Keyring, version::Version};
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, btree_map::Entry},
@@ -80,6 +80,14 @@ pub enum PackageSignature {
         /// Whose signatures count.
         keys: Arc<Keyring>,
     },
+    /// The index, which gives the hash of what stands in front of the package's files, and of them that
+    /// has the hash: an .apk. See [`Package::signature`].
+    Apk {
+        /// Who signed the index.
+        signed_by: String,
+        /// Whose signatures in packages are looked at too.
+        keys: Arc<apk::keys::Keys>,
+    },
     /// In the package, which is an RPM.
     Rpm {
         /// Whose signatures count.
@@ -104,7 +112,8 @@ pub struct Package {
     pub size: Option<u64>,
     /// Of the package, where the index says.
     pub sha256: Option<[u8; 32]>,
-    /// A detached OpenPGP signature of the package that the index holds.
+    /// A detached OpenPGP signature of the package that the index holds; of an .apk the hash of its
+    /// control stream, 20 bytes of SHA-1 or 32 of SHA-256.
     pub signature: Option<Arc<[u8]>>,
 }
 
@@ -150,7 +159,7 @@ pub struct Listing {
     pub url: String,
     /// What vouches for it there.
     pub trust: Trust,
-    /// A detached OpenPGP signature of the package that the index holds.
+    /// As of the index's [`Package`].
     pub signature: Option<Arc<[u8]>>,
 }
 

@@ -1,6 +1,9 @@
 //! Keys from files: whose signatures count for a repository.
 
-use super::openpgp::{Keyring, KeyringError};
+use super::{
+    apk::keys::RsaKeyError,
+    openpgp::{Keyring, KeyringError},
+};
 use std::{
     fs, io,
     path::{Path, PathBuf},
@@ -41,9 +44,23 @@ pub enum LoadKeysError {
         /// What is wrong with it.
         error: KeyringError,
     },
+    /// It holds no RSA key, which apk's are.
+    #[error("{}: {error}", path.display())]
+    Rsa {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: RsaKeyError,
+    },
     /// The key block in the entry itself.
     #[error("the key block in Signed-By: {0}")]
     Embedded(KeyringError),
+    /// No file of a folder is a key, or none has the fingerprint that is asked for.
+    #[error(
+        "no RSA key found; name the files that the distribution has in /etc/apk/keys, or a folder with \
+         them, in the catalogue or with --keyring"
+    )]
+    NoRsa,
     /// There are no keys at all.
     #[error(
         "no keyring found; install the package debian-archive-keyring or name one with Signed-By"
@@ -108,7 +125,24 @@ fn trusted_files(root: &Path) -> Vec<PathBuf> {
 fn add_file(keyring: &mut Keyring, path: &Path) -> Result<(), LoadKeysError> {
     let bytes = read_file(path)?;
     let wrong = |error| LoadKeysError::Keys { path: path.to_owned(), error };
-    keyring.add(&bytes).map_err(wrong)
+    keyring.add(&bytes).map_err(wrong)?;
+    keyring.revoke(withdrawn(path)?);
+    Ok(())
+}
+
+/// The fingerprints in a file beside a keyring: of `archlinux.gpg` it is `archlinux-revoked`, which
+/// pacman-key(8) heeds.
+fn withdrawn(keyring: &Path) -> Result<Vec<String>, LoadKeysError> {
+    let Some(name) = keyring.file_stem() else { return Ok(Vec::new()) };
+    let mut name = name.to_owned();
+    name.push("-revoked");
+    let path = keyring.with_file_name(name);
+    if !path.exists() {
+        return Ok(Vec::new());
+    }
+    let text = read_file(&path)?;
+    let text = String::from_utf8_lossy(&text);
+    Ok(text.split_whitespace().map(str::to_ascii_uppercase).collect())
 }
 
 /// A file with keys, if it is of a size that such files have.

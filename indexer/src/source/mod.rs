@@ -10,12 +10,14 @@
 //! fetches. It turns a [`Repository`] into a [`Suite`], and says which of the packages of all suites
 //! of a distribution make up kernels. Everything behind that knows [`kernel`]'s types only.
 
+pub mod apk;
 pub mod apt;
 pub mod catalogue;
 pub mod date;
 pub mod kernel;
 pub mod keys;
 pub mod openpgp;
+pub mod pacman;
 pub mod rpm_md;
 pub mod version;
 
@@ -39,6 +41,21 @@ use tokio::task::JoinSet;
 pub enum Kind {
     /// Debian, Ubuntu.
     Apt,
+    /// Fedora, Red Hat and its kin, SUSE, Amazon, Azure Linux, Photon.
+    RpmMd,
+    /// Arch: a database, named after the suite.
+    Pacman,
+    /// Arch's archive of old packages, which has no database.
+    PacmanArchive,
+    /// Alpine.
+    Apk,
+}
+
+impl Kind {
+    /// Kinds whose suites list parts of the same kernels are one family.
+    fn family(self) -> Self {
+        if self == Self::PacmanArchive { Self::Pacman } else { self }
+    }
 }
 
 /// A repository to read: one suite of one distribution.
@@ -60,6 +77,8 @@ pub struct Repository {
     pub urls: Vec<String>,
     /// Whose signatures count.
     pub keys: KeyFiles,
+    /// Whether signatures that rest on SHA-1 count, and are marked; apk only.
+    pub weak: bool,
     /// Whether what nothing vouches for is let in, and marked.
     pub unverified: bool,
 }
@@ -165,6 +184,10 @@ impl Reader {
         for url in &repository.urls {
             let read = match repository.kind {
                 Kind::Apt => apt::read_suite(self, repository, url).await,
+                Kind::RpmMd => rpm_md::read_suite(self, repository, url).await,
+                Kind::Pacman => pacman::read_suite(self, repository, url).await,
+                Kind::PacmanArchive => pacman::read_archive(self, repository, url).await,
+                Kind::Apk => apk::read_suite(self, repository, url).await,
             };
             match read {
                 Ok(Some(suite)) => return Ok(Some(suite)),
@@ -205,18 +228,23 @@ pub fn kernels(outcomes: &[SuiteOutcome]) -> Vec<KernelSet> {
     let families: BTreeSet<(&str, Kind, &str)> = outcomes
         .iter()
         .filter(|outcome| read(outcome))
-        .map(|SuiteOutcome { repository: r, .. }| (r.distro.as_str(), r.kind, r.arch.as_str()))
+        .map(|SuiteOutcome { repository: r, .. }| {
+            (r.distro.as_str(), r.kind.family(), r.arch.as_str())
+        })
         .collect();
     let mut kernels = Vec::new();
     for (distro, kind, arch) in families {
         let of = |o: &&SuiteOutcome| {
-            (o.repository.distro.as_str(), o.repository.kind, o.repository.arch.as_str())
+            (o.repository.distro.as_str(), o.repository.kind.family(), o.repository.arch.as_str())
                 == (distro, kind, arch)
         };
         let suites = outcomes.iter().filter(of).filter_map(|o| o.result.as_ref().ok()?.as_ref());
         let indices: Vec<SuiteIndex> = suites.map(|suite| suite.index.clone()).collect();
         kernels.extend(match kind {
             Kind::Apt => apt::debian::kernels(distro, arch, &indices),
+            Kind::RpmMd => rpm_md::kernels::kernels(distro, arch, &indices),
+            Kind::Pacman | Kind::PacmanArchive => pacman::kernels(distro, arch, &indices),
+            Kind::Apk => apk::kernels(distro, arch, &indices),
         });
     }
     kernels

@@ -32,11 +32,15 @@ pub const MAX_MESSAGE: usize = 16 << 20;
 /// Longest detached signature looked at, in bytes: a few hundred a key.
 pub const MAX_SIGNATURE: usize = 1 << 20;
 
+/// How a clear-signed message begins.
+const BEGIN: &[u8] = b"-----BEGIN PGP SIGNED MESSAGE-----";
+
 /// The keys whose signatures count.
 #[derive(Debug, Clone, Default)]
 pub struct Keyring {
     certs: Vec<Cert>,
     only: Vec<String>,
+    revoked: Vec<String>,
 }
 
 /// What was signed, and by whom.
@@ -137,6 +141,12 @@ impl Keyring {
         self
     }
 
+    /// Takes signatures by these certificates as by revoked ones, upper-case hex fingerprints: whoever
+    /// maintains the keyring withdrew them, and their owners may not have.
+    pub fn revoke(&mut self, fingerprints: impl IntoIterator<Item = String>) {
+        self.revoked.extend(fingerprints);
+    }
+
     /// How many certificates there are.
     pub fn len(&self) -> usize {
         self.certs.len()
@@ -149,7 +159,6 @@ impl Keyring {
 
     /// The signed text of `message`, if one of these keys made a good signature that holds at `now`.
     pub fn verify(&self, message: &[u8], now: SystemTime) -> Result<Signed, SignatureError> {
-        const BEGIN: &[u8] = b"-----BEGIN PGP SIGNED MESSAGE-----";
         if message.len() > MAX_MESSAGE {
             return Err(SignatureError::TooLong { found: message.len(), max: MAX_MESSAGE });
         }
@@ -216,6 +225,19 @@ impl<R: Read> Read for Watched<'_, R> {
     }
 }
 
+/// What stands in a clear-signed message, whoever signed it: the lines between its headers and the
+/// signature, without dash escapes. All of what is no such message.
+pub fn clear_text(message: &[u8]) -> Vec<u8> {
+    const SIGNATURE: &[u8] = b"-----BEGIN PGP SIGNATURE-----";
+    if !message.starts_with(BEGIN) {
+        return message.to_vec();
+    }
+    let lines = message.split_inclusive(|c| *c == b'\n');
+    let text = lines.skip_while(|line| !line.trim_ascii().is_empty()).skip(1);
+    let text = text.take_while(|line| !line.starts_with(SIGNATURE));
+    text.flat_map(|line| line.strip_prefix(b"- ").unwrap_or(line)).copied().collect()
+}
+
 struct Helper<'a> {
     keyring: &'a Keyring,
     policy: &'a StandardPolicy<'a>,
@@ -279,6 +301,9 @@ impl Helper<'_> {
         if !only.is_empty() && !only.contains(&key) && !only.contains(&signer) {
             let known = only.len();
             return Err(SignatureError::UnknownKey { issuers: vec![key], known });
+        }
+        if self.keyring.revoked.contains(&key) {
+            return Err(SignatureError::Revoked { key });
         }
         let refused = |error: anyhow::Error| classify(&cert, &error, false);
         let now = good.ka.clone().with_policy(self.policy, self.now).map_err(refused)?;
@@ -437,6 +462,18 @@ pub(crate) mod tests {
         fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
             Err(io::Error::other("broken"))
         }
+    }
+
+    #[test]
+    fn a_keyring_may_withdraw_a_key_that_its_owner_did_not() {
+        let cert = key(1000);
+        let good = sign_detached(b"data", &[&cert], at(-1), HashAlgorithm::SHA256);
+        let mut keyring = keyring(&[&cert]);
+        let fingerprint = cert.fingerprint().to_hex();
+        assert_eq!(keyring.verify_detached(&good, &b"data"[..], at(0)), Ok(fingerprint.clone()));
+        keyring.revoke([fingerprint.clone()]);
+        let error = keyring.verify_detached(&good, &b"data"[..], at(0)).unwrap_err();
+        assert_eq!(error, SignatureError::Revoked { key: fingerprint });
     }
 
     #[test]

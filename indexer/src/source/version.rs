@@ -1,6 +1,7 @@
 //! Package versions, compared as the package manager of their distribution compares them. A few dozen
 //! lines that must be exact: which kernel is the newest of its series hangs on them.
 
+use super::{apk::version as apk, pacman::version as pacman};
 use std::{cmp::Ordering, fmt};
 
 /// Whose order versions are in. Versions of different orders are never of one distribution; that one
@@ -11,6 +12,10 @@ enum Order {
     Dpkg,
     /// rpm's, rpm-version(7).
     Rpm,
+    /// pacman's, vercmp(8).
+    Pacman,
+    /// apk's.
+    Apk,
 }
 
 /// A package version, `[epoch:]upstream[-revision]`. Equality and order are the package manager's: for
@@ -31,6 +36,16 @@ impl Version {
     /// A version in rpm's order, `[epoch:]version-release`.
     pub fn rpm(text: impl Into<String>) -> Self {
         Self { order: Order::Rpm, text: text.into() }
+    }
+
+    /// A version in pacman's order, `[epoch:]pkgver[-pkgrel]`.
+    pub fn pacman(text: impl Into<String>) -> Self {
+        Self { order: Order::Pacman, text: text.into() }
+    }
+
+    /// A version in apk's order, `6.12.13-r0`.
+    pub fn apk(text: impl Into<String>) -> Self {
+        Self { order: Order::Apk, text: text.into() }
     }
 
     /// As it was written.
@@ -58,6 +73,8 @@ impl Ord for Version {
         let compare = match (self.order, other.order) {
             (Order::Dpkg, Order::Dpkg) => dpkg,
             (Order::Rpm, Order::Rpm) => rpm,
+            (Order::Pacman, Order::Pacman) => return pacman::compare(&self.text, &other.text),
+            (Order::Apk, Order::Apk) => return apk::compare(&self.text, &other.text),
             (own, other) => return own.cmp(&other),
         };
         compare(left.0, right.0)

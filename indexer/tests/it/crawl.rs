@@ -76,7 +76,7 @@ fn mirror() -> Mirror {
 }
 
 /// A database, and a download cache of its own.
-pub(super) struct Place(tempfile::TempDir);
+pub(super) struct Place(pub(super) tempfile::TempDir);
 
 impl Place {
     pub(super) fn new() -> Self {
@@ -356,4 +356,124 @@ fn a_dry_run_prints_packages_and_writes_nothing() {
     assert_eq!(stdout.lines().count(), 1);
     reads(&stderr, &["6.12.6-cloud-amd64 in sid: incomplete"]);
     assert!(!place.db().exists());
+}
+
+#[test]
+fn a_suite_that_lost_kernels_is_named_and_what_is_known_stays() {
+    let mut mirror = mirror();
+    let url = reqwest::Url::from_file_path(mirror.root.path()).unwrap();
+    let place = Place::new();
+    let (code, stderr) = run(place.crawl(&mirror, url.as_str(), &[]));
+    assert_eq!(code, 0, "{stderr}");
+    let content = place.content();
+    // Half of the mirror is gone: a suite, and most of another one's index.
+    fs::remove_dir_all(mirror.path("dists/trixie-backports")).unwrap();
+    mirror.keep("sid", "linux-image-6.12.4-cloud-amd64");
+    mirror.publish_with("sid", "");
+    let (code, stderr) = run(place.crawl(&mirror, url.as_str(), &[]));
+    assert_eq!(code, 1, "{stderr}");
+    reads(
+        &stderr,
+        &[
+            "lost: suite debian trixie-backports: no mirror offers it any more, and it listed 1 \
+             kernels; if it has moved, name the place in the catalogue or with --mirror debian=URL",
+            "lost: suite debian sid: it lists 1 kernels, and listed 4 when it was last crawled",
+        ],
+    );
+    let without_sources = |text: &str| {
+        text.lines().filter(|l| !l.starts_with("sources")).collect::<Vec<_>>().join("\n")
+    };
+    assert_eq!(without_sources(&place.content()), without_sources(&content));
+    // A dry run says the same.
+    let (code, _, stderr) =
+        done(&place.crawl(&mirror, url.as_str(), &["--dry-run"]).output().unwrap());
+    assert_eq!(code, 1);
+    reads(&stderr, &["lost: suite debian trixie-backports"]);
+}
+
+#[test]
+fn shards_that_are_merged_are_the_whole() {
+    let mirror = mirror();
+    let url = reqwest::Url::from_file_path(mirror.root.path()).unwrap();
+    let whole = Place::new();
+    assert_eq!(run(whole.crawl(&mirror, url.as_str(), &[])).0, 0);
+    let shards = ["1/2", "2/2"].map(|shard| {
+        let place = Place::new();
+        let (code, stderr) = run(place.crawl(&mirror, url.as_str(), &["--shard", shard]));
+        assert_eq!(code, 0, "{stderr}");
+        place
+    });
+    assert!(shards.iter().all(|shard| shard.content() != whole.content()));
+    let merged = Place::new();
+    let files = shards.each_ref().map(|shard| shard.db().to_str().unwrap().to_owned());
+    for order in [[0, 1], [1, 0]] {
+        let mut merge = indexer(&["merge", &files[order[0]], &files[order[1]], "--db"]);
+        let (code, stdout, stderr) = done(&merge.arg(merged.db()).output().unwrap());
+        assert_eq!((code, stderr.as_str()), (0, ""));
+        assert_eq!(stdout.lines().count(), 2, "{stdout}");
+        assert_eq!(merged.content(), whole.content());
+    }
+    let mut merge = indexer(&["merge", "/none.sqlite", "--db"]);
+    let (code, _, stderr) = done(&merge.arg(merged.db()).output().unwrap());
+    assert_eq!(code, 1);
+    reads(&stderr, &["cannot open the database /none.sqlite"]);
+}
+
+#[test]
+fn what_nobody_signed_is_taken_only_where_that_was_said() {
+    let mut mirror = Mirror::new();
+    let real = extract("debian-6.12.117+deb13-cloud-amd64");
+    mirror.add("trixie", &image(&rebuilt(&real, "6.12.1-cloud-amd64", 1), "6.12.1-1", 1));
+    mirror.publish();
+    let url = reqwest::Url::from_file_path(mirror.root.path()).unwrap();
+    // Only `Release`, as older repositories have it; first with a signature beside it.
+    mirror.detach("trixie");
+    let place = Place::new();
+    let (code, stderr) = run(place.crawl(&mirror, url.as_str(), &[]));
+    assert_eq!(code, 0, "{stderr}");
+    let provenance = |place: &Place| {
+        let store = Store::open_read_only(place.db()).unwrap();
+        store.provenance(&build_id(1)).unwrap().remove(0)
+    };
+    assert_eq!(provenance(&place).signed_by, Some(mirror.fingerprint()));
+    fs::remove_file(mirror.path("dists/trixie/Release.gpg")).unwrap();
+    let place = Place::new();
+    let (code, stderr) = run(place.crawl(&mirror, url.as_str(), &[]));
+    assert_eq!(code, 1, "{stderr}");
+    reads(&stderr, &["failed: suite debian trixie: verification_failed", "signature"]);
+    let (code, stderr) = run(place.crawl(&mirror, url.as_str(), &["--allow-unverified", "debian"]));
+    assert_eq!(code, 0, "{stderr}");
+    assert_eq!(provenance(&place).signed_by, None);
+    let (code, stderr) = run(place.crawl(&mirror, url.as_str(), &["--allow-unverified", "fedora"]));
+    assert_eq!(code, 1);
+    reads(&stderr, &["--allow-unverified fedora: no such source is crawled"]);
+}
+
+#[test]
+fn kernels_of_ones_own_are_added() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    let real = extract("debian-6.12.117+deb13-cloud-amd64");
+    let own = rebuilt(&real, "6.12.9-acme", 9);
+    fs::write(path("nf_tables.ko"), elf::module(&own)).unwrap();
+    fs::write(path("vmlinuz"), elf::vmlinux(&own, &build_id(0x89))).unwrap();
+    fs::write(path("odd.ko"), b"\x89PNG\r\n\x1a\n").unwrap();
+    let db = path("db.sqlite");
+    let add = |files: &[&str]| {
+        let mut command = indexer(&["add", "--db", &db, "--distro", "acme"]);
+        done(&command.args(files).output().unwrap())
+    };
+    let (code, stdout, stderr) = add(&[&path("nf_tables.ko"), "--vmlinux", &path("vmlinuz")]);
+    assert_eq!((code, stderr.as_str()), (0, ""));
+    assert_eq!(stdout, format!("{}  6.12.9-acme  resolved\n", build_id(9)));
+    let store = Store::open_read_only(&db).unwrap();
+    let entry = store.provenance(&build_id(9)).unwrap().remove(0);
+    assert_eq!((entry.distro.as_str(), entry.signed_by), ("acme", None));
+    // The place on this machine is nobody's business.
+    assert_eq!((entry.package.as_str(), entry.url.as_str()), ("nf_tables.ko", "file:nf_tables.ko"));
+    let content = store.content_dump().unwrap();
+    let (code, _, stderr) = add(&[&path("odd.ko"), &path("none.ko")]);
+    assert_eq!(code, 1);
+    reads(&stderr, &["malformed_image", "not stored", "cannot read"]);
+    assert_eq!(store.content_dump().unwrap(), content);
 }

@@ -2,8 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends where something is amiss")]
 
+mod arch;
 mod crawl;
 mod explain;
 mod faults;
 mod files;
+mod rpm;
 mod support;

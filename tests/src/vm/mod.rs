@@ -10,6 +10,7 @@
 //! drops     → every word of the client's against frames, devices and listings
 //! reload    → the same where rules were replaced meanwhile
 //! endings   → what the client leaves behind, and what it refuses
+//! told      → what it says of drops that it does not print
 //! ```
 
 pub mod client;
@@ -25,4 +26,5 @@ pub mod reload;
 pub mod scenario;
 pub mod sites;
 pub mod summary;
+pub mod told;
 pub mod verdict;

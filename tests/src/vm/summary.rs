@@ -12,6 +12,10 @@ pub struct Summary {
     pub printed: u64,
     /// Those for which the ring had no room.
     pub lost: u64,
+    /// Those that were not asked for, as only one of several is to be printed.
+    pub left_out: u64,
+    /// Those that stdout did not take, or not yet.
+    pub unprinted: u64,
     /// Runs of the programs that the kernel left out.
     pub missed: u64,
     /// Packets that the kernel freed as dropped by netfilter, where it tells.
@@ -34,6 +38,8 @@ impl FromStr for Summary {
             seen: count(&["drops", "seen"])?,
             printed: count(&["printed"])?,
             lost: count(&["lost", "in", "the", "ring"])?,
+            left_out: before(&["left", "out", "by"]).unwrap_or(0),
+            unprinted: before(&["not", "printed"]).or(before(&["wait", "for"])).unwrap_or(0),
             missed: count(&["missed", "by", "the", "kprobes"])?,
             freed: before(&["packets", "freed"]),
         })
@@ -43,14 +49,19 @@ impl FromStr for Summary {
 impl Summary {
     /// What does not add up.
     pub fn differences(&self, phase: &str) -> Vec<String> {
-        let Self { seen, printed, lost, missed, freed } = *self;
+        let Self { seen, printed, lost, missed, freed, left_out, unprinted } = *self;
         let mut differences = Vec::new();
-        if seen != printed + lost {
-            differences
-                .push(format!("{phase}: {seen} seen are not {printed} printed and {lost} lost"));
+        if seen != printed + lost + left_out + unprinted {
+            differences.push(format!("{phase}: does not add up: {self:?}"));
         }
-        if (lost > 0) != (phase == "flood") {
+        if (lost > 0) != matches!(phase, "flood" | "blocked") {
             differences.push(format!("{phase}: {lost} lost"));
+        }
+        if (unprinted > 0) != (phase == "blocked") {
+            differences.push(format!("{phase}: {unprinted} not printed"));
+        }
+        if (left_out > 0) != (phase == "sample") {
+            differences.push(format!("{phase}: {left_out} left out"));
         }
         if missed > 0 {
             differences.push(format!("{phase}: {missed} missed"));

@@ -24,8 +24,11 @@ pub(crate) mod tag {
     /// Over header and archive: `PGP`, `GPG`.
     pub(crate) const SIGNATURE_PGP: u32 = 1002;
     pub(crate) const SIGNATURE_GPG: u32 = 1005;
-    #[cfg(test)]
     pub(crate) const NAME: u32 = 1000;
+    pub(crate) const VERSION: u32 = 1001;
+    pub(crate) const RELEASE: u32 = 1002;
+    pub(crate) const EPOCH: u32 = 1003;
+    pub(crate) const ARCH: u32 = 1022;
     pub(crate) const FILE_SIZES: u32 = 1028;
     pub(crate) const FILE_MODES: u32 = 1030;
     pub(crate) const FILE_FLAGS: u32 = 1037;

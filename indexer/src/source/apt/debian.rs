@@ -1,10 +1,14 @@
-//! Debian: which kernels its indices offer.
+//! Debian and Ubuntu: which kernels their indices offer.
 //!
 //! Until 6.18 a package `linux-image-R` holds the kernel R whole. From 6.19 on it is empty and
 //! depends on `linux-binary-R` (vmlinuz) and `linux-modules-R` (modules) of exactly its version; an
 //! index can list one without the other, and then there is nothing to analyse:
-//! [`PackageSet::Incomplete`] names what is missing. Parts are joined over all indices that were
-//! read, since updates move between suites.
+//! [`PackageSet::Incomplete`] names what is missing. Ubuntu's `linux-image-R` holds vmlinuz and depends on
+//! `linux-modules-R`. Parts are joined over all indices that were read, since updates move between
+//! suites.
+//!
+//! An image comes signed for Secure Boot and unsigned, with the same code in it: the unsigned one is
+//! taken where there is no other.
 
 use crate::source::{
     kernel::{KernelSet, PackageRef, PackageSet, Series, SuiteIndex, merge, sort},
@@ -34,6 +38,9 @@ pub fn kernels(distro: &str, arch: &str, indices: &[SuiteIndex]) -> Vec<KernelSe
     // Same name and version but other content is another build: each whole package is a set.
     let mut sets: Vec<(&str, &Version, PackageSet)> = Vec::new();
     let mut split: BTreeMap<(&str, &Version), BTreeSet<String>> = BTreeMap::new();
+    let mut unsigned = Vec::new();
+    // Whether the image is a part beside `linux-image-R`, as in Debian, or that itself.
+    let has_binary = packages.iter().any(|package| package.name.starts_with("linux-binary-"));
     for package in &packages {
         let Some((role, release)) = role(&package.name) else { continue };
         let key = (release, &package.version);
@@ -41,13 +48,27 @@ pub fn kernels(distro: &str, arch: &str, indices: &[SuiteIndex]) -> Vec<KernelSe
             Role::Image => match dependencies(package) {
                 Dependencies::Meta => {}
                 Dependencies::None => sets.push((release, &package.version, whole(package))),
-                Dependencies::Parts(parts) => split.entry(key).or_default().extend(parts),
+                Dependencies::Parts(mut parts) => {
+                    if !parts.iter().any(|part| part.starts_with("linux-binary-")) {
+                        parts.push(package.name.clone());
+                    }
+                    split.entry(key).or_default().extend(parts);
+                }
             },
+            Role::Unsigned => unsigned.push((key, package)),
             // A part that no image asks for (yet) still says that there is such a kernel.
             Role::Binary | Role::Modules => {
-                let parts = [format!("linux-binary-{release}"), format!("linux-modules-{release}")];
+                let image = if has_binary { "linux-binary" } else { "linux-image" };
+                let parts = [format!("{image}-{release}"), format!("linux-modules-{release}")];
                 split.entry(key).or_default().extend(parts);
             }
+        }
+    }
+    for ((release, version), package) in unsigned {
+        let known = sets.iter().any(|(r, v, _)| (*r, *v) == (release, version))
+            || split.contains_key(&(release, version));
+        if !known && matches!(dependencies(package), Dependencies::None) {
+            sets.push((release, version, whole(package)));
         }
     }
     let mut by_name: BTreeMap<&str, Vec<&Arc<PackageRef>>> = BTreeMap::new();
@@ -79,6 +100,8 @@ pub fn kernels(distro: &str, arch: &str, indices: &[SuiteIndex]) -> Vec<KernelSe
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Role {
     Image,
+    /// As an image, but without a signature for Secure Boot.
+    Unsigned,
     Binary,
     Modules,
 }
@@ -86,13 +109,18 @@ enum Role {
 /// What a package is to which kernel; `None` for everything that holds no kernel.
 fn role(name: &str) -> Option<(Role, &str)> {
     let prefixes = [
+        ("linux-image-unsigned-", Role::Unsigned),
         ("linux-image-", Role::Image),
         ("linux-binary-", Role::Binary),
         ("linux-modules-", Role::Modules),
     ];
     let (role, release) =
         prefixes.into_iter().find_map(|(prefix, role)| Some((role, name.strip_prefix(prefix)?)))?;
-    let other = ["-dbg", "-unsigned", "-template"].iter().any(|s| release.ends_with(s));
+    let (role, release) = match release.strip_suffix("-unsigned") {
+        Some(release) if role == Role::Image => (Role::Unsigned, release),
+        _ => (role, release),
+    };
+    let other = ["-dbg", "-dbgsym", "-unsigned", "-template"].iter().any(|s| release.ends_with(s));
     let numbered = release.starts_with(|c: char| c.is_ascii_digit());
     (numbered && !other).then_some((role, release))
 }
@@ -122,15 +150,21 @@ fn join(
     version: &Version,
 ) -> PackageSet {
     let (mut found, mut missing) = (Vec::new(), Vec::new());
+    let listed = |name: &str| {
+        let packages = by_name.get(name).map(Vec::as_slice).unwrap_or_default();
+        packages.iter().find(|package| package.version == *version)
+    };
     for name in needed {
-        let packages = by_name.get(name.as_str()).map(Vec::as_slice).unwrap_or_default();
-        match packages.iter().find(|package| package.version == *version) {
+        let unsigned = name.strip_prefix("linux-image-");
+        let unsigned = unsigned.map(|release| format!("linux-image-unsigned-{release}"));
+        match listed(&name).or_else(|| listed(&unsigned?)) {
             Some(package) => found.push(Arc::clone(package)),
             None => missing.push(name),
         }
     }
     let of = |wanted| found.iter().find(|p| role(&p.name).is_some_and(|(r, _)| r == wanted));
-    match (of(Role::Binary), of(Role::Modules)) {
+    let image = of(Role::Binary).or_else(|| of(Role::Image)).or_else(|| of(Role::Unsigned));
+    match (image, of(Role::Modules)) {
         (Some(image), Some(modules)) if missing.is_empty() => {
             PackageSet::Complete { image: Arc::clone(image), modules: Some(Arc::clone(modules)) }
         }
@@ -154,8 +188,11 @@ fn dependencies(package: &PackageRef) -> Dependencies {
     for dependency in package.depends.split(',') {
         let (name, version) = dependency.trim().split_once(' ').unwrap_or((dependency.trim(), ""));
         match role(name) {
-            Some((Role::Image, _)) => return Dependencies::Meta,
-            Some(_) if exact(version).is_some_and(|v| v == package.version) => {
+            Some((Role::Image | Role::Unsigned, _)) => return Dependencies::Meta,
+            // Ubuntu names the modules without a version.
+            Some(_)
+                if version.is_empty() || exact(version).is_some_and(|v| v == package.version) =>
+            {
                 parts.push(name.to_owned());
             }
             _ => {}
@@ -260,6 +297,66 @@ mod tests {
         6.12 amd64 6.12.90+deb13.1-amd64 6.12.90-2 [a] whole
         7.3 cloud-amd64 7.3-cloud-amd64 7.3~rc7-1~exp1 [experimental] in parts
         "#);
+    }
+
+    #[test]
+    fn an_unsigned_image_stands_in_for_a_signed_one() {
+        let kernels = kernels(
+            "debian",
+            "amd64",
+            &[index(
+                "a",
+                [
+                    package("linux-image-6.12.9-amd64", "6.12.9-1", ""),
+                    package("linux-image-6.12.9-amd64-unsigned", "6.12.9-1", ""),
+                    package("linux-image-6.12.10-amd64-unsigned", "6.12.10-1", "kmod, linux-base"),
+                    package("linux-image-6.12.10-amd64-unsigned-dbg", "6.12.10-1", ""),
+                ],
+            )],
+        );
+        let names: Vec<_> = kernels.iter().map(|k| &k.packages.found()[0].name).collect();
+        assert_eq!(names, ["linux-image-6.12.9-amd64", "linux-image-6.12.10-amd64-unsigned"]);
+    }
+
+    #[test]
+    fn ubuntus_images_are_joined_with_their_modules() {
+        let kernel = |kind: &str, release: &str, version| {
+            let depends =
+                format!("kmod, linux-base (>= 4.5ubuntu1~16.04.1), linux-modules-{release}");
+            package(&format!("linux-image-{kind}{release}"), version, &depends)
+        };
+        let modules =
+            |release: &str, version| package(&format!("linux-modules-{release}"), version, "");
+        let kernels = kernels(
+            "ubuntu",
+            "amd64",
+            &[index(
+                "noble",
+                [
+                    kernel("", "6.8.0-31-generic", "6.8.0-31.31"),
+                    kernel("unsigned-", "6.8.0-31-generic", "6.8.0-31.31"),
+                    modules("6.8.0-31-generic", "6.8.0-31.31"),
+                    package("linux-modules-extra-6.8.0-31-generic", "6.8.0-31.31", ""),
+                    kernel("unsigned-", "6.8.0-1005-gcp", "6.8.0-1005.5"),
+                    modules("6.8.0-1005-gcp", "6.8.0-1005.5"),
+                    kernel("", "6.8.0-35-lowlatency", "6.8.0-35.35.1"),
+                    package(
+                        "linux-image-generic",
+                        "6.8.0-31.31",
+                        "linux-image-6.8.0-31-generic, x",
+                    ),
+                ],
+            )],
+        );
+        insta::assert_snapshot!(describe(&kernels), @r#"
+        6.8 gcp 6.8.0-1005-gcp 6.8.0-1005.5 [noble] in parts
+        6.8 generic 6.8.0-31-generic 6.8.0-31.31 [noble] in parts
+        6.8 lowlatency 6.8.0-35-lowlatency 6.8.0-35.35.1 [noble] missing linux-modules-6.8.0-35-lowlatency
+        "#);
+        let names: Vec<_> =
+            kernels[..2].iter().map(|k| k.packages.found()[0].name.as_str()).collect();
+        let images = ["linux-image-unsigned-6.8.0-1005-gcp", "linux-image-6.8.0-31-generic"];
+        assert_eq!(names, images);
     }
 
     #[test]

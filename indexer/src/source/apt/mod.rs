@@ -10,7 +10,7 @@ use super::{
     Reader, Repository, Suite, SuiteError,
     kernel::{Package, SuiteIndex, Trust},
     keys::KeyFiles,
-    openpgp::{Keyring, MAX_MESSAGE, Signed},
+    openpgp::{self, Keyring, MAX_MESSAGE, SignatureError, Signed},
 };
 use crate::fetch::Download;
 use config::AptConfig;
@@ -57,7 +57,7 @@ pub async fn discover(reader: &Reader, config: &AptConfig) -> Discovered {
                 continue;
             }
         };
-        match read_release(reader, &entry.uri, &entry.suite, &keyring).await {
+        match read_release(reader, &entry.uri, &entry.suite, Some(&keyring)).await {
             Ok(Some((release, _))) => {
                 settled.insert(&entry.uri);
                 let source = debian::source_of(&release.origin, &release.label);
@@ -93,8 +93,12 @@ pub async fn read_suite_of(
     prefix: &str,
 ) -> Result<Option<Suite>, SuiteError> {
     let Repository { suite, arch, .. } = repository;
-    let keyring = repository.keys.openpgp(&reader.root)?;
-    let release = read_release(reader, base, suite, &keyring).await?;
+    let release = if repository.unverified {
+        read_release(reader, base, suite, None).await?
+    } else {
+        let keyring = repository.keys.openpgp(&reader.root)?;
+        read_release(reader, base, suite, Some(&keyring)).await?
+    };
     let Some((release, signed_by)) = release else { return Ok(None) };
     let url = release_url(base, suite);
     let mut packages = Vec::new();
@@ -103,31 +107,53 @@ pub async fn read_suite_of(
         let indices = indices.map_err(|error| SuiteError::malformed(url.clone(), error))?;
         packages.extend(read_packages(reader, base, suite, &indices, prefix).await?);
     }
-    let trust = Trust::Index { signed_by: signed_by.clone() };
+    let trust = match &signed_by {
+        Some(signed_by) => Trust::Index { signed_by: signed_by.clone() },
+        None => Trust::Nothing,
+    };
     let index = SuiteIndex { suite: suite.clone(), base: base.to_owned(), trust, packages };
     let stale_since = release.stale_since(reader.now);
-    Ok(Some(Suite { index, signed_by: Some(signed_by), stale_since }))
+    Ok(Some(Suite { index, signed_by, stale_since }))
 }
 
 fn release_url(base: &str, suite: &str) -> String {
     format!("{base}/dists/{suite}/InRelease")
 }
 
-/// The verified Release file and who signed it.
+/// The Release file, and who signed it: in `InRelease`, which holds both, else `Release` and the
+/// signature `Release.gpg` beside it. Without a keyring nothing is checked.
 async fn read_release(
     reader: &Reader,
     base: &str,
     suite: &str,
-    keyring: &Keyring,
-) -> Result<Option<(Release, String)>, SuiteError> {
-    let url = release_url(base, suite);
-    let message = match reader.fetcher.small(&url, MAX_MESSAGE).await {
-        Err(error) if error.is_not_found() => return Ok(None),
-        message => message?,
+    keyring: Option<&Keyring>,
+) -> Result<Option<(Release, Option<String>)>, SuiteError> {
+    let mut url = release_url(base, suite);
+    let inline = optional(reader, &url).await?;
+    let signature = |url: &str, error| SuiteError::Signature { url: url.to_owned(), error };
+    let (text, signed_by) = match (inline, keyring) {
+        (Some(message), Some(keyring)) => {
+            let signed = keyring.verify(&message, reader.now);
+            let Signed { text, signed_by } = signed.map_err(|error| signature(&url, error))?;
+            (text, Some(signed_by))
+        }
+        (Some(message), None) => (openpgp::clear_text(&message), None),
+        (None, _) => {
+            url = format!("{base}/dists/{suite}/Release");
+            let Some(text) = optional(reader, &url).await? else { return Ok(None) };
+            let signed_by = match keyring {
+                None => None,
+                Some(keyring) => {
+                    let beside = optional(reader, &format!("{url}.gpg")).await?;
+                    let beside = beside.ok_or(SignatureError::NoSignature);
+                    let signed = beside
+                        .and_then(|beside| keyring.verify_detached(&beside, &text[..], reader.now));
+                    Some(signed.map_err(|error| signature(&url, error))?)
+                }
+            };
+            (text, signed_by)
+        }
     };
-    let signed = keyring.verify(&message, reader.now);
-    let Signed { text, signed_by } =
-        signed.map_err(|error| SuiteError::Signature { url: url.clone(), error })?;
     let release = Release::parse(&text);
     let release = release.map_err(|error| SuiteError::malformed(url.clone(), error))?;
     // A mirror could answer with the signed file of another, older suite.
@@ -137,6 +163,14 @@ async fn read_release(
     }
     reader.fetcher.trust(&url)?;
     Ok(Some((release, signed_by)))
+}
+
+/// A file that need not be there.
+async fn optional(reader: &Reader, url: &str) -> Result<Option<Vec<u8>>, SuiteError> {
+    match reader.fetcher.small(url, MAX_MESSAGE).await {
+        Err(error) if error.is_not_found() => Ok(None),
+        file => Ok(Some(file?)),
+    }
 }
 
 /// Reads the first spelling of the index that the mirror has. A signed table may list more than a

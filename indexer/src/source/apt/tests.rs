@@ -79,6 +79,7 @@ impl Mirror {
             components: vec!["main".to_owned()],
             urls: vec![self.base("debian")],
             keys: KeyFiles { files: vec!["/keys.gpg".into()], ..KeyFiles::default() },
+            weak: false,
             unverified: false,
         }
     }

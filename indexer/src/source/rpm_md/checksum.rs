@@ -110,6 +110,12 @@ mod tests {
             refused("sha256", "00"),
             refused("sha512", "zz"),
         ];
-        insta::assert_snapshot!(cases.join("\n"), @"");
+        insta::assert_snapshot!(cases.join("\n"), @r#"
+        sha is not secure any more, expected sha256, sha384 or sha512
+        md5 is not secure any more, expected sha256, sha384 or sha512
+        unknown hash function "crc", expected sha256, sha384 or sha512
+        "00" is no sha256
+        "zz" is no sha512
+        "#);
     }
 }

@@ -30,7 +30,7 @@ pub enum PrimaryError {
     #[error("the index lists more than {max} kernel packages", max = MAX_KEPT)]
     TooMany,
     /// A package that does not say what it is.
-    #[error("the index describes {package} without {field}")]
+    #[error("the index describes {package:?} without {field}")]
     Missing {
         /// Its name.
         package: String,
@@ -38,7 +38,7 @@ pub enum PrimaryError {
         field: &'static str,
     },
     /// A name, version or architecture that is not plain text.
-    #[error("the index describes {package} with the {field} {found:?}")]
+    #[error("the index describes {package:?} with the {field} {found:?}")]
     Field {
         /// Its name.
         package: String,
@@ -48,7 +48,7 @@ pub enum PrimaryError {
         found: String,
     },
     /// A package whose content cannot be checked.
-    #[error("the index describes {package}: {error}")]
+    #[error("the index describes {package:?}: {error}")]
     Checksum {
         /// Its name.
         package: String,
@@ -56,7 +56,7 @@ pub enum PrimaryError {
         error: ChecksumError,
     },
     /// A package that is somewhere else.
-    #[error("the index describes {package}: {error}")]
+    #[error("the index describes {package:?}: {error}")]
     Location {
         /// Its name.
         package: String,
@@ -254,7 +254,10 @@ mod tests {
             )
         };
         let lines: Vec<_> = packages.iter().map(line).collect();
-        insta::assert_snapshot!(lines.join("\n"), @"");
+        insta::assert_snapshot!(lines.join("\n"), @r#"
+        kernel 6.8.5-301.fc40 x86_64 Packages/k/a.rpm Some(12) kernel-core-uname-r
+        kernel-core 2:6.8.5-301.fc40 x86_64 Packages/k/a.rpm Some(12) kernel-core-uname-r
+        "#);
         assert!(packages.iter().all(|package| package.sha256.is_some()));
         let sha512 = metadata(&package("kernel")).replace(SHA256, &"ab".repeat(64));
         let packages = read(&sha512.replace("sha256", "sha512")).unwrap();
@@ -277,7 +280,20 @@ mod tests {
             refused("metadata", "repomd"),
             refused("</format>", ""),
         ];
-        insta::assert_snapshot!(cases.join("\n"), @"");
+        insta::assert_snapshot!(cases.join("\n"), @r#"
+        the index describes "kernel": sha is not secure any more, expected sha256, sha384 or sha512
+        the index describes "kernel": md5 is not secure any more, expected sha256, sha384 or sha512
+        the index describes "kernel": "" is no sha256
+        the index describes "kernel": its location is "/Packages/a.rpm", expected a path that leads nowhere else
+        the index describes "kernel": its location is "http://other.example/a.rpm", expected a path that leads nowhere else
+        the index describes "kernel": its location is at "http://other.example/", expected a path below the repository's own URL
+        the index describes "kernel" without architecture
+        the index describes "kernel" with the version "6.8-5"
+        the index describes "kernel" with the epoch "-1"
+        the index describes "kernel \u{202e}" with the name "kernel \u{202e}"
+        the document is a "repomd", expected the metadata of packages
+        the document is not well-formed: ill-formed document: expected `</format>`, but `</package>` was found
+        "#);
     }
 
     #[test]
@@ -285,7 +301,7 @@ mod tests {
         let start = metadata("<package><description>").replace("</metadata>", "");
         let endless = start.as_bytes().chain(io::repeat(b'a'));
         let error = super::read(endless, |_| true).unwrap_err().to_string();
-        insta::assert_snapshot!(error, @"");
+        insta::assert_snapshot!(error, @r#"the document has a tag or text of more than 4194304 bytes"#);
     }
 
     proptest! {

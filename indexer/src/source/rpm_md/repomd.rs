@@ -231,7 +231,27 @@ mod tests {
             primary(b"").unwrap_err().to_string(),
             primary(&vec![b'<'; MAX_REPOMD + 1]).unwrap_err().to_string(),
         ];
-        insta::assert_snapshot!(cases.join("\n"), @"");
+        insta::assert_snapshot!(cases.join("\n"), @r#"
+        the repository has neither an index `primary` nor `primary_db`
+        the repository has two indices "primary"
+        the repository's index "primary": sha is not secure any more, expected sha256, sha384 or sha512
+        the repository's index "primary": "e3" is no sha256
+        the repository's index "primary": there is no checksum
+        the repository's index "primary": its location is "../a", expected a path that leads nowhere else
+        the repository's index "primary": its location is at "http://other.example", expected a path below the repository's own URL
+        the repository's index "primary": its location is "", expected a path that leads nowhere else
+        the repository has more than 1000 indices
+        the document has more than 16 elements within each other
+        the document is not well-formed: ill-formed document: expected `</data>`, but `</repomd>` was found
+        the document is not well-formed: ill-formed document: expected `</data>`, but `</x>` was found
+        the document is not well-formed: an unknown entity &x;
+        the document has a value of more than 4096 bytes
+        the document has an element with more than 64 attributes
+        the document is a "metadata", expected a repomd
+        the document has a DTD, which is not accepted
+        the repository has neither an index `primary` nor `primary_db`
+        the document has more than 4194304 bytes
+        "#);
         let numbered = good.replace(SHA256, &SHA256.replace('e', "&#x65;"));
         assert!(primary(repomd(&numbered).as_bytes()).is_ok());
     }

@@ -1,10 +1,17 @@
 //! Signatures inside an rpm. There are two kinds: over the package's header alone, which has a digest
 //! of the archive since rpm 4.14, and over header and archive together, which older packages need.
 //! Only what covers the archive counts here, because the kernel is in it.
+//!
+//! A key signs many packages, so an unsigned index could name one and lead to another: what a package
+//! says of itself, which is signed, has to be what the index says.
 
 use crate::{
     package::rpm::{HeaderError, Headers, RpmError, tag},
-    source::openpgp::{Keyring, SignatureError},
+    source::{
+        kernel::PackageRef,
+        openpgp::{Keyring, SignatureError},
+        version::Version,
+    },
 };
 use base64::Engine as _;
 use nfdrop_db::hex;
@@ -54,6 +61,14 @@ pub enum RpmSignatureError {
     /// The signature is over the header, which says nothing of the archive.
     #[error("only the rpm's header is signed, and it has no digest of the archive")]
     HeaderOnly,
+    /// A good signature on another package.
+    #[error("the rpm is {found}, expected {expected}")]
+    Other {
+        /// As the index says.
+        expected: String,
+        /// As the package says.
+        found: String,
+    },
     /// The digest of the archive is of a kind that does not count.
     #[error(
         "the rpm's header has a digest of the archive in hash function {0}, expected SHA-256, \
@@ -68,8 +83,38 @@ impl From<HeaderError> for RpmSignatureError {
     }
 }
 
-/// The certificate, by its fingerprint in upper-case hex, that vouches for a whole rpm at `now`.
-/// Reads all of it once.
+/// The certificate, by its fingerprint in upper-case hex, that vouches at `now` for a whole rpm and for
+/// its being this package. Reads all of it once.
+pub fn check(
+    reader: impl Read + Send + Sync,
+    package: &PackageRef,
+    keyring: &Keyring,
+    now: SystemTime,
+) -> Result<String, RpmSignatureError> {
+    let mut reader = BufReader::new(reader);
+    let headers = Headers::read(&mut reader)?;
+    let signed_by = verify_rest(&headers, reader, keyring, now)?;
+    let (version, found) = identity(&headers)?;
+    let expected = format!("{} {} {}", package.name, package.version, package.arch);
+    let text = format!("{} {version} {}", found.0, found.1);
+    if (found.0, found.1) != (&package.name, &package.arch) || version != package.version {
+        return Err(RpmSignatureError::Other { expected, found: text });
+    }
+    Ok(signed_by)
+}
+
+/// The version, and name and architecture.
+fn identity(headers: &Headers) -> Result<(Version, (&str, &str)), RpmSignatureError> {
+    let text = |tag| Ok::<_, HeaderError>(headers.main.string(tag)?.unwrap_or_default());
+    let epoch = headers.main.numbers(tag::EPOCH)?.and_then(|epoch| epoch.first().copied());
+    let epoch = epoch.filter(|epoch| *epoch != 0).map(|epoch| format!("{epoch}:"));
+    let (version, release) = (text(tag::VERSION)?, text(tag::RELEASE)?);
+    let version = Version::rpm(format!("{}{version}-{release}", epoch.unwrap_or_default()));
+    Ok((version, (text(tag::NAME)?, text(tag::ARCH)?)))
+}
+
+/// The certificate, by its fingerprint in upper-case hex, that vouches for a whole rpm at `now`,
+/// whichever package it is. Reads all of it once.
 pub fn verify(
     reader: impl Read + Send + Sync,
     keyring: &Keyring,
@@ -77,6 +122,15 @@ pub fn verify(
 ) -> Result<String, RpmSignatureError> {
     let mut reader = BufReader::new(reader);
     let headers = Headers::read(&mut reader)?;
+    verify_rest(&headers, reader, keyring, now)
+}
+
+fn verify_rest(
+    headers: &Headers,
+    mut reader: impl Read + Send + Sync,
+    keyring: &Keyring,
+    now: SystemTime,
+) -> Result<String, RpmSignatureError> {
     let header = headers.main.raw();
     if let Some(expected) = headers.signatures.string(tag::SIGNATURE_SHA256)? {
         let found = hex::encode(&Sha256::digest(header));
@@ -84,8 +138,8 @@ pub fn verify(
             return Err(RpmSignatureError::Header { expected: expected.to_owned(), found });
         }
     }
-    let digest = ArchiveDigest::of(&headers)?;
-    let (of_header, of_all) = (of_header(&headers)?, of_all(&headers)?);
+    let digest = ArchiveDigest::of(headers)?;
+    let (of_header, of_all) = (of_header(headers)?, of_all(headers)?);
     let mut refused = None;
     for signature in &of_header {
         match (keyring.verify_detached(signature, header, now), &digest) {
@@ -202,6 +256,47 @@ mod tests {
 
     fn sign(data: &[u8], cert: &Cert) -> Vec<u8> {
         sign_detached(data, &[cert], at(-1), HashAlgorithm::SHA256)
+    }
+
+    #[test]
+    fn another_package_by_the_same_key_is_told() {
+        let cert = key(1000);
+        let ring = keyring(&[&cert]);
+        let main = covering()
+            .string(tag::VERSION, "6.8.5")
+            .string(tag::RELEASE, "301.fc40")
+            .numbers(tag::EPOCH, &[2])
+            .string(tag::ARCH, "x86_64");
+        let signature = sign(&main.build(), &cert);
+        let rpm =
+            rpm(&HeaderBuilder::default().bytes(tag::SIGNATURE_RSA, &signature), &main, ARCHIVE);
+        let package = |name: &str, version: &str, arch: &str| PackageRef {
+            name: name.to_owned(),
+            version: Version::rpm(version),
+            arch: arch.to_owned(),
+            size: None,
+            sha256: None,
+            depends: String::new(),
+            listings: Vec::new(),
+        };
+        let check = |package: &PackageRef| {
+            check(&rpm[..], package, &ring, at(0)).map_err(|error| error.to_string())
+        };
+        let good = package("kernel-core", "2:6.8.5-301.fc40", "x86_64");
+        assert_eq!(check(&good), Ok(cert.fingerprint().to_hex()));
+        let others = [
+            package("kernel", "2:6.8.5-301.fc40", "x86_64"),
+            package("kernel-core", "6.8.5-301.fc40", "x86_64"),
+            package("kernel-core", "2:6.8.6-301.fc40", "x86_64"),
+            package("kernel-core", "2:6.8.5-301.fc40", "aarch64"),
+        ];
+        let errors = others.map(|package| check(&package).unwrap_err());
+        insta::assert_snapshot!(errors.join("\n"), @r#"
+        the rpm is kernel-core 2:6.8.5-301.fc40 x86_64, expected kernel 2:6.8.5-301.fc40 x86_64
+        the rpm is kernel-core 2:6.8.5-301.fc40 x86_64, expected kernel-core 6.8.5-301.fc40 x86_64
+        the rpm is kernel-core 2:6.8.5-301.fc40 x86_64, expected kernel-core 2:6.8.6-301.fc40 x86_64
+        the rpm is kernel-core 2:6.8.5-301.fc40 x86_64, expected kernel-core 2:6.8.5-301.fc40 aarch64
+        "#);
     }
 
     #[test]

@@ -178,8 +178,7 @@ fn walk_metered<V: Visitor>(
             text.push_str(&piece);
         } else {
             // Longer than a value may be, whatever follows.
-            text.push_str(&" ".repeat(MAX_TEXT - text.len()));
-            text.replace_range(MAX_TEXT - 1.., "~");
+            text.extend(std::iter::repeat_n('~', MAX_TEXT - text.len()));
         }
     }
 }

@@ -6,6 +6,10 @@ use nfdrop_db::hex;
 use sequoia_openpgp::{
     Cert,
     cert::CertBuilder,
+    packet::{
+        Key,
+        key::{SecretParts, UnspecifiedRole},
+    },
     policy::StandardPolicy,
     serialize::{
         Serialize as _,
@@ -106,6 +110,35 @@ impl Mirror {
         }
     }
 
+    /// Forgets all packages of a suite but this one.
+    pub(crate) fn keep(&mut self, suite: &str, package: &str) {
+        let (_, index) = self.packages.iter_mut().find(|(known, _)| known == suite).unwrap();
+        let start = format!("Package: {package}\n");
+        let kept = index.split_inclusive("\n\n").filter(|stanza| stanza.starts_with(&start));
+        *index = kept.collect();
+    }
+
+    /// Of the key that signs.
+    pub(crate) fn fingerprint(&self) -> String {
+        self.cert.fingerprint().to_hex()
+    }
+
+    /// Replaces a suite's `InRelease` by `Release` and `Release.gpg`.
+    pub(crate) fn detach(&self, suite: &str) {
+        let path = |name: &str| self.path(&format!("dists/{suite}/{name}"));
+        let message = fs::read(path("InRelease")).unwrap();
+        fs::remove_file(path("InRelease")).unwrap();
+        let text = nfdrop_indexer::source::openpgp::clear_text(&message);
+        fs::write(path("Release"), &text).unwrap();
+        let mut signature = Vec::new();
+        let signer =
+            Signer::new(Message::new(&mut signature), self.key().into_keypair().unwrap()).unwrap();
+        let mut message = signer.detached().build().unwrap();
+        message.write_all(&text).unwrap();
+        message.finalize().unwrap();
+        fs::write(path("Release.gpg"), signature).unwrap();
+    }
+
     /// Signs the index of every suite.
     pub(crate) fn publish(&self) {
         for (suite, index) in &self.packages {
@@ -119,6 +152,12 @@ impl Mirror {
         self.sign(suite, index, fields);
     }
 
+    fn key(&self) -> Key<SecretParts, UnspecifiedRole> {
+        let policy = StandardPolicy::new();
+        let keys = self.cert.keys().unencrypted_secret().with_policy(&policy, None);
+        keys.supported().for_signing().next().unwrap().key().clone()
+    }
+
     fn sign(&self, suite: &str, index: &str, fields: &str) {
         let directory = self.path(&format!("dists/{suite}"));
         fs::create_dir_all(directory.join("main/binary-amd64")).unwrap();
@@ -129,11 +168,9 @@ impl Mirror {
         );
         let hash = hex::encode(&Sha256::digest(index));
         writeln!(text, " {hash} {} main/binary-amd64/Packages", index.len()).unwrap();
-        let policy = StandardPolicy::new();
-        let key = self.cert.keys().unencrypted_secret().with_policy(&policy, None);
-        let key = key.supported().for_signing().next().unwrap().key().clone();
         let mut release = Vec::new();
-        let signer = Signer::new(Message::new(&mut release), key.into_keypair().unwrap()).unwrap();
+        let signer =
+            Signer::new(Message::new(&mut release), self.key().into_keypair().unwrap()).unwrap();
         let mut message = signer.cleartext().build().unwrap();
         message.write_all(text.as_bytes()).unwrap();
         message.finalize().unwrap();
@@ -236,7 +273,11 @@ impl Shared {
 
     /// Status, headers and body: of a file, a part of it, or that it is the one the client has.
     fn answer(&self, path: &str, asked: &HashMap<String, String>) -> (&str, String, Vec<u8>) {
-        let Ok(body) = fs::read(self.root.join(path)) else {
+        let mut file = self.root.join(path);
+        if file.is_dir() {
+            file.push("index.html");
+        }
+        let Ok(body) = fs::read(file) else {
             return ("404 Not Found", String::new(), Vec::new());
         };
         let version = format!("\"{}\"", hex::encode(&Sha256::digest(&body)[..8]));
