@@ -33,10 +33,19 @@ use reqwest::{
     header::{CONTENT_RANGE, HeaderMap, IF_RANGE, RANGE},
 };
 use sha2::{Digest as _, Sha256};
-use std::{fs, io, io::Read as _, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    fs, io,
+    io::Read as _,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 /// A server that wants a longer pause is one to come back to another time.
 const MAX_PAUSE: Duration = Duration::from_mins(1);
+/// Most URLs whose content is remembered until it is found to be good.
+const MAX_UNTRUSTED: usize = 64;
 
 /// How to fetch.
 #[derive(Debug, Clone)]
@@ -122,6 +131,8 @@ struct Inner {
     client: reqwest::Client,
     options: Options,
     hosts: Hosts,
+    /// What was fetched and not found to be good yet, by URL.
+    untrusted: Mutex<HashMap<Url, Known>>,
 }
 
 /// What an answer was.
@@ -140,11 +151,13 @@ impl Fetcher {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = http::client(&options).map_err(|error| FetchError::Client(causes(&error)))?;
         let hosts = Hosts::new(&options);
-        Ok(Self(Arc::new(Inner { client, options, hosts })))
+        let untrusted = Mutex::default();
+        Ok(Self(Arc::new(Inner { client, options, hosts, untrusted })))
     }
 
-    /// A small file that nothing is known of beforehand, at most `max` bytes. What the server sent
-    /// before is taken from the cache where the server says that it still is the same.
+    /// A small file that nothing is known of beforehand, at most `max` bytes. What was sent before,
+    /// and [trusted](Fetcher::trust), is taken from the cache where the server says that it still is
+    /// the same.
     pub async fn small(&self, url: &str, max: usize) -> Result<Vec<u8>, FetchError> {
         let url = parse(url)?;
         if url.scheme() == "file" {
@@ -192,9 +205,31 @@ impl Fetcher {
             return Ok(content);
         };
         let (sha256, size) = (Sha256::digest(&content).into(), content.len() as u64);
-        let known = Known { version, sha256, size, content };
-        known.write(cache, url)?;
-        Ok(known.content)
+        let known = Known { version, sha256, size, content: content.clone() };
+        self.distrust(url, known);
+        Ok(content)
+    }
+
+    /// Keeps what was last fetched of a URL, now that its signature was checked: the server is then
+    /// asked for another version only. What was spoilt on its way must not be kept, since it came
+    /// with the right version, and would never be replaced.
+    pub fn trust(&self, url: &str) -> Result<(), FetchError> {
+        let url = parse(url)?;
+        let known = self.untrusted().remove(&url);
+        known.map_or(Ok(()), |known| known.write(&self.0.options.cache, &url))
+    }
+
+    fn distrust(&self, url: &Url, known: Known) {
+        let mut untrusted = self.untrusted();
+        // Who never trusts anything has it fetched every time.
+        if untrusted.len() >= MAX_UNTRUSTED {
+            untrusted.clear();
+        }
+        untrusted.insert(url.clone(), known);
+    }
+
+    fn untrusted(&self) -> MutexGuard<'_, HashMap<Url, Known>> {
+        self.0.untrusted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the cache seems to have the file, so that nothing would have to be fetched.
@@ -234,7 +269,8 @@ impl Fetcher {
     }
 
     /// A file of which neither size nor hash is known beforehand, at most `max` bytes. As with
-    /// [`Fetcher::small`] it is fetched again only if the server has another version.
+    /// [`Fetcher::small`] one that was [trusted](Fetcher::trust) is fetched again only if the server
+    /// has another version.
     pub async fn unverified(
         &self,
         url: &str,
@@ -274,18 +310,15 @@ impl Fetcher {
             (Answer::Unchanged, Some((_, file))) => return Ok((file, Ending::Cached)),
             (Answer::Unchanged, None) => return Err(transient(url, &"status 304 unasked for")),
         };
-        let (cache, url, size) = (self.0.options.cache.clone(), url.clone(), partial.len());
-        let path = blocking(move || {
-            let path = partial.keep(&sha256)?;
-            match version {
-                Some(version) => {
-                    Known { version, sha256, size, content: Vec::new() }.write(&cache, &url)?;
-                }
-                None => Known::remove(&cache, &url),
+        let size = partial.len();
+        match version {
+            Some(version) => {
+                self.distrust(url, Known { version, sha256, size, content: Vec::new() });
             }
-            Ok(path)
-        });
-        Ok((Unverified { path: path.await?, size, sha256 }, Ending::Fetched))
+            None => Known::remove(&self.0.options.cache, url),
+        }
+        let path = blocking(move || partial.keep(&sha256)).await?;
+        Ok((Unverified { path, size, sha256 }, Ending::Fetched))
     }
 
     /// Fetches until the file is there.

@@ -485,9 +485,16 @@ async fn what_is_known_by_url_is_asked_for_again_but_not_sent_again() {
     let current = Arc::new(AtomicUsize::new(7));
     let server = Server::answering(versioned(&current)).await;
     let bench = bench();
-    let small = async || bench.fetcher.small(&server.url, 10).await.unwrap();
+    let small = async || {
+        let content = bench.fetcher.small(&server.url, 10).await.unwrap();
+        bench.fetcher.trust(&server.url).unwrap();
+        content
+    };
+    // What nobody trusts is not kept.
+    assert_eq!(bench.fetcher.small(&server.url, 10).await.unwrap(), [7]);
     assert_eq!((small().await, small().await), (vec![7], vec![7]));
-    assert!(server.requests()[1].contains("if-none-match: \"7\""));
+    assert!(!server.requests()[1].contains("if-none-match"));
+    assert!(server.requests()[2].contains("if-none-match: \"7\""));
     // Another process knows it too, and a new version is taken.
     let other = fetcher(bench.cache.path(), |_| {});
     assert_eq!(other.small(&server.url, 10).await.unwrap(), [7]);
@@ -519,7 +526,11 @@ async fn a_file_of_unknown_hash_is_fetched_once_per_version() {
     let current = Arc::new(AtomicUsize::new(1));
     let server = Server::answering(versioned(&current)).await;
     let (bench, endings) = (bench(), Endings::default());
-    let fetch = async || bench.fetcher.unverified(&server.url, 10, &endings).await.unwrap();
+    let fetch = async || {
+        let file = bench.fetcher.unverified(&server.url, 10, &endings).await.unwrap();
+        bench.fetcher.trust(&server.url).unwrap();
+        file
+    };
     let first = fetch().await;
     assert_eq!((first.size, &fs::read(&first.path).unwrap()[..]), (1, &[1][..]));
     assert_eq!(first.sha256[..], Sha256::digest([1])[..]);

@@ -161,6 +161,7 @@ async fn read_release(
         let (expected, found) = (suite.to_owned(), release.codename);
         return Err(SuiteError::OtherSuite { url, expected, found });
     }
+    reader.fetcher.trust(&url)?;
     Ok(Some((release, signed_by)))
 }
 

@@ -16,7 +16,7 @@ pub(crate) enum Fault {
     Stall,
     /// It is another one, without a body.
     Status(&'static str),
-    /// The last byte is another.
+    /// A byte in its middle is another.
     Corrupt,
     /// It is that to a request for this.
     Swap(&'static str),
@@ -112,7 +112,7 @@ fn pass(mut client: &TcpStream, upstream: &str, plan: &Mutex<Option<Plan>>) -> O
             // Until the client hangs up.
             return client.read_to_end(&mut Vec::new()).ok().map(|_| ());
         }
-        Some(Fault::Corrupt) if body < answer.len() => *answer.last_mut()? ^= 1,
+        Some(Fault::Corrupt) if body < answer.len() => answer[half] ^= 1,
         Some(Fault::Shrink) => {
             let head = String::from_utf8(answer[..body].to_vec()).ok()?;
             let [old, new] = [answer.len() - body, half - body]
