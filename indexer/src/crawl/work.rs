@@ -135,7 +135,11 @@ impl Worker {
             let (signed_by, transport_only) = match &content {
                 Content::Whole(path) => {
                     match verify(path, &package, &listing, signature.as_deref(), self.now) {
-                        Ok(signed_by) => (signed_by, false),
+                        Ok(signed_by) => {
+                            // Kept, now that it was checked; a cache that fails costs a download.
+                            let _ = self.fetcher.trust(&listing.url);
+                            (signed_by, false)
+                        }
                         Err(error) => {
                             let detail = format!("{}: {error}", listing.url);
                             return Worked::Failed(Reason::VerificationFailed, detail);

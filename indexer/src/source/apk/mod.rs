@@ -58,6 +58,7 @@ pub(super) async fn read_suite(
         let keys = Arc::new(Keys::load(&repository.keys, &reader.root, repository.weak)?);
         let key = keys.verify(&index.signatures, &index.signed);
         let key = key.map_err(|error| SuiteError::malformed(url.clone(), error))?;
+        reader.fetcher.trust(&url)?;
         signed_by = Some(key.clone());
         Trust::Package(PackageSignature::Apk { signed_by: key, keys })
     };

@@ -66,6 +66,8 @@ pub(super) async fn read_suite(
             let verified = keys.verify_detached(&signature, &database[..], reader.now);
             let key =
                 verified.map_err(|error| SuiteError::Signature { url: url.clone(), error })?;
+            reader.fetcher.trust(&url)?;
+            reader.fetcher.trust(&format!("{url}{}", archive::SIGNATURE))?;
             signed_by = Some(key.clone());
             Trust::Index { signed_by: key }
         } else {

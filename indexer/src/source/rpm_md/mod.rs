@@ -144,13 +144,19 @@ async fn verify_repomd(
     url: &str,
     repomd: &[u8],
 ) -> Result<Option<String>, SuiteError> {
-    let url = format!("{url}.asc");
-    let signature = match reader.fetcher.small(&url, MAX_SIGNATURE).await {
+    let beside = format!("{url}.asc");
+    let signature = match reader.fetcher.small(&beside, MAX_SIGNATURE).await {
         Err(error) if error.is_not_found() => return Ok(None),
         signature => signature?,
     };
-    let signed_by = keys.verify_detached(&signature, repomd, reader.now);
-    signed_by.map(Some).map_err(|error| SuiteError::Signature { url, error })
+    match keys.verify_detached(&signature, repomd, reader.now) {
+        Ok(signed_by) => {
+            reader.fetcher.trust(url)?;
+            reader.fetcher.trust(&beside)?;
+            Ok(Some(signed_by))
+        }
+        Err(error) => Err(SuiteError::Signature { url: beside, error }),
+    }
 }
 
 /// An index that was fetched and checked.
