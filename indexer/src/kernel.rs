@@ -20,7 +20,7 @@ use crate::{
 };
 use nfdrop_db::{
     BuildId, Plan, Reason, Record,
-    store::{Body, BodyOutcome, InputKey},
+    store::{Body, BodyOutcome, Build, InputKey},
 };
 use sha2::{Digest as _, Sha256};
 use std::{
@@ -226,6 +226,24 @@ impl Analysis {
     /// The record; `None` where the build-id cannot be read.
     pub fn record(&self) -> Option<Record> {
         Some(self.body.outcome.record(self.build_id.as_ref()?, object_name(self.object)))
+    }
+
+    /// As it is stored, where the build-id can be read. `packages`: names of the packages that the files
+    /// were in, the one with the image first.
+    pub fn build(&self, packages: &[&str]) -> Option<Build> {
+        let holder = match self.object {
+            ObjectKind::Module => packages.last(),
+            ObjectKind::Vmlinux => packages.first(),
+        };
+        Some(Build {
+            record: self.record()?,
+            object: object_name(self.object).to_owned(),
+            arch: "x86_64".to_owned(),
+            analyzer: self.body.analyzer.clone(),
+            input: self.input,
+            package: (*holder?).to_owned(),
+            vmlinux_build_id: self.vmlinux_build_id.clone(),
+        })
     }
 
     /// The plan with a build-id that is none, for who shows the rest of it.

@@ -7,12 +7,11 @@ use super::{
 };
 use anyhow::Context as _;
 use nfdrop_db::{
-    Reason, Store, hex,
-    store::{BodyOutcome, Build, Kernel, KernelOutcome, Outcome, Package},
+    Reason, Record, Store, hex,
+    store::{BodyOutcome, Kernel, KernelOutcome, Outcome, Package},
 };
 use nfdrop_indexer::{
-    image::function::ObjectKind,
-    kernel::{Analysis, Bodies, NoFunction, analyse, object_name},
+    kernel::{Bodies, NoFunction, analyse},
     resolve::ANALYZER,
 };
 use sha2::{Digest as _, Sha256};
@@ -97,7 +96,10 @@ fn add(
     };
     let stored = |key: &_| store.body(key, ANALYZER).ok().flatten();
     let analysis = analyse(content.files(vmlinux), bodies, stored);
-    let Some(record) = analysis.record() else {
+    let packages: Vec<_> =
+        input.paths.iter().map(|path| package(path)).collect::<Result<_, _>>()?;
+    let names: Vec<_> = packages.iter().map(|package| package.name.as_str()).collect();
+    let Some(build) = analysis.build(&names) else {
         let why = match &analysis.body.outcome {
             BodyOutcome::Unresolved { reason, detail } => {
                 format!("{reason}: {}", detail.as_deref().unwrap_or_default())
@@ -110,43 +112,16 @@ fn add(
         Content::Packages(files) => files.release.clone(),
         Content::File(_) => None,
     };
-    let release = analysis.release.clone().or(of_package).unwrap_or_else(|| "unknown".to_owned());
-    let build_id = record.build_id.clone();
-    match (&record.plan, record.reason) {
-        (Some(_), _) => put(format!("{build_id}  {release}  resolved\n").as_bytes())?,
-        (None, reason) => {
-            let reason = reason.unwrap_or(Reason::MalformedImage);
-            put(format!("{build_id}  {release}  {reason}\n").as_bytes())?;
-            say(format_args!("{name}: {reason}: {}", record.detail.as_deref().unwrap_or_default()));
-        }
+    let release = analysis.release.or(of_package).unwrap_or_else(|| "unknown".to_owned());
+    let Record { build_id, plan, reason, detail, .. } = &build.record;
+    let resolved = plan.is_some();
+    if resolved {
+        put(format!("{build_id}  {release}  resolved\n").as_bytes())?;
+    } else {
+        let reason = reason.unwrap_or(Reason::MalformedImage);
+        put(format!("{build_id}  {release}  {reason}\n").as_bytes())?;
+        say(format_args!("{name}: {reason}: {}", detail.as_deref().unwrap_or_default()));
     }
-    let resolved = record.plan.is_some();
-    store.put_kernel(&outcome(input, analysis, record, release, args)?)?;
-    Ok(resolved)
-}
-
-fn outcome(
-    input: &Input,
-    analysis: Analysis,
-    record: nfdrop_db::Record,
-    release: String,
-    args: &Args,
-) -> anyhow::Result<KernelOutcome> {
-    let packages: Vec<_> =
-        input.paths.iter().map(|path| package(path)).collect::<Result<_, _>>()?;
-    let holder = match analysis.object {
-        ObjectKind::Module => packages.last(),
-        ObjectKind::Vmlinux => packages.first(),
-    };
-    let build = Build {
-        record,
-        object: object_name(analysis.object).to_owned(),
-        arch: "x86_64".to_owned(),
-        analyzer: analysis.body.analyzer,
-        input: analysis.input,
-        package: holder.map(|package| package.name.clone()).unwrap_or_default(),
-        vmlinux_build_id: analysis.vmlinux_build_id,
-    };
     let kernel = Kernel {
         distro: args.distro.clone(),
         suite: args.suite.clone(),
@@ -157,7 +132,9 @@ fn outcome(
         packages,
     };
     let indexed_at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
-    Ok(KernelOutcome { kernel, outcome: Outcome::Build(Box::new(build)), indexed_at })
+    let outcome = Outcome::Build(Box::new(build));
+    store.put_kernel(&KernelOutcome { kernel, outcome, indexed_at })?;
+    Ok(resolved)
 }
 
 /// The file as a package. Where it lies is this machine's own affair and not told to clients.

@@ -38,7 +38,8 @@ Examples:
   nfdrop-indexer crawl --db nfdrop.sqlite --partial --mirror debian=https://mirror.example/debian
   nfdrop-indexer crawl --dry-run --mirror debian=http://mirror.example/debian
 
-Exit code: 0 done, unresolved kernels included; 1 error, or a suite or package could not be read.")]
+Exit code: 0 done, unresolved kernels included; 1 error, a suite or package could not be read, or a suite
+lists markedly fewer kernels than last time.")]
 pub(super) struct Args {
     /// Distributions or entries of the catalogue; `all` for every one
     #[arg(value_name = "SOURCE", default_value = "debian")]

@@ -3,8 +3,7 @@
 use super::verify::verify;
 use crate::{
     fetch::{Download, DownloadReporter, FetchError, Fetcher, Remote},
-    image::function::ObjectKind,
-    kernel::{Analysis, Bodies, Files, analyse, object_name},
+    kernel::{Analysis, Bodies, Files, analyse},
     package::{self, KernelFiles, Limits, PackageError, Wanted},
     resolve::ANALYZER,
     source::{
@@ -248,31 +247,17 @@ impl Worker {
 }
 
 fn worked(analysis: Analysis, release: Option<String>, packages: Vec<Checked>) -> Worked {
-    let Some(record) = analysis.record() else {
-        return match analysis.body.outcome {
-            BodyOutcome::Unresolved { reason, detail } => {
-                Worked::Failed(reason, detail.unwrap_or_default())
-            }
-            BodyOutcome::Plan(_) => {
-                let detail = "the function is in an object without a build-id".to_owned();
-                Worked::Failed(Reason::MalformedImage, detail)
-            }
-        };
-    };
-    let package = match analysis.object {
-        ObjectKind::Module => packages.last(),
-        ObjectKind::Vmlinux => packages.first(),
-    };
-    let build = Build {
-        record,
-        object: object_name(analysis.object).to_owned(),
-        arch: "x86_64".to_owned(),
-        analyzer: analysis.body.analyzer,
-        input: analysis.input,
-        package: package.map(|package| package.name.clone()).unwrap_or_default(),
-        vmlinux_build_id: analysis.vmlinux_build_id,
-    };
-    Worked::Built(Box::new(Built { build, release, packages }))
+    let names: Vec<_> = packages.iter().map(|package| package.name.as_str()).collect();
+    match (analysis.build(&names), analysis.body.outcome) {
+        (Some(build), _) => Worked::Built(Box::new(Built { build, release, packages })),
+        (None, BodyOutcome::Unresolved { reason, detail }) => {
+            Worked::Failed(reason, detail.unwrap_or_default())
+        }
+        (None, BodyOutcome::Plan(_)) => {
+            let detail = "the function is in an object without a build-id".to_owned();
+            Worked::Failed(Reason::MalformedImage, detail)
+        }
+    }
 }
 
 /// The kernel files of a package set.
