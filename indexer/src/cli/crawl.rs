@@ -25,17 +25,19 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-/// Resolve the kernels that a distribution's mirror offers, and store the plans
+/// Resolve the kernels that distributions' mirrors offer, and store the plans
 ///
-/// The mirror and its keys are those of this machine's apt configuration. Only packages that a
-/// verified index lists are used. What is stored already is not fetched again; nothing is deleted.
-/// It may be stopped, or killed, at any time: started again it goes on.
+/// Debian's mirror and keys are those of this machine's apt configuration, the others' those of the
+/// catalogue. Only packages that a verified index or their own signature vouches for are used. What is
+/// stored already is not fetched again; nothing is deleted. It may be stopped, or killed, at any
+/// time: started again it goes on.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
   nfdrop-indexer crawl --db nfdrop.sqlite --newest --filter cloud-amd64
   nfdrop-indexer crawl --db nfdrop.sqlite --filter '^6\\.(1|12)\\.' --jobs 4
   nfdrop-indexer crawl --db nfdrop.sqlite --partial --mirror debian=https://mirror.example/debian
+  nfdrop-indexer crawl fedora rocky --db nfdrop.sqlite --newest
   nfdrop-indexer crawl --dry-run --mirror debian=http://mirror.example/debian
 
 Exit code: 0 done, unresolved kernels included; 1 error, a suite or package could not be read, or a suite
