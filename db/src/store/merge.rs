@@ -2,13 +2,16 @@
 //! writes not matter. So shards of a crawl, each with a database of its own, come to the same content in
 //! whatever order they are merged, and merging twice changes nothing.
 //!
-//! The other database is not trusted further than a package is: every record and text of it is looked
-//! at as if it were to be stored for the first time.
+//! Who merges a database believes it: that a record is of a build, and a result of a body, is its word.
+//! But it may be damaged, so every record and text of it is looked at as if it were to be stored for the
+//! first time.
 
 use super::{
     Build, InputKey, Kernel, Source, Store, StoreError,
     read::{optional, required},
-    write::{PackageRow, check_text, put_build, put_failure, put_package, set_sha256},
+    write::{
+        PackageRow, check_sha256, check_text, put_build, put_failure, put_package, set_sha256,
+    },
 };
 use crate::{BuildId, Reason, Record};
 use rusqlite::{Connection, Row};
@@ -43,7 +46,7 @@ impl Store {
             last.clone_from(id);
             merged.builds += page.len() as u64;
             let mut valid = Vec::with_capacity(page.len());
-            for (id, record, mut build) in page {
+            for (id, record, mut build, vouched) in page {
                 build.record = Record::parse_canonical(&record)
                     .map_err(|error| damaged(format!("the record of {id}: {error}")))?;
                 if build.record.build_id.to_string() != id {
@@ -56,10 +59,10 @@ impl Store {
                 ] {
                     check_text(&id, field, text)?;
                 }
-                valid.push(build);
+                valid.push((build, vouched));
             }
             self.write(|connection| {
-                valid.iter().try_for_each(|build| put_build(connection, build))
+                valid.iter().try_for_each(|(build, vouched)| put_build(connection, build, *vouched))
             })?;
         }
         let rows = other.read(packages)?;
@@ -103,12 +106,15 @@ impl Store {
     }
 }
 
-type BuildRow = (String, Vec<u8>, Build);
+/// Build-id, record, the rest of the build, and whether somebody vouches for it.
+type BuildRow = (String, Vec<u8>, Build, bool);
 
 /// The next page of builds; the record is put into them once it was looked at.
 fn builds(connection: &Connection, after: &str) -> rusqlite::Result<Vec<BuildRow>> {
-    let sql = "SELECT build_id, record, object, arch, analyzer, input_key FROM builds \
-               WHERE build_id > ?1 ORDER BY build_id LIMIT ?2";
+    let sql = "SELECT build_id, record, object, arch, analyzer, input_key, \
+               EXISTS (SELECT 1 FROM packages WHERE packages.build_id = builds.build_id \
+                       AND signed_by IS NOT NULL AND transport_only = 0) \
+               FROM builds WHERE build_id > ?1 ORDER BY build_id LIMIT ?2";
     let mut statement = connection.prepare_cached(sql)?;
     let row = |row: &Row<'_>| {
         let input: Option<Vec<u8>> = row.get(5)?;
@@ -122,7 +128,7 @@ fn builds(connection: &Connection, after: &str) -> rusqlite::Result<Vec<BuildRow
             package: String::new(),
             vmlinux_build_id: None,
         };
-        Ok((row.get(0)?, row.get(1)?, build))
+        Ok((row.get(0)?, row.get(1)?, build, row.get(6)?))
     };
     let rows = statement.query_map((after, PAGE as i64), row)?;
     rows.collect()
@@ -174,7 +180,14 @@ impl Owned {
         for text in self.texts.iter().chain(&self.signed_by) {
             check_text(&subject, "a column", text)?;
         }
-        Ok(())
+        let [.., sha256, _, url, set] = &self.texts;
+        check_sha256(&subject, "sha256", sha256)?;
+        if set.split(' ').any(|part| part == sha256 || part == url.replace(' ', "%20")) {
+            return Ok(());
+        }
+        let expected = "a set with the package in it";
+        let found = set.chars().take(80).collect();
+        Err(StoreError::Invalid { subject, field: "set_sha256", expected, found })
     }
 
     fn borrow(&self) -> PackageRow<'_> {

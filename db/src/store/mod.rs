@@ -29,7 +29,7 @@ mod write;
 pub use body::{Body, BodyOutcome, InputKey, PlanTemplate};
 pub use error::StoreError;
 pub use merge::Merged;
-pub use read::{BuildFilter, BuildSummary, Counts, Failure, Known, flavour, series};
+pub use read::{Accept, BuildFilter, BuildSummary, Counts, Failure, Known, flavour, series};
 pub use stats::{Group, Stats, Tally};
 
 use crate::{BuildId, Reason, Record};

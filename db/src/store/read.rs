@@ -278,11 +278,22 @@ impl Store {
 
     /// The outcome of exactly these packages, wherever they were listed, unless there is work to do:
     /// it is not known, may pass ([`Reason::permanence`]), or is of an older analyzer.
-    pub fn known(&self, kernel: &Kernel, analyzer: &str) -> Result<Option<Known>, StoreError> {
+    pub fn known(&self, kernel: &Kernel, accept: Accept<'_>) -> Result<Option<Known>, StoreError> {
         let set = write::set_sha256(kernel)?;
-        let known = self.read(|connection| known(connection, &set, &kernel.release, analyzer))?;
+        let known = self.read(|connection| known(connection, &set, kernel, accept))?;
         Ok(known.map(|(known, _)| known))
     }
+}
+
+/// Which known outcomes need no work again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Accept<'a> {
+    /// Of at least this analyzer.
+    pub analyzer: &'a str,
+    /// What nobody vouched for too.
+    pub unsigned: bool,
+    /// What was made of parts of packages too.
+    pub transport_only: bool,
 }
 
 /// Where a known outcome was found, so that it can be noted for another suite.
@@ -305,9 +316,10 @@ pub(super) struct KnownPackage {
 pub(super) fn known(
     connection: &Connection,
     set: &str,
-    release: &str,
-    analyzer: &str,
+    kernel: &Kernel,
+    accept: Accept<'_>,
 ) -> rusqlite::Result<Option<(Known, KnownAs)>> {
+    let Accept { analyzer, unsigned, transport_only } = accept;
     if set.is_empty() {
         return Ok(None);
     }
@@ -319,9 +331,15 @@ pub(super) fn known(
         "SELECT build_id, builds.analyzer, builds.reason, package, vmlinux_build_id, release, \
          sha256, signed_by, transport_only \
          FROM packages JOIN builds USING (build_id) WHERE set_sha256 = ?1 \
-         ORDER BY build_id, package, vmlinux_build_id DESC, sha256 LIMIT 1",
+         AND (?2 OR (distro = ?3 AND suite = ?4 AND version = ?5 AND (?6 OR signed_by NOT NULL))) \
+         AND (?7 OR transport_only = 0) ORDER BY build_id, package, vmlinux_build_id DESC, sha256 LIMIT 1",
     )?;
-    let build = statement.query_row([set], |row| {
+    // Whose own index vouches for these hashes has what anybody found in them. Else it was said only of
+    // this very listing that the packages are what they are listed as.
+    let (vouched, release) = (kernel.signed_by.is_some(), kernel.release.as_str());
+    let listing = (&kernel.distro, &kernel.suite, &kernel.version);
+    let asked = (set, vouched, listing.0, listing.1, listing.2, unsigned, transport_only);
+    let build = statement.query_row(asked, |row| {
         let stored: String = row.get(1)?;
         let package = KnownAs::Package(KnownPackage {
             name: row.get(3)?,

@@ -10,6 +10,11 @@ use std::{
 };
 
 const ANALYZER: &str = "0.1.0";
+const ACCEPT: Accept<'_> = accept(ANALYZER);
+
+const fn accept(analyzer: &str) -> Accept<'_> {
+    Accept { analyzer, unsigned: false, transport_only: false }
+}
 
 fn folder() -> tempfile::TempDir {
     tempfile::tempdir().unwrap()
@@ -167,7 +172,8 @@ fn a_crawl_skips_what_is_known() {
     store.put_kernel(&good(1, "sid")).unwrap();
     store.put_kernel(&failed(2, "sid", Reason::NoNfTables)).unwrap();
     store.put_kernel(&failed(3, "sid", Reason::FetchFailed)).unwrap();
-    let known = |number, analyzer| store.known(&kernel(number, "trixie"), analyzer).unwrap();
+    let known =
+        |number, analyzer| store.known(&kernel(number, "trixie"), accept(analyzer)).unwrap();
     let id = build(1, false).record.build_id;
     assert_eq!(known(1, ANALYZER), Some(Known::Build(id.clone())));
     assert_eq!(known(1, "0.10.0"), None, "a better analyzer redoes it");
@@ -177,13 +183,13 @@ fn a_crawl_skips_what_is_known() {
     assert_eq!(known(4, ANALYZER), None);
     let mut changed = kernel(1, "sid");
     changed.packages[0].sha256 = Some("00".repeat(32));
-    assert_eq!(store.known(&changed, ANALYZER).unwrap(), None, "another package");
+    assert_eq!(store.known(&changed, ACCEPT).unwrap(), None, "another package");
     changed.packages.clear();
-    assert_eq!(store.known(&changed, ANALYZER).unwrap(), None, "no package");
+    assert_eq!(store.known(&changed, ACCEPT).unwrap(), None, "no package");
 
     // Noting it for another suite is as good as doing the work again.
     for number in [1, 2, 3] {
-        store.put_known(&kernel(number, "trixie"), ANALYZER, 5).unwrap();
+        store.put_known(&kernel(number, "trixie"), ACCEPT, 5).unwrap();
     }
     let again = Store::create_or_open(folder.path().join("again.sqlite")).unwrap();
     for put in [
@@ -593,7 +599,7 @@ fn crawl(store: &Store, progress: impl Fn() + Sync) {
                         }
                         _ => good(number, suite),
                     };
-                    let known = store.put_known(&put.kernel, ANALYZER, 7).unwrap();
+                    let known = store.put_known(&put.kernel, ACCEPT, 7).unwrap();
                     if known.is_none() {
                         store.put_kernel(&put).unwrap();
                     }
@@ -765,19 +771,89 @@ fn a_package_without_a_listed_hash_is_known_by_its_place() {
         }
         put
     };
-    assert_eq!(store.known(&unhashed(None).kernel, ANALYZER).unwrap(), None);
+    assert_eq!(store.known(&unhashed(None).kernel, ACCEPT).unwrap(), None);
     let invalid = store.put_kernel(&unhashed(None));
     assert!(matches!(invalid, Err(StoreError::Invalid { field: "sha256", .. })), "{invalid:?}");
     store.put_kernel(&unhashed(Some("ab"))).unwrap();
     let id = build(1, false).record.build_id;
-    let known = store.known(&unhashed(None).kernel, ANALYZER).unwrap();
+    let known = store.known(&unhashed(None).kernel, ACCEPT).unwrap();
     assert_eq!(known, Some(Known::Build(id.clone())));
     // What an index guessed does not replace what the package says of itself.
     let mut guessed = unhashed(None).kernel;
     guessed.release = "6.1-guess".to_owned();
     guessed.suite = "archive".to_owned();
-    assert!(store.put_known(&guessed, ANALYZER, 7).unwrap().is_some());
+    assert!(store.put_known(&guessed, ACCEPT, 7).unwrap().is_some());
     let provenance = store.provenance(&id).unwrap();
     assert_eq!(provenance.len(), 2);
     assert!(provenance.iter().all(|p| p.release != "6.1-guess" && p.sha256 == "ab".repeat(32)));
+}
+
+#[test]
+fn what_nobody_vouches_for_does_not_replace_what_somebody_does() {
+    let folder = folder();
+    let expected = build(1, true);
+    // Knows more, and would win by its rank.
+    let better = build(1, false);
+    let unsigned = || {
+        let mut put = good(1, "elsewhere");
+        put.kernel.signed_by = None;
+        put.outcome = Outcome::Build(Box::new(better.clone()));
+        put
+    };
+    let parts = || {
+        let mut put = good(1, "trixie");
+        for package in &mut put.kernel.packages {
+            package.transport_only = true;
+        }
+        put.outcome = Outcome::Build(Box::new(better.clone()));
+        put
+    };
+    let vouched = || KernelOutcome {
+        outcome: Outcome::Build(Box::new(expected.clone())),
+        ..good(1, "trixie")
+    };
+    let orders: [[KernelOutcome; 3]; 3] = [
+        [vouched(), unsigned(), parts()],
+        [parts(), vouched(), unsigned()],
+        [unsigned(), parts(), vouched()],
+    ];
+    for (number, order) in orders.iter().enumerate() {
+        let store = Store::create_or_open(folder.path().join(number.to_string())).unwrap();
+        for put in order {
+            store.put_kernel(put).unwrap();
+        }
+        let record = store.record(&expected.record.build_id).unwrap();
+        assert_eq!(record, Some(expected.record.to_bytes()), "order {number}");
+        let row = |suite: &str| {
+            let all = store.provenance(&expected.record.build_id).unwrap();
+            all.into_iter().find(|row| row.suite == suite).unwrap()
+        };
+        assert!(!row("trixie").transport_only && row("trixie").signed_by.is_some());
+        assert_eq!(row("elsewhere").signed_by, None);
+        // The other listing of the same packages is no reason to believe an unsigned one.
+        let known = |kernel: &Kernel, unsigned| {
+            let accept = Accept { unsigned, ..ACCEPT };
+            store.known(kernel, accept).unwrap().is_some()
+        };
+        let mut third = unsigned().kernel;
+        assert!(known(&third, true) && !known(&third, false));
+        third.suite = "third".into();
+        assert!(!known(&third, true));
+    }
+}
+
+#[test]
+fn parts_are_known_only_where_they_will_do() {
+    let folder = folder();
+    let store = Store::create_or_open(folder.path().join("db.sqlite")).unwrap();
+    let mut put = good(1, "trixie");
+    put.kernel.packages[0].transport_only = true;
+    store.put_kernel(&put).unwrap();
+    // One part of one package is enough.
+    assert!(store.provenance(&build(1, false).record.build_id).unwrap()[0].transport_only);
+    assert_eq!(store.known(&put.kernel, ACCEPT).unwrap(), None);
+    let parts = Accept { transport_only: true, ..ACCEPT };
+    assert!(store.known(&put.kernel, parts).unwrap().is_some());
+    store.put_kernel(&good(1, "trixie")).unwrap();
+    assert!(store.known(&put.kernel, ACCEPT).unwrap().is_some());
 }

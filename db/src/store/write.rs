@@ -7,7 +7,7 @@
 //! package is fetched, why a fetch failed) is replaced by the latest.
 
 use super::{
-    Build, InputKey, Kernel, KernelOutcome, Known, Outcome, Source, Store, StoreError,
+    Accept, Build, InputKey, Kernel, KernelOutcome, Known, Outcome, Source, Store, StoreError,
     body::BodyOutcome,
     read::{self, KnownAs},
 };
@@ -29,11 +29,12 @@ impl Store {
             Outcome::Build(build) => {
                 check_build(&put.kernel, build)?;
                 self.write(|connection| {
-                    put_build(connection, build)?;
+                    let kernel = &put.kernel;
+                    let whole = kernel.packages.iter().all(|package| !package.transport_only);
+                    put_build(connection, build, kernel.signed_by.is_some() && whole)?;
                     let id = build.record.build_id.to_string();
                     let vmlinux = build.vmlinux_build_id.as_ref().map(ToString::to_string);
                     let vmlinux = vmlinux.as_deref();
-                    let kernel = &put.kernel;
                     // `check_build` found it, with its hash.
                     let package = kernel.packages.iter().find(|p| p.name == build.package);
                     let Some((package, sha256)) =
@@ -57,7 +58,7 @@ impl Store {
                             vmlinux,
                             build_id: &id,
                             indexed_at: time,
-                            transport_only: package.transport_only,
+                            transport_only: !whole,
                         },
                     )
                 })
@@ -85,14 +86,13 @@ impl Store {
     pub fn put_known(
         &self,
         kernel: &Kernel,
-        analyzer: &str,
+        accept: Accept<'_>,
         indexed_at: u64,
     ) -> Result<Option<Known>, StoreError> {
         let set = set_sha256(kernel)?;
         let time = time(indexed_at);
         self.write(|connection| {
-            let Some((known, found)) = read::known(connection, &set, &kernel.release, analyzer)?
-            else {
+            let Some((known, found)) = read::known(connection, &set, kernel, accept)? else {
                 return Ok(None);
             };
             match (&known, found) {
@@ -205,12 +205,25 @@ impl Store {
     }
 }
 
-pub(super) fn put_build(connection: &Connection, build: &Build) -> rusqlite::Result<()> {
+/// `vouched`: somebody signed all that the record was made of. A build-id is what whoever makes the
+/// object writes into it, so such a record is never replaced by one that nobody vouches for, and
+/// replaces those, whatever their ranks.
+pub(super) fn put_build(
+    connection: &Connection,
+    build: &Build,
+    vouched: bool,
+) -> rusqlite::Result<()> {
     let new = Stored::of(build);
+    let sql = "SELECT EXISTS (SELECT 1 FROM packages WHERE build_id = ?1 \
+               AND signed_by IS NOT NULL AND transport_only = 0)";
+    let id = build.record.build_id.to_string();
+    let known_vouched: bool = connection.prepare_cached(sql)?.query_row([&id], |row| row.get(0))?;
+    if known_vouched && !vouched {
+        return Ok(());
+    }
     if let Some(key) = &build.input {
         put_body(connection, key, &new)?;
     }
-    let id = build.record.build_id.to_string();
     let sql = "SELECT record, analyzer, object, arch, input_key FROM builds WHERE build_id = ?1";
     let old = connection.prepare_cached(sql)?.query_row([&id], |row| {
         let record: Vec<u8> = row.get(0)?;
@@ -224,7 +237,8 @@ pub(super) fn put_build(connection: &Connection, build: &Build) -> rusqlite::Res
             record,
         })
     });
-    if old.optional()?.is_some_and(|old| old.rank() >= new.rank()) {
+    let comparable = known_vouched == vouched;
+    if old.optional()?.is_some_and(|old| comparable && old.rank() >= new.rank()) {
         return Ok(());
     }
     let Record { status, reason, detail, .. } = &build.record;
@@ -343,7 +357,8 @@ pub(super) fn put_package(connection: &Connection, row: &PackageRow<'_>) -> rusq
              signed_by = coalesce(excluded.signed_by, signed_by), \
              vmlinux_build_id = coalesce(excluded.vmlinux_build_id, vmlinux_build_id), \
              build_id = excluded.build_id, indexed_at = min(indexed_at, excluded.indexed_at), \
-             transport_only = min(transport_only, excluded.transport_only)",
+             transport_only = excluded.transport_only \
+             WHERE excluded.transport_only <= transport_only",
         )?
         .execute(params![
             row.distro,
@@ -449,7 +464,11 @@ pub(super) fn set_sha256(kernel: &Kernel) -> Result<String, StoreError> {
     Ok(hashes.join(" "))
 }
 
-fn check_sha256(subject: &str, field: &'static str, text: &str) -> Result<(), StoreError> {
+pub(super) fn check_sha256(
+    subject: &str,
+    field: &'static str,
+    text: &str,
+) -> Result<(), StoreError> {
     if hex::decode(text).is_some_and(|bytes| bytes.len() == 32) {
         return Ok(());
     }

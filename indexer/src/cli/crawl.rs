@@ -182,7 +182,7 @@ async fn crawl(args: Args, progress: &Arc<Progress>) -> anyhow::Result<u8> {
         shard: args.shard,
     };
     if args.dry_run {
-        return dry_run(&survey, &selection, store.as_ref());
+        return dry_run(&survey, &selection, store.as_ref(), args.partial);
     }
     let store = store.context("--db names no database")?;
     let jobs = args.jobs.or(std::thread::available_parallelism().ok());
@@ -238,7 +238,15 @@ async fn repositories(
     }
     let keyring = args.keyring.as_ref().map(std::path::absolute).transpose()?;
     let named = |source: &Source| args.mirrors.iter().find(|m| m.source == source.name);
-    let apt = if args.mirrors.is_empty() && selected.iter().any(|s| s.mirror.is_none()) {
+    // With --mirror, what is not named of that distribution is not wanted.
+    let wanted = |source: &Source| {
+        let named = |other: &&Source| args.mirrors.iter().any(|m| m.source == other.name);
+        let others = selected.iter().filter(|other| other.distro() == source.distro());
+        named(&source) || !others.copied().any(|other| named(&other))
+    };
+    let selected: Vec<&Source> = selected.iter().copied().filter(|s| wanted(s)).collect();
+    let unnamed = |source: &&&Source| source.mirror.is_none() && named(source).is_none();
+    let apt = if selected.iter().any(|source| unnamed(&source)) {
         let found = apt::discover(reader, &config::read(&reader.root)).await;
         for warning in &found.warnings {
             progress.line(&format!("warning: {warning}"));
@@ -252,14 +260,13 @@ async fn repositories(
         let found = apt.iter().find(|archive| archive.source == source.name);
         let mirror = named(source).map(|mirror| &mirror.url).or(source.mirror.as_ref());
         let Some(mirror) = mirror.or(found.map(|archive| &archive.base)) else {
-            // With --mirror, what is not named is not wanted.
-            if args.mirrors.is_empty() {
-                let name = &source.name;
-                progress.line(&format!(
-                    "warning: apt's configuration names no mirror of {name} that can be read, its \
-                     kernels are not crawled; name one with --mirror {name}=URL"
-                ));
-            }
+            let name = &source.name;
+            progress.line(&format!(
+                "warning: apt's configuration names no mirror of {name} that can be read, its \
+                 kernels are not crawled; name one with --mirror {name}=URL"
+            ));
+            // Without a place they are offered by nobody: what was known of them is missed.
+            repositories.extend(source.repositories(None));
             continue;
         };
         progress.line(&format!("{}: {mirror}", source.name));
@@ -276,13 +283,18 @@ async fn repositories(
             repositories.push(repository);
         }
     }
-    if repositories.is_empty() {
+    if repositories.iter().all(|repository| repository.urls.is_empty()) {
         anyhow::bail!("there is nothing to crawl; name a mirror with --mirror debian=URL");
     }
     Ok(repositories)
 }
 
-fn dry_run(survey: &Survey, selection: &Selection, store: Option<&Store>) -> anyhow::Result<u8> {
+fn dry_run(
+    survey: &Survey,
+    selection: &Selection,
+    store: Option<&Store>,
+    partial: bool,
+) -> anyhow::Result<u8> {
     let mut out = String::new();
     let (mut packages, mut bytes) = (0, 0);
     for kernel in selection.apply(&survey.kernels) {
@@ -292,7 +304,7 @@ fn dry_run(survey: &Survey, selection: &Selection, store: Option<&Store>) -> any
             say(format_args!("{name}: incomplete, no index lists {}", missing.join(", ")));
             continue;
         }
-        if store.map(|store| Crawl::is_known(store, kernel)).transpose()? == Some(true) {
+        if store.map(|store| Crawl::is_known(store, kernel, partial)).transpose()? == Some(true) {
             say(format_args!("{name}: known"));
             continue;
         }

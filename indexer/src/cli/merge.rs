@@ -4,10 +4,11 @@ use super::put;
 use nfdrop_db::Store;
 use std::path::PathBuf;
 
-/// Add what other databases know to one: the shards of a crawl, or somebody else's
+/// Add what other databases know to one: the shards of a crawl
 ///
-/// The order does not matter, and merging twice changes nothing. Of two outcomes for a build the better
-/// one stays, as if one crawl had found both.
+/// What they say is believed, so merge only what you or somebody you trust has crawled. The order does not
+/// matter, and merging twice changes nothing. Of two outcomes for a build the better one stays, as if one
+/// crawl had found both.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Example:

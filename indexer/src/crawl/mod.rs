@@ -30,7 +30,7 @@ use crate::{
 };
 use nfdrop_db::{
     Plan, Reason, Record, Store, StoreError, hex,
-    store::{Kernel, KernelOutcome, Known, Outcome, Package, Source},
+    store::{Accept, Kernel, KernelOutcome, Known, Outcome, Package, Source},
 };
 use std::{
     sync::{
@@ -106,9 +106,6 @@ impl Crawl {
     ) -> Result<Summary, CrawlError> {
         let mut summary = Summary::new(survey);
         summary.lost = lost(survey, &self.store.sources()?);
-        for source in sources(survey) {
-            self.store.put_source(&source)?;
-        }
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(self.jobs)
             .thread_name(|index| format!("analyse-{index}"))
@@ -165,6 +162,12 @@ impl Crawl {
                 }
             }
         }
+        // Last, so that what was lost is told by the next crawl if this one does not get to the end.
+        if !summary.interrupted {
+            for source in sources(survey) {
+                self.store.put_source(&source)?;
+            }
+        }
         Ok(summary)
     }
 
@@ -186,7 +189,7 @@ impl Crawl {
         }
         let mut known = None;
         for stored in kernels_of(kernel, None) {
-            known = self.store.put_known(&stored, ANALYZER, now())?;
+            known = self.store.put_known(&stored, accept(kernel, self.partial), now())?;
             if known.is_none() {
                 return Ok(None);
             }
@@ -230,14 +233,22 @@ impl Crawl {
     }
 
     /// Whether the kernel's outcome is known, without writing anything.
-    pub fn is_known(store: &Store, kernel: &KernelSet) -> Result<bool, StoreError> {
+    pub fn is_known(store: &Store, kernel: &KernelSet, partial: bool) -> Result<bool, StoreError> {
         for stored in kernels_of(kernel, None) {
-            if store.known(&stored, ANALYZER)?.is_none() {
+            if store.known(&stored, accept(kernel, partial))?.is_none() {
                 return Ok(false);
             }
         }
         Ok(kernel.packages.is_complete())
     }
+}
+
+/// Which known outcome of a kernel will do.
+fn accept(kernel: &KernelSet, partial: bool) -> Accept<'static> {
+    let nothing = |listing: &Listing| matches!(listing.trust, Trust::Nothing);
+    let packages = kernel.packages.found();
+    let unsigned = packages.iter().any(|package| package.listings.iter().any(nothing));
+    Accept { analyzer: ANALYZER, unsigned, transport_only: partial }
 }
 
 /// The kernel as the database has it: once in every suite that lists it. `built`: what its packages
@@ -264,12 +275,16 @@ fn kernels_of(kernel: &KernelSet, built: Option<&Built>) -> Vec<Kernel> {
                 transport_only: checked.is_some_and(|checked| checked.transport_only),
             }
         };
-        // Who vouches for the package that holds the object; they are of one repository.
-        let first = packages.first().and_then(|package| listing(package));
-        let signed_by = match first.map(|listing| listing.trust) {
-            Some(Trust::Index { signed_by }) => Some(signed_by),
-            _ => built.and_then(|built| built.packages.last()?.signed_by.clone()),
-        };
+        // The parts may be of repositories with different keys, or without one: somebody vouches for
+        // the kernel where somebody does for each of them.
+        let signers: Option<Vec<String>> = packages
+            .iter()
+            .map(|package| match listing(package).map(|listing| listing.trust) {
+                Some(Trust::Index { signed_by }) => Some(signed_by),
+                _ => checked(&package.name)?.signed_by.clone(),
+            })
+            .collect();
+        let signed_by = signers.and_then(|signers| signers.into_iter().next_back());
         Kernel {
             distro: kernel.distro.clone(),
             suite: suite.clone(),
@@ -302,10 +317,12 @@ pub fn lost(survey: &Survey, known: &[Source]) -> Vec<(String, String)> {
                 "no mirror offers it any more, and it listed {before} kernels; if it has moved, name \
                  the place in the catalogue or with --mirror {source}=URL"
             ),
-            Ok(Some(_)) if now * SHRUNK.1 < before * SHRUNK.0 => format!(
-                "it lists {now} kernels, and listed {before} when it was last crawled; what is known \
+            Ok(Some(_)) if now.saturating_mul(SHRUNK.1) < before.saturating_mul(SHRUNK.0) => {
+                format!(
+                    "it lists {now} kernels, and listed {before} when it was last crawled; what is known \
                  stays, look at the mirror"
-            ),
+                )
+            }
             _ => continue,
         };
         lost.push((format!("{distro} {suite}"), why));

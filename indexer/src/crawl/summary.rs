@@ -20,6 +20,8 @@ pub struct Summary {
     pub stale: Vec<(String, SystemTime)>,
     /// Suites that offer markedly less than last time, and how much.
     pub lost: Vec<(String, String)>,
+    /// Sources of which no mirror offers any suite.
+    pub not_offered: Vec<String>,
     /// Suites that could not be read, and why.
     pub failed_suites: Vec<(String, Reason, String)>,
     /// Kernels that could not be fetched or verified, and why.
@@ -88,6 +90,14 @@ impl Summary {
     pub(super) fn new(survey: &Survey) -> Self {
         let mut summary = Self::default();
         summary.total.seen = survey.kernels.len();
+        let mut offers: BTreeMap<&str, bool> = BTreeMap::new();
+        // A source without a place was told of before.
+        for outcome in survey.suites.iter().filter(|suite| !suite.repository.urls.is_empty()) {
+            let any = offers.entry(&outcome.repository.source).or_default();
+            *any |= !matches!(outcome.result, Ok(None));
+        }
+        let silent = offers.into_iter().filter(|(_, any)| !any);
+        summary.not_offered = silent.map(|(source, _)| source.to_owned()).collect();
         for outcome in &survey.suites {
             let (distro, suite) = (&outcome.repository.distro, &outcome.repository.suite);
             let name = format!("{distro} {suite}");
@@ -138,6 +148,7 @@ impl Summary {
     /// Whether everything that should have been read and fetched was.
     pub fn is_complete(&self) -> bool {
         self.failed_suites.is_empty()
+            && self.not_offered.is_empty()
             && self.lost.is_empty()
             && self.failed.is_empty()
             && self.internal.is_empty()
@@ -192,6 +203,13 @@ impl Summary {
         }
         for (kernel, detail) in &self.incomplete {
             let _ = writeln!(out, "incomplete: {kernel}: {detail}");
+        }
+        for source in &self.not_offered {
+            let _ = writeln!(
+                out,
+                "failed: no mirror of {source} offers any of its suites; look at its place in the \
+                 catalogue, or name another with --mirror {source}=URL"
+            );
         }
         for (suite, detail) in &self.lost {
             let _ = writeln!(out, "lost: suite {suite}: {detail}");

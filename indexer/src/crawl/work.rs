@@ -35,7 +35,7 @@ pub(super) struct Worker {
     pub(super) partial: bool,
 }
 
-/// Most bytes of a package whose size no index tells; the largest kernel packages have 200 MB.
+/// Most bytes of a package; the largest kernel packages have 200 MB.
 const MAX_PACKAGE: u64 = 1 << 30;
 
 /// What became of a kernel, to be stored.
@@ -96,20 +96,38 @@ impl Content {
 }
 
 impl Worker {
-    /// Fetches on this task, and does the rest on the pool.
+    /// Parts of packages will do where a plan comes of them. What else they tell may be the fault of
+    /// whoever sent them, and would be believed until the packages change: then it is done again with
+    /// whole packages.
     pub(super) async fn work(
         self: &Arc<Self>,
         kernel: &KernelSet,
+        reporter: &dyn DownloadReporter,
+    ) -> Worked {
+        match self.attempt(kernel, self.partial, reporter).await {
+            Worked::Built(built) if built.build.record.plan.is_some() => Worked::Built(built),
+            _ if self.partial => self.attempt(kernel, false, reporter).await,
+            worked => worked,
+        }
+    }
+
+    /// Fetches on this task, and does the rest on the pool.
+    async fn attempt(
+        self: &Arc<Self>,
+        kernel: &KernelSet,
+        partial: bool,
         reporter: &dyn DownloadReporter,
     ) -> Worked {
         let PackageSet::Complete { image, modules } = &kernel.packages else {
             return Worked::Internal("incomplete packages need no work".to_owned());
         };
         let fetched = match modules {
-            None => self.fetch(image, Wanted::Both, reporter).await.map(|image| vec![image]),
+            None => {
+                self.fetch(image, Wanted::Both, partial, reporter).await.map(|image| vec![image])
+            }
             Some(modules) => tokio::try_join!(
-                self.fetch(image, Wanted::Vmlinuz, reporter),
-                self.fetch(modules, Wanted::NfTables, reporter)
+                self.fetch(image, Wanted::Vmlinuz, partial, reporter),
+                self.fetch(modules, Wanted::NfTables, partial, reporter)
             )
             .map(|(image, modules)| vec![image, modules]),
         };
@@ -136,7 +154,9 @@ impl Worker {
                     match verify(path, &package, &listing, signature.as_deref(), self.now) {
                         Ok(signed_by) => {
                             // Kept, now that it was checked; a cache that fails costs a download.
-                            let _ = self.fetcher.trust(&listing.url);
+                            if signed_by.is_some() {
+                                let _ = self.fetcher.trust(&listing.url);
+                            }
                             (signed_by, false)
                         }
                         Err(error) => {
@@ -175,6 +195,7 @@ impl Worker {
         &self,
         package: &Arc<PackageRef>,
         wanted: Wanted,
+        partial: bool,
         reporter: &dyn DownloadReporter,
     ) -> Result<Fetched, FetchError> {
         let mut missing = None;
@@ -183,7 +204,7 @@ impl Worker {
             if last.replace(&listing.url) == Some(&listing.url) {
                 continue;
             }
-            match self.fetch_at(package, listing, wanted, reporter).await {
+            match self.fetch_at(package, listing, wanted, partial, reporter).await {
                 Err(error) if error.is_not_found() => missing = missing.or(Some(error)),
                 fetched => return fetched,
             }
@@ -199,6 +220,7 @@ impl Worker {
         package: &Arc<PackageRef>,
         listing: &Listing,
         wanted: Wanted,
+        partial: bool,
         reporter: &dyn DownloadReporter,
     ) -> Result<Fetched, FetchError> {
         let signature = match &listing.trust {
@@ -209,13 +231,16 @@ impl Worker {
             _ => None,
         };
         let (package, listing) = (Arc::clone(package), listing.clone());
+        if package.size.is_some_and(|size| size > MAX_PACKAGE) {
+            return Err(FetchError::TooLarge { url: listing.url, max: MAX_PACKAGE });
+        }
         let (content, sha256) = match (package.size, package.sha256) {
             (Some(size), Some(sha256)) => {
                 let download = Download { url: listing.url.clone(), size, sha256 };
                 // A signature in a package covers all of it.
                 let vouched = !matches!(listing.trust, Trust::Package(_));
                 // What is there already can be verified.
-                let picked = if self.partial && vouched && !self.fetcher.has(&download) {
+                let picked = if partial && vouched && !self.fetcher.has(&download) {
                     let pick = move |remote: &Remote| {
                         package::pick_kernel_files(remote, wanted, &Limits::default())
                             .inspect_err(|error| tracing::debug!("{error}; fetched as a whole"))

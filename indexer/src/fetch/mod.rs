@@ -46,6 +46,8 @@ use std::{
 const MAX_PAUSE: Duration = Duration::from_mins(1);
 /// Most URLs whose content is remembered until it is found to be good.
 const MAX_UNTRUSTED: usize = 64;
+/// Most bytes of them together.
+const MAX_UNTRUSTED_BYTES: usize = 64 << 20;
 
 /// How to fetch.
 #[derive(Debug, Clone)]
@@ -222,10 +224,13 @@ impl Fetcher {
     fn distrust(&self, url: &Url, known: Known) {
         let mut untrusted = self.untrusted();
         // Who never trusts anything has it fetched every time.
-        if untrusted.len() >= MAX_UNTRUSTED {
+        let kept: usize = untrusted.values().map(|known| known.content.len()).sum();
+        if untrusted.len() >= MAX_UNTRUSTED || kept + known.content.len() > MAX_UNTRUSTED_BYTES {
             untrusted.clear();
         }
-        untrusted.insert(url.clone(), known);
+        if known.content.len() <= MAX_UNTRUSTED_BYTES {
+            untrusted.insert(url.clone(), known);
+        }
     }
 
     fn untrusted(&self) -> MutexGuard<'_, HashMap<Url, Known>> {

@@ -45,6 +45,9 @@ pub(crate) mod tag {
     pub(crate) const RPM_FORMAT: u32 = 5114;
 }
 
+/// Longest list of a header that is taken apart: a hundred times the files of the largest kernel package.
+const MAX_LIST: usize = 1 << 20;
+
 /// Why a header is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum HeaderError {
@@ -166,6 +169,9 @@ impl Header {
         let expected = "a list of texts";
         let Some((entry, data)) = self.find(tag, expected)? else { return Ok(None) };
         let count = entry.count as usize;
+        if count > MAX_LIST {
+            return Err(HeaderError::Tag { tag, expected });
+        }
         // Behind the last text there is one more piece, after its NUL.
         let mut texts: Vec<_> =
             data.split(|byte| *byte == 0).take(count.saturating_add(1)).collect();
@@ -186,7 +192,11 @@ impl Header {
             5 => 8,
             _ => return Err(HeaderError::Tag { tag, expected }),
         };
-        let bytes = width * entry.count as usize;
+        let count = entry.count as usize;
+        let bytes = width * count;
+        if count > MAX_LIST {
+            return Err(HeaderError::Tag { tag, expected });
+        }
         let data = data.get(..bytes).ok_or(HeaderError::Tag { tag, expected })?;
         Ok(Some(data.chunks_exact(width).map(number).collect()))
     }

@@ -161,7 +161,9 @@ async fn read_release(
         let (expected, found) = (suite.to_owned(), release.codename);
         return Err(SuiteError::OtherSuite { url, expected, found });
     }
-    reader.fetcher.trust(&url)?;
+    if signed_by.is_some() {
+        reader.fetcher.trust(&url)?;
+    }
     Ok(Some((release, signed_by)))
 }
 

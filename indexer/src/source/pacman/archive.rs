@@ -30,6 +30,7 @@ pub fn read(
     let signed: BTreeSet<&str> =
         links.iter().filter_map(|link| link.strip_suffix(SIGNATURE)).collect();
     let mut packages: Vec<Package> = Vec::new();
+    let mut versions = BTreeSet::new();
     for file in links.iter().filter(|link| is_file(link) && signed.contains(link.as_str())) {
         let Some(version) = version(file, name, arch) else { continue };
         if packages.len() == MAX_PACKAGES {
@@ -37,7 +38,7 @@ pub fn read(
         }
         // A version in two compressions is the same package twice.
         let version = Version::pacman(version);
-        if packages.iter().any(|known| known.version == version) {
+        if !versions.insert(version.clone()) {
             continue;
         }
         packages.push(Package {

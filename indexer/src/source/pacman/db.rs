@@ -14,9 +14,15 @@ use std::{
 /// What is looked at of a database. Arch's largest has 15,000 packages, in 60 MiB.
 const LIMITS: Limits = Limits { entries: 1_000_000, member: 1 << 20, total: 1 << 30, name: 1024 };
 
+/// Most kernel packages of a database; Arch's have two.
+const MAX_PACKAGES: usize = 1000;
+
 /// Why a database is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum DbError {
+    /// More kernel packages than any database has.
+    #[error("the database has more than {max} kernel packages", max = MAX_PACKAGES)]
+    TooMany,
     /// It is not an archive of the kinds that pacman reads.
     #[error(transparent)]
     Archive(#[from] PacmanError),
@@ -77,6 +83,10 @@ pub fn read_within(
                 |p: &&Package| p.name == package.name && p.architecture == package.architecture;
             if packages.iter().any(|known| same(&known)) {
                 return Err(DbError::Twice(package.name));
+            }
+            // Of every name one for each architecture, and there are few of both.
+            if packages.len() == MAX_PACKAGES {
+                return Err(DbError::TooMany);
             }
             packages.push(package);
         }

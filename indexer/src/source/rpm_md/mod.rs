@@ -42,6 +42,9 @@ use std::{
 /// Largest index that is fetched into memory, in bytes: where there is no SHA-256 of it, or no size.
 const MAX_IN_MEMORY: usize = 256 << 20;
 
+/// Largest index that is fetched at all, in bytes; Fedora's has 30 MB.
+const MAX_INDEX: u64 = 1 << 30;
+
 /// Why an index cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum IndexError {
@@ -127,14 +130,13 @@ async fn read_base(
     Ok(Some(Suite { index, signed_by, stale_since: None }))
 }
 
-/// Whose signatures count; `None`: there are no keys, and need not be. apt's own are not for these.
+/// Whose signatures count; `None`: nobody's have to. apt's own keys are not for these.
 fn keys(reader: &Reader, repository: &Repository) -> Result<Option<Keyring>, LoadKeysError> {
     let named = !repository.keys.files.is_empty() || repository.keys.embedded.is_some();
-    let keys = if named { repository.keys.openpgp(&reader.root) } else { Err(LoadKeysError::None) };
-    match keys {
-        Err(_) if repository.unverified => Ok(None),
-        keys => keys.map(Some),
+    if repository.unverified {
+        return Ok(None);
     }
+    if named { repository.keys.openpgp(&reader.root).map(Some) } else { Err(LoadKeysError::None) }
 }
 
 /// Who signed `repomd.xml`; `None`: there is no signature.
@@ -181,6 +183,9 @@ async fn read_index(reader: &Reader, base: &str, index: Index) -> Result<Vec<Pac
 
 async fn fetch(reader: &Reader, url: &str, index: &Index) -> Result<Fetched, FetchError> {
     if let (Some(size), Some(sha256)) = (index.size, index.checksum.sha256()) {
+        if size > MAX_INDEX {
+            return Err(FetchError::TooLarge { url: url.to_owned(), max: MAX_INDEX });
+        }
         let download = Download { url: url.to_owned(), size, sha256 };
         let path = reader.fetcher.verified(&download, reader.reporter.as_ref()).await?;
         return Ok(Fetched::File(path));
