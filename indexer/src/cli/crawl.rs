@@ -81,7 +81,7 @@ pub(super) struct Args {
     cache: Option<PathBuf>,
     /// Fetch only the parts of packages that hold kernel files, where server and package allow it
     ///
-    /// A third of the traffic or less. The hash of such a package is not compared with the index:
+    /// A quarter of the traffic for Debian's largest packages, two thirds for its cloud kernels. The hash of such a package is not compared with the index:
     /// the bytes are vouched for by the connection alone, which https makes worth something. The
     /// kernel's provenance says so (transport_only).
     #[arg(long)]

@@ -2,8 +2,9 @@
 //!
 //! The hash of the package is then compared by nobody. What vouches for the bytes is the transport,
 //! that the server says they are of a file of the size that the signed index says, and that this file
-//! is the same one from the first part to the last (If-Range). So whoever keeps what is made of them
-//! has to keep this too.
+//! is the same one from the first part to the last (If-Range; where a server tells nothing of versions,
+//! that what is taken out of some parts has the checksums that others list). So whoever keeps what is made
+//! of them has to keep this too.
 
 use super::{
     Download, DownloadReporter, Ending, FetchError, Fetcher,
@@ -37,8 +38,8 @@ pub struct Remote {
     runtime: Handle,
     url: Url,
     size: u64,
-    /// Of the version that all parts are of.
-    validator: String,
+    /// Of the version that all parts are of, where the server tells.
+    validator: Option<String>,
     /// What it begins with.
     head: Vec<u8>,
     /// How many bytes of it were fetched.
@@ -79,7 +80,7 @@ impl Fetcher {
 
     async fn remote(&self, url: Url, size: u64) -> Result<Option<Remote>, FetchError> {
         let range = 0..FIRST.min(size);
-        let Some((head, Some(validator))) = self.part(&url, range, size, None).await? else {
+        let Some((head, validator)) = self.part(&url, range, size, None).await? else {
             return Ok(None);
         };
         let (fetcher, runtime) = (self.clone(), Handle::current());
@@ -198,7 +199,7 @@ impl Parts<'_> {
             self.part = head[..head.len().min((end - start) as usize)].to_vec();
         } else {
             let range = start..end.min(start + self.next);
-            let part = fetcher.part(url, range, *size, Some(validator));
+            let part = fetcher.part(url, range, *size, validator.as_deref());
             let part = runtime.block_on(part).map_err(io::Error::other)?;
             let changed = || io::Error::other(format!("{url} has changed meanwhile"));
             self.part = part.ok_or_else(changed)?.0;
