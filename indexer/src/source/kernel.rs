@@ -201,6 +201,21 @@ pub enum PackageSet {
     },
 }
 
+impl KernelSet {
+    /// A kernel that is in one package; `None`: its release is none.
+    pub fn whole(
+        distro: &str,
+        package: Arc<PackageRef>,
+        release: String,
+        flavour: String,
+    ) -> Option<Self> {
+        let (series, version) = (Series::of(&release)?, package.version.clone());
+        let packages = PackageSet::Complete { image: package, modules: None };
+        let (distro, suites) = (distro.to_owned(), packages.suites());
+        Some(Self { distro, suites, series, flavour, release, version, packages })
+    }
+}
+
 impl PackageSet {
     /// Whether there is everything that is needed.
     pub fn is_complete(&self) -> bool {

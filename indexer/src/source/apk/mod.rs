@@ -14,9 +14,7 @@ pub(super) mod version;
 
 use super::{
     Reader, Repository, Suite, SuiteError,
-    kernel::{
-        KernelSet, PackageRef, PackageSet, PackageSignature, Series, SuiteIndex, Trust, merge, sort,
-    },
+    kernel::{KernelSet, PackageRef, PackageSignature, SuiteIndex, Trust, merge, sort},
     version::Version,
 };
 use crate::package::apk::{Apk, ApkError};
@@ -74,18 +72,8 @@ pub(super) async fn read_suite(
 pub fn kernels(distro: &str, arch: &str, indices: &[SuiteIndex]) -> Vec<KernelSet> {
     let kernel = |package: Arc<PackageRef>| {
         let flavour = package.name.strip_prefix("linux-")?.to_owned();
-        let version = package.version.clone();
-        let release = release(version.as_str(), &flavour)?;
-        let packages = PackageSet::Complete { image: package, modules: None };
-        Some(KernelSet {
-            distro: distro.to_owned(),
-            suites: packages.suites(),
-            series: Series::of(&release)?,
-            flavour,
-            release,
-            version,
-            packages,
-        })
+        let release = release(package.version.as_str(), &flavour)?;
+        KernelSet::whole(distro, package, release, flavour)
     };
     let mut kernels: Vec<_> = merge(indices, arch).into_iter().filter_map(kernel).collect();
     sort(&mut kernels);

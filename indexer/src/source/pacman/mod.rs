@@ -13,10 +13,7 @@ pub(super) mod version;
 
 use super::{
     Reader, Repository, Suite, SuiteError,
-    kernel::{
-        KernelSet, Package, PackageRef, PackageSet, PackageSignature, Series, SuiteIndex, Trust,
-        merge, sort,
-    },
+    kernel::{KernelSet, Package, PackageRef, PackageSignature, SuiteIndex, Trust, merge, sort},
     openpgp::{Keyring, MAX_SIGNATURE},
     version::Version,
 };
@@ -162,17 +159,7 @@ pub fn kernels(distro: &str, arch: &str, indices: &[SuiteIndex]) -> Vec<KernelSe
     let kernel = |package: PackageRef| {
         let release = release(&package.name, package.version.as_str())?;
         let flavour = package.name.strip_prefix("linux")?.trim_start_matches('-').to_owned();
-        let version = package.version.clone();
-        let packages = PackageSet::Complete { image: Arc::new(package), modules: None };
-        Some(KernelSet {
-            distro: distro.to_owned(),
-            suites: packages.suites(),
-            series: Series::of(&release)?,
-            flavour,
-            release,
-            version,
-            packages,
-        })
+        KernelSet::whole(distro, Arc::new(package), release, flavour)
     };
     let mut kernels: Vec<_> = packages.into_iter().filter_map(kernel).collect();
     sort(&mut kernels);
