@@ -62,7 +62,9 @@ impl Store {
                 valid.push((build, vouched));
             }
             self.write(|connection| {
-                valid.iter().try_for_each(|(build, vouched)| put_build(connection, build, *vouched))
+                valid.iter().try_for_each(|(build, vouched)| {
+                    put_build(connection, build, *vouched, self.signer())
+                })
             })?;
         }
         let rows = other.read(packages)?;

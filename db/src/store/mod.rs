@@ -29,12 +29,15 @@ mod write;
 pub use body::{Body, BodyOutcome, InputKey, PlanTemplate};
 pub use error::StoreError;
 pub use merge::Merged;
-pub use read::{Accept, BuildFilter, BuildSummary, Counts, Failure, Known, flavour, series};
+pub use read::{
+    Accept, BuildFilter, BuildSummary, Changed, Counts, Failure, Known, flavour, series,
+};
 pub use stats::{Group, Stats, Tally};
 
 use crate::{BuildId, Reason, Record};
 use rusqlite::Connection;
 use std::{
+    fmt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
@@ -43,6 +46,13 @@ use std::{
 #[derive(Debug, Clone)]
 pub struct Store {
     inner: Arc<Inner>,
+    signer: Option<Arc<dyn Signer>>,
+}
+
+/// Signs records as they are stored, so that what serves them needs no key.
+pub trait Signer: fmt::Debug + Send + Sync {
+    /// The signature over exactly these bytes, as it is handed out: the text of a minisign file.
+    fn sign(&self, record: &[u8]) -> String;
 }
 
 #[derive(Debug)]
@@ -177,7 +187,17 @@ impl Store {
     fn new(path: &Path, writer: Option<Connection>, idle: Vec<Connection>) -> Self {
         let path = path.to_owned();
         let (writer, idle) = (writer.map(Mutex::new), Mutex::new(idle));
-        Self { inner: Arc::new(Inner { path, idle, writer }) }
+        Self { inner: Arc::new(Inner { path, idle, writer }), signer: None }
+    }
+
+    /// This store, with every record that is written from here on signed.
+    #[must_use]
+    pub fn signing(self, signer: Arc<dyn Signer>) -> Self {
+        Self { signer: Some(signer), ..self }
+    }
+
+    fn signer(&self) -> Option<&dyn Signer> {
+        self.signer.as_deref()
     }
 
     /// The file.

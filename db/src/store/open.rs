@@ -13,7 +13,11 @@ use std::{
 /// `nfdr`: marks a file as nfdrop's (<https://www.sqlite.org/fileformat.html#application_id>). The
 /// first migration sets it.
 const APPLICATION_ID: i32 = 0x6e66_6472;
-const MIGRATIONS: &[M] = &[M::up(include_str!("schema.sql")), M::up(include_str!("schema-2.sql"))];
+const MIGRATIONS: &[M] = &[
+    M::up(include_str!("schema.sql")),
+    M::up(include_str!("schema-2.sql")),
+    M::up(include_str!("schema-3.sql")),
+];
 /// `user_version` of a file that is up to date.
 const VERSION: i64 = MIGRATIONS.len() as i64;
 /// Longest value read or written, in bytes; above the longest record. A file that holds a longer

@@ -54,6 +54,17 @@ pub struct BuildSummary {
     pub releases: Vec<String>,
 }
 
+/// A build as it was last written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Changed {
+    /// Its identity.
+    pub build_id: BuildId,
+    /// Grows with every write to any build.
+    pub changed: i64,
+    /// The canonical bytes of its record.
+    pub record: Vec<u8>,
+}
+
 /// A kernel that never got to a build-id.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Failure {
@@ -120,6 +131,42 @@ impl Store {
             let sql = "SELECT record FROM builds WHERE build_id = ?1";
             let mut statement = connection.prepare_cached(sql)?;
             statement.query_row([build_id.to_string()], |row| row.get(0)).optional()
+        })
+    }
+
+    /// The signature over the bytes of [`Store::record`]; `None` where it was stored without a key.
+    pub fn signature(&self, build_id: &BuildId) -> Result<Option<String>, StoreError> {
+        self.read(|connection| {
+            let sql = "SELECT signature FROM builds WHERE build_id = ?1";
+            let mut statement = connection.prepare_cached(sql)?;
+            let found = statement.query_row([build_id.to_string()], |row| row.get(0)).optional();
+            found.map(Option::flatten)
+        })
+    }
+
+    /// Builds that were written after the one with this [`Changed::changed`], in the order they were
+    /// written; at most `limit`. 0 is before all but what an older version of this program wrote, which
+    /// has 0 too: whoever has nothing yet begins at -1, and goes on behind the last build-id.
+    pub fn changed_after(
+        &self,
+        changed: i64,
+        build_id: Option<&BuildId>,
+        limit: usize,
+    ) -> Result<Vec<Changed>, StoreError> {
+        self.read(|connection| {
+            let sql = "SELECT build_id, changed, record FROM builds \
+                       WHERE (changed, build_id) > (?1, ?2) ORDER BY changed, build_id LIMIT ?3";
+            let mut statement = connection.prepare_cached(sql)?;
+            // Above every build-id: none means that all with this number are known.
+            let after = build_id.map_or_else(|| "~".to_owned(), BuildId::to_string);
+            let rows = statement.query_map(params![changed, after, limit as i64], |row| {
+                Ok(Changed {
+                    build_id: required(row, 0)?,
+                    changed: row.get(1)?,
+                    record: row.get(2)?,
+                })
+            })?;
+            rows.collect()
         })
     }
 

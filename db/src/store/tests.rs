@@ -348,12 +348,74 @@ fn versions_of_another_time_are_refused() {
     let raw = Connection::open(&path).unwrap();
     raw.pragma_update(None, "user_version", 99).unwrap();
     for error in refused(&path) {
-        assert!(matches!(error, StoreError::Newer { found: 99, known: 2, .. }), "{error:?}");
+        assert!(matches!(error, StoreError::Newer { found: 99, known: 3, .. }), "{error:?}");
         assert!(error.to_string().ends_with("update nfdrop, or crawl into a new file"), "{error}");
     }
     raw.pragma_update(None, "user_version", 0).unwrap();
     let older = Store::open_read_only(&path).unwrap_err();
-    assert!(matches!(older, StoreError::Older { found: 0, known: 2, .. }), "{older:?}");
+    assert!(matches!(older, StoreError::Older { found: 0, known: 3, .. }), "{older:?}");
+}
+
+fn by_a_better_analyzer(number: u8) -> KernelOutcome {
+    let mut put = good(number, "sid");
+    let Outcome::Build(build) = &mut put.outcome else { panic!("a build") };
+    build.analyzer = "0.2.0".into();
+    let plan = build.record.plan.as_mut().unwrap();
+    plan.evidence.analyzer.clone_from(&build.analyzer);
+    put
+}
+
+#[test]
+fn what_was_written_since_is_told_once_and_in_order() {
+    let folder = folder();
+    let store = Store::create_or_open(folder.path().join("db.sqlite")).unwrap();
+    for number in 1..=5 {
+        store.put_kernel(&good(number, "sid")).unwrap();
+    }
+    let all = store.changed_after(-1, None, 100).unwrap();
+    let order: Vec<i64> = all.iter().map(|build| build.changed).collect();
+    assert_eq!(order, [1, 2, 3, 4, 5]);
+    let mut paged = vec![];
+    while let Some(page) = {
+        let last: Option<&Changed> = paged.last();
+        let (changed, id) = last.map_or((-1, None), |last| (last.changed, Some(&last.build_id)));
+        Some(store.changed_after(changed, id, 2).unwrap()).filter(|page| !page.is_empty())
+    } {
+        paged.extend(page);
+    }
+    assert_eq!(paged, all);
+    // Nothing new in it: not written again.
+    store.put_kernel(&good(2, "trixie")).unwrap();
+    assert_eq!(store.changed_after(5, None, 100).unwrap(), []);
+    store.put_kernel(&by_a_better_analyzer(3)).unwrap();
+    let new = store.changed_after(5, None, 100).unwrap();
+    assert_eq!(new.len(), 1);
+    assert_eq!((new[0].changed, &new[0].build_id), (6, &all[2].build_id));
+}
+
+#[derive(Debug)]
+struct Length;
+
+impl Signer for Length {
+    fn sign(&self, record: &[u8]) -> String {
+        format!("{} bytes", record.len())
+    }
+}
+
+#[test]
+fn a_signature_is_of_the_record_that_is_stored_or_there_is_none() {
+    let folder = folder();
+    let store = Store::create_or_open(folder.path().join("db.sqlite")).unwrap();
+    let signing = store.clone().signing(Arc::new(Length));
+    let id = |number| BuildId::from_bytes(&[number; 20]).unwrap();
+    signing.put_kernel(&good(1, "sid")).unwrap();
+    store.put_kernel(&good(2, "sid")).unwrap();
+    let length = store.record(&id(1)).unwrap().unwrap().len();
+    assert_eq!(store.signature(&id(1)).unwrap(), Some(format!("{length} bytes")));
+    assert_eq!(store.signature(&id(2)).unwrap(), None);
+    assert_eq!(store.signature(&id(3)).unwrap(), None);
+    store.put_kernel(&by_a_better_analyzer(1)).unwrap();
+    assert_eq!(store.signature(&id(1)).unwrap(), None, "of a record that is no longer there");
 }
 
 #[test]

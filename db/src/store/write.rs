@@ -7,7 +7,8 @@
 //! package is fetched, why a fetch failed) is replaced by the latest.
 
 use super::{
-    Accept, Build, InputKey, Kernel, KernelOutcome, Known, Outcome, Source, Store, StoreError,
+    Accept, Build, InputKey, Kernel, KernelOutcome, Known, Outcome, Signer, Source, Store,
+    StoreError,
     body::BodyOutcome,
     read::{self, KnownAs},
 };
@@ -31,7 +32,8 @@ impl Store {
                 self.write(|connection| {
                     let kernel = &put.kernel;
                     let whole = kernel.packages.iter().all(|package| !package.transport_only);
-                    put_build(connection, build, kernel.signed_by.is_some() && whole)?;
+                    let vouched = kernel.signed_by.is_some() && whole;
+                    put_build(connection, build, vouched, self.signer())?;
                     let id = build.record.build_id.to_string();
                     let vmlinux = build.vmlinux_build_id.as_ref().map(ToString::to_string);
                     let vmlinux = vmlinux.as_deref();
@@ -212,6 +214,7 @@ pub(super) fn put_build(
     connection: &Connection,
     build: &Build,
     vouched: bool,
+    signer: Option<&dyn Signer>,
 ) -> rusqlite::Result<()> {
     let new = Stored::of(build);
     let sql = "SELECT EXISTS (SELECT 1 FROM packages WHERE build_id = ?1 \
@@ -242,12 +245,15 @@ pub(super) fn put_build(
         return Ok(());
     }
     let Record { status, reason, detail, .. } = &build.record;
+    let signature = signer.map(|signer| signer.sign(&new.record));
     connection
         .prepare_cached(
-            "INSERT INTO builds VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) \
+            "INSERT INTO builds VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, \
+             (SELECT coalesce(max(changed), 0) + 1 FROM builds)) \
              ON CONFLICT DO UPDATE SET object = excluded.object, arch = excluded.arch, \
              input_key = excluded.input_key, status = excluded.status, reason = excluded.reason, \
-             detail = excluded.detail, record = excluded.record, analyzer = excluded.analyzer",
+             detail = excluded.detail, record = excluded.record, analyzer = excluded.analyzer, \
+             signature = excluded.signature, changed = excluded.changed",
         )?
         .execute(params![
             id,
@@ -259,6 +265,7 @@ pub(super) fn put_build(
             detail,
             new.record,
             new.analyzer,
+            signature,
         ])?;
     Ok(())
 }
