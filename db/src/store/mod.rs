@@ -24,6 +24,7 @@ mod merge;
 mod open;
 mod read;
 mod stats;
+mod watch;
 mod write;
 
 pub use body::{Body, BodyOutcome, InputKey, PlanTemplate};
@@ -33,6 +34,7 @@ pub use read::{
     Accept, BuildFilter, BuildSummary, Changed, Counts, Failure, Known, flavour, series,
 };
 pub use stats::{Group, Stats, Tally};
+pub use watch::{FileId, Watcher};
 
 use crate::{BuildId, Reason, Record};
 use rusqlite::Connection;
@@ -222,12 +224,12 @@ impl Store {
             transaction.finish()?;
             Ok(value)
         };
-        let value = run().map_err(|cause| StoreError::from_sqlite(self.path(), cause))?;
+        let value = run().map_err(|cause| StoreError::from_sqlite(self.path(), cause));
         let mut idle = idle();
         if idle.len() < MAX_IDLE {
             idle.push(connection);
         }
-        Ok(value)
+        value
     }
 }
 

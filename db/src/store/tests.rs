@@ -393,6 +393,28 @@ fn what_was_written_since_is_told_once_and_in_order() {
     assert_eq!((new[0].changed, &new[0].build_id), (6, &all[2].build_id));
 }
 
+#[test]
+fn a_change_by_others_is_noticed_and_so_is_another_file() {
+    let folder = folder();
+    let path = folder.path().join("db %?#.sqlite");
+    let writer = Store::create_or_open(&path).unwrap();
+    let (reader, mut watcher) = Store::open_for_serving(&path, 2).unwrap();
+    assert!(watcher.has_changed().unwrap());
+    assert!(!watcher.has_changed().unwrap());
+    writer.put_kernel(&good(1, "sid")).unwrap();
+    assert!(watcher.has_changed().unwrap());
+    assert!(!watcher.has_changed().unwrap());
+    assert_eq!(reader.counts().unwrap().resolved, 1);
+    let before = FileId::of(&path).unwrap();
+    let other = folder.path().join("other.sqlite");
+    drop(Store::create_or_open(&other).unwrap());
+    Store::look_at(&other).unwrap();
+    fs::rename(&other, &path).unwrap();
+    assert_ne!(FileId::of(&path).unwrap(), before);
+    fs::write(&path, "no database").unwrap();
+    assert!(Store::look_at(&path).is_err());
+}
+
 #[derive(Debug)]
 struct Length;
 
