@@ -34,7 +34,7 @@ pub use read::{
     Accept, BuildFilter, BuildSummary, Changed, Counts, Failure, Known, flavour, series,
 };
 pub use stats::{Group, Stats, Tally};
-pub use watch::{FileId, Watcher};
+pub use watch::{FileId, Log, Watcher, log_of};
 
 use crate::{BuildId, Reason, Record};
 use rusqlite::Connection;
