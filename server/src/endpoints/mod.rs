@@ -4,6 +4,7 @@ mod bpftrace;
 mod healthz;
 mod index;
 mod kprobe_events;
+mod minisig;
 mod plan;
 mod provenance;
 
@@ -22,6 +23,7 @@ use tower_http::trace::TraceLayer;
 pub fn router(database: Database) -> Router {
     Router::new()
         .route("/buildid/{hex}/plan", get(plan::get))
+        .route("/buildid/{hex}/plan.minisig", get(minisig::get))
         .route("/buildid/{hex}/provenance", get(provenance::get))
         .route("/buildid/{hex}/nfdrop.bt", get(bpftrace::get))
         .route("/buildid/{hex}/kprobe_events", get(kprobe_events::get))
