@@ -13,6 +13,8 @@ pub mod listing;
 pub mod package;
 pub mod resolve;
 #[cfg(feature = "crawl")]
+pub mod signing;
+#[cfg(feature = "crawl")]
 pub mod source;
 #[cfg(feature = "crawl")]
 pub mod stats;

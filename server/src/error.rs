@@ -37,6 +37,9 @@ pub enum Error {
         /// Particulars.
         detail: Option<String>,
     },
+    /// The record was stored without a key.
+    #[error("build {0} is known, but its record is not signed")]
+    Unsigned(BuildId),
     /// No such path.
     #[error("there is nothing at this path")]
     NoSuchPath,
@@ -96,6 +99,13 @@ impl Error {
                 StatusCode::NOT_FOUND,
                 MINUTES,
                 "only a newer nfdrop-indexer can change that; /plan has the whole record",
+            ),
+            Self::Unsigned(_) => (
+                StatusCode::NOT_FOUND,
+                MINUTES,
+                "whoever runs this server signs what it has with `nfdrop-indexer sign --db F \
+                 --sign-key K`, and new records with crawl --sign-key K; `nfdrop-indexer keygen` \
+                 makes a key",
             ),
             Self::NoSuchPath => (
                 StatusCode::NOT_FOUND,

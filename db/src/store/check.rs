@@ -4,6 +4,7 @@ use super::{
     InputKey, Store, StoreError,
     body::BodyOutcome,
     read::{self, optional, required},
+    signature,
 };
 use crate::{BuildId, Reason, Record, Status, hex};
 use rusqlite::{Connection, types::ValueRef};
@@ -12,7 +13,10 @@ use std::fmt::Write as _;
 /// Per table the columns that are content, and so all but the times.
 const CONTENT: [(&str, &str); 5] = [
     ("bodies", "input_key, analyzer, reason, detail, plan"),
-    ("builds", "build_id, object, arch, input_key, analyzer, status, reason, detail, record"),
+    (
+        "builds",
+        "build_id, object, arch, input_key, analyzer, status, reason, detail, record, signature",
+    ),
     (
         "packages",
         "distro, suite, package, version, arch, sha256, release, url, set_sha256, signed_by, \
@@ -55,8 +59,8 @@ impl Store {
         })
     }
 
-    /// What is wrong with the database, a line each: SQLite's own checks, then every record, body and
-    /// reference. Empty where all is well.
+    /// What is wrong with the database, a line each: SQLite's own checks, then every record, body,
+    /// reference and signature's form. Empty where all is well.
     pub fn check(&self) -> Result<Vec<String>, StoreError> {
         self.read(|connection| {
             let mut problems = Vec::new();
@@ -93,8 +97,8 @@ fn write_value(line: &mut String, name: &str, value: ValueRef<'_>) {
 }
 
 fn check_builds(connection: &Connection, problems: &mut Vec<String>) -> rusqlite::Result<()> {
-    let sql = "SELECT build_id, object, arch, input_key, status, reason, detail, record, analyzer \
-               FROM builds ORDER BY build_id";
+    let sql = "SELECT build_id, object, arch, input_key, status, reason, detail, record, analyzer, \
+               signature FROM builds ORDER BY build_id";
     let mut statement = connection.prepare(sql)?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
@@ -113,6 +117,10 @@ fn check_builds(connection: &Connection, problems: &mut Vec<String>) -> rusqlite
                 continue;
             }
         };
+        let signature: Option<String> = row.get(9)?;
+        if let Some(what) = signature.and_then(|text| signature::problem(&id, &text)) {
+            problems.push(format!("build {id}: its signature {what}"));
+        }
         let status: Option<Status> = required(row, 4).ok();
         let reason: Option<Reason> = optional(row, 5).unwrap_or_default();
         let same = (&record.build_id, Some(record.status), record.reason) == (&id, status, reason)

@@ -4,11 +4,12 @@
 //!
 //! Who merges a database believes it: that a record is of a build, and a result of a body, is its word.
 //! But it may be damaged, so every record and text of it is looked at as if it were to be stored for the
-//! first time.
+//! first time. Its signatures come with the records, where this database has no key of its own.
 
 use super::{
     Build, InputKey, Kernel, Source, Store, StoreError,
     read::{optional, required},
+    signature,
     write::{
         PackageRow, check_sha256, check_text, put_build, put_failure, put_package, set_sha256,
     },
@@ -46,7 +47,7 @@ impl Store {
             last.clone_from(id);
             merged.builds += page.len() as u64;
             let mut valid = Vec::with_capacity(page.len());
-            for (id, record, mut build, vouched) in page {
+            for (id, record, mut build, vouched, signed) in page {
                 build.record = Record::parse_canonical(&record)
                     .map_err(|error| damaged(format!("the record of {id}: {error}")))?;
                 if build.record.build_id.to_string() != id {
@@ -59,11 +60,16 @@ impl Store {
                 ] {
                     check_text(&id, field, text)?;
                 }
-                valid.push((build, vouched));
+                let id = &build.record.build_id;
+                if let Some(what) = signed.as_ref().and_then(|text| signature::problem(id, text)) {
+                    return Err(damaged(format!("the signature of {id} {what}")));
+                }
+                let signature = self.sign(&build.record).or(signed);
+                valid.push((build, vouched, signature));
             }
             self.write(|connection| {
-                valid.iter().try_for_each(|(build, vouched)| {
-                    put_build(connection, build, *vouched, self.signer())
+                valid.iter().try_for_each(|(build, vouched, signature)| {
+                    put_build(connection, build, *vouched, signature.as_deref())
                 })
             })?;
         }
@@ -108,14 +114,14 @@ impl Store {
     }
 }
 
-/// Build-id, record, the rest of the build, and whether somebody vouches for it.
-type BuildRow = (String, Vec<u8>, Build, bool);
+/// Build-id, record, the rest of the build, whether somebody vouches for it, and the signature.
+type BuildRow = (String, Vec<u8>, Build, bool, Option<String>);
 
 /// The next page of builds; the record is put into them once it was looked at.
 fn builds(connection: &Connection, after: &str) -> rusqlite::Result<Vec<BuildRow>> {
     let sql = "SELECT build_id, record, object, arch, analyzer, input_key, \
                EXISTS (SELECT 1 FROM packages WHERE packages.build_id = builds.build_id \
-                       AND signed_by IS NOT NULL AND transport_only = 0) \
+                       AND signed_by IS NOT NULL AND transport_only = 0), signature \
                FROM builds WHERE build_id > ?1 ORDER BY build_id LIMIT ?2";
     let mut statement = connection.prepare_cached(sql)?;
     let row = |row: &Row<'_>| {
@@ -130,7 +136,7 @@ fn builds(connection: &Connection, after: &str) -> rusqlite::Result<Vec<BuildRow
             package: String::new(),
             vmlinux_build_id: None,
         };
-        Ok((row.get(0)?, row.get(1)?, build, row.get(6)?))
+        Ok((row.get(0)?, row.get(1)?, build, row.get(6)?, row.get(7)?))
     };
     let rows = statement.query_map((after, PAGE as i64), row)?;
     rows.collect()

@@ -23,6 +23,7 @@ mod error;
 mod merge;
 mod open;
 mod read;
+mod signature;
 mod stats;
 mod watch;
 mod write;
@@ -33,13 +34,13 @@ pub use merge::Merged;
 pub use read::{
     Accept, BuildFilter, BuildSummary, Changed, Counts, Failure, Known, flavour, series,
 };
+pub use signature::{MAX_SIGNATURE, Signed, Signer, trusted_comment};
 pub use stats::{Group, Stats, Tally};
 pub use watch::{FileId, Log, Watcher, log_of};
 
 use crate::{BuildId, Reason, Record};
 use rusqlite::Connection;
 use std::{
-    fmt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
@@ -49,12 +50,6 @@ use std::{
 pub struct Store {
     inner: Arc<Inner>,
     signer: Option<Arc<dyn Signer>>,
-}
-
-/// Signs records as they are stored, so that what serves them needs no key.
-pub trait Signer: fmt::Debug + Send + Sync {
-    /// The signature over exactly these bytes, as it is handed out: the text of a minisign file.
-    fn sign(&self, record: &[u8]) -> String;
 }
 
 #[derive(Debug)]
@@ -192,7 +187,8 @@ impl Store {
         Self { inner: Arc::new(Inner { path, idle, writer }), signer: None }
     }
 
-    /// This store, with every record that is written from here on signed.
+    /// This store, with every record that is written from here on signed. What is there already is
+    /// for [`Store::sign_stored`].
     #[must_use]
     pub fn signing(self, signer: Arc<dyn Signer>) -> Self {
         Self { signer: Some(signer), ..self }
@@ -200,6 +196,11 @@ impl Store {
 
     fn signer(&self) -> Option<&dyn Signer> {
         self.signer.as_deref()
+    }
+
+    /// This record's signature, where there is a key.
+    fn sign(&self, record: &Record) -> Option<String> {
+        Some(self.signer()?.sign(&record.build_id, &record.to_bytes()))
     }
 
     /// The file.

@@ -422,29 +422,132 @@ fn a_change_by_others_is_noticed_and_so_is_another_file() {
     assert!(Store::look_at(&path).is_err());
 }
 
+/// Signs with a made-up key: a minisign file in form, whose bytes are the key and the record's length.
 #[derive(Debug)]
-struct Length;
+struct Key(char);
 
-impl Signer for Length {
-    fn sign(&self, record: &[u8]) -> String {
-        format!("{} bytes", record.len())
+impl Signer for Key {
+    fn sign(&self, build_id: &BuildId, record: &[u8]) -> String {
+        let digit = |text: usize, len| format!("{text:0len$}").replace('0', &self.0.to_string());
+        format!(
+            "untrusted comment: made up\nRUQ{}=\ntrusted comment: {}\n{}==\n",
+            digit(record.len(), 96),
+            trusted_comment(build_id),
+            digit(0, 86),
+        )
     }
+}
+
+/// The signature of what is stored.
+fn of_key(store: &Store, number: u8, key: char) -> String {
+    let id = BuildId::from_bytes(&[number; 20]).unwrap();
+    Key(key).sign(&id, &store.record(&id).unwrap().unwrap())
+}
+
+fn signature(store: &Store, number: u8) -> Option<String> {
+    store.signature(&BuildId::from_bytes(&[number; 20]).unwrap()).unwrap()
 }
 
 #[test]
 fn a_signature_is_of_the_record_that_is_stored_or_there_is_none() {
     let folder = folder();
     let store = Store::create_or_open(folder.path().join("db.sqlite")).unwrap();
-    let signing = store.clone().signing(Arc::new(Length));
-    let id = |number| BuildId::from_bytes(&[number; 20]).unwrap();
+    let signing = store.clone().signing(Arc::new(Key('A')));
     signing.put_kernel(&good(1, "sid")).unwrap();
     store.put_kernel(&good(2, "sid")).unwrap();
-    let length = store.record(&id(1)).unwrap().unwrap().len();
-    assert_eq!(store.signature(&id(1)).unwrap(), Some(format!("{length} bytes")));
-    assert_eq!(store.signature(&id(2)).unwrap(), None);
-    assert_eq!(store.signature(&id(3)).unwrap(), None);
+    assert_eq!(signature(&store, 1), Some(of_key(&store, 1, 'A')));
+    assert_eq!(signature(&store, 2), None);
+    assert_eq!(signature(&store, 3), None);
+    // Put again, it takes no signature away, and brings one.
+    store.put_kernel(&good(1, "sid")).unwrap();
+    signing.put_kernel(&good(2, "sid")).unwrap();
+    assert_eq!(signature(&store, 1), Some(of_key(&store, 1, 'A')));
+    assert_eq!(signature(&store, 2), Some(of_key(&store, 2, 'A')));
     store.put_kernel(&by_a_better_analyzer(1)).unwrap();
-    assert_eq!(store.signature(&id(1)).unwrap(), None, "of a record that is no longer there");
+    assert_eq!(signature(&store, 1), None, "of a record that is no longer there");
+    assert_eq!(store.check().unwrap(), Vec::<String>::new());
+}
+
+#[test]
+fn what_is_stored_unsigned_or_with_another_key_is_signed() {
+    let folder = folder();
+    let store = Store::create_or_open(folder.path().join("db.sqlite")).unwrap();
+    for number in 0..5 {
+        store.put_kernel(&good(number, "sid")).unwrap();
+    }
+    let signing = |key| store.clone().signing(Arc::new(Key(key)));
+    signing('B').put_kernel(&good(5, "sid")).unwrap();
+    assert_eq!(store.sign_stored(|_| ()).unwrap(), Signed::default(), "without a key");
+    let raw = Connection::open(store.path()).unwrap();
+    raw.execute("UPDATE builds SET record = x'7b7d' WHERE build_id = ?1", ["03".repeat(20)])
+        .unwrap();
+    for key in ['B', 'A'] {
+        let mut told = vec![];
+        let done = signing(key).sign_stored(|done| told.push(done)).unwrap();
+        let signed = if key == 'B' { 4 } else { 5 };
+        assert_eq!(done, Signed { builds: 6, signed, damaged: 1 });
+        assert_eq!(told, [done]);
+        for number in [0, 1, 2, 4, 5] {
+            assert_eq!(signature(&store, number), Some(of_key(&store, number, key)));
+        }
+        assert_eq!(signature(&store, 3), None, "nobody vouches for what is damaged");
+        let last = store.changed_after(-1, None, 100).unwrap().pop().unwrap().changed;
+        let again = signing(key).sign_stored(|_| ()).unwrap();
+        assert_eq!(again, Signed { builds: 6, signed: 0, damaged: 1 });
+        assert_eq!(store.changed_after(last, None, 100).unwrap(), [], "nothing to do, nothing new");
+    }
+    // A signature is new for whoever follows.
+    assert_eq!(store.changed_after(6 + 4, None, 100).unwrap().len(), 5);
+}
+
+#[test]
+fn signing_goes_on_behind_the_first_page() {
+    let folder = folder();
+    let store = Store::create_or_open(folder.path().join("db.sqlite")).unwrap();
+    let raw = Connection::open(store.path()).unwrap();
+    store.put_kernel(&good(0, "sid")).unwrap();
+    let transaction = raw.unchecked_transaction().unwrap();
+    for number in 1..1100_u32 {
+        let id = format!("{:040x}", number + 1);
+        let record = Record::unresolved(id.parse().unwrap(), Reason::NoSite, "").to_bytes();
+        let sql = "INSERT INTO builds VALUES (?1, 'nf_tables', 'x86_64', NULL, 'unresolved', \
+                   'no_site', '', ?2, '0.1.0', NULL, 0)";
+        raw.execute(sql, (id, record)).unwrap();
+    }
+    transaction.commit().unwrap();
+    let signing = store.clone().signing(Arc::new(Key('A')));
+    let mut pages = vec![];
+    let done = signing.sign_stored(|done| pages.push(done.signed)).unwrap();
+    assert_eq!((done.builds, done.signed, pages), (1100, 1100, vec![500, 1000, 1100]));
+    assert_eq!(store.check().unwrap(), Vec::<String>::new());
+}
+
+#[test]
+fn a_signature_that_is_none_is_found_and_not_merged() {
+    let folder = folder();
+    let store = Store::create_or_open(folder.path().join("db.sqlite")).unwrap();
+    for number in [1, 2] {
+        store.put_kernel(&good(number, "sid")).unwrap();
+    }
+    let raw = Connection::open(store.path()).unwrap();
+    let other = of_key(&store, 2, 'A');
+    for (text, says) in [
+        ("signed, believe me", "is not the text of a minisign signature"),
+        (other.as_str(), "says that it is of something else"),
+    ] {
+        raw.execute(
+            "UPDATE builds SET signature = ?2 WHERE build_id = ?1",
+            ["01".repeat(20).as_str(), text],
+        )
+        .unwrap();
+        let id = "01".repeat(20);
+        assert_eq!(store.check().unwrap(), [format!("build {id}: its signature {says}")]);
+        let into = Store::create_or_open(folder.path().join("into.sqlite")).unwrap();
+        let error = into.merge(&store).unwrap_err();
+        assert!(matches!(&error, StoreError::Corrupt { .. }), "{error:?}");
+        assert!(error.to_string().contains(&format!("the signature of {id} {says}")), "{error}");
+        assert_eq!(into.counts().unwrap().resolved, 0);
+    }
 }
 
 #[test]
@@ -562,7 +665,8 @@ proptest! {
         }
     }
 
-    /// Whatever the order and the repetition, the content is the same.
+    /// Whatever the order and the repetition, the content is the same; and whichever part is stored
+    /// elsewhere and merged, in whichever direction. Some are signed, with one key or another.
     #[test]
     fn order_and_repetition_do_not_matter(
         (puts, order) in puts().prop_flat_map(|puts| {
@@ -572,23 +676,82 @@ proptest! {
         })
     ) {
         let folder = folder();
-        let straight = Store::create_or_open(folder.path().join("straight.sqlite")).unwrap();
-        let shuffled = Store::create_or_open(folder.path().join("shuffled.sqlite")).unwrap();
-        for put in &puts {
-            straight.put_kernel(put).unwrap();
+        let open = |name: &str| Store::create_or_open(folder.path().join(name)).unwrap();
+        let put = |store: &Store, (put, key): &(KernelOutcome, Option<char>)| {
+            let signing = key.map(|key| store.clone().signing(Arc::new(Key(key))));
+            signing.as_ref().unwrap_or(store).put_kernel(put).unwrap();
+        };
+        let (straight, shuffled, parts) = (open("straight"), open("shuffled"), [open("0"), open("1")]);
+        for one in &puts {
+            put(&straight, one);
         }
-        for index in order {
-            shuffled.put_kernel(&puts[index]).unwrap();
+        for (position, index) in order.into_iter().enumerate() {
+            put(&shuffled, &puts[index]);
+            put(&parts[position % 2], &puts[index]);
         }
-        prop_assert_eq!(straight.content_dump().unwrap(), shuffled.content_dump().unwrap());
+        let expected = straight.content_dump().unwrap();
+        prop_assert_eq!(&expected, &shuffled.content_dump().unwrap());
         prop_assert_eq!(shuffled.check().unwrap(), Vec::<String>::new());
+        // A body is merged with a build of it, and so not where a better record has taken its place.
+        let but_bodies = |content: &str| -> Vec<String> {
+            let lines = content.lines().filter(|line| !line.starts_with("bodies "));
+            lines.map(str::to_owned).collect()
+        };
+        let expected = but_bodies(&expected);
+        for (name, order) in [("there", [0, 1, 0]), ("and back", [1, 0, 1])] {
+            let merged = open(name);
+            for part in order {
+                merged.merge(&parts[part]).unwrap();
+            }
+            prop_assert_eq!(&expected, &but_bodies(&merged.content_dump().unwrap()));
+        }
+        parts[0].merge(&parts[1]).unwrap();
+        prop_assert_eq!(&expected, &but_bodies(&parts[0].content_dump().unwrap()));
+    }
+
+    /// Of records with and without a vouched source, signed or not, one is left whatever the order.
+    #[test]
+    fn the_signature_that_stays_is_that_of_the_record_that_stays(
+        (puts, order) in puts().prop_flat_map(|puts| {
+            let vouched = proptest::collection::vec(any::<bool>(), puts.len());
+            let order: Vec<usize> = (0..puts.len()).collect();
+            let puts = vouched.prop_map(move |vouched| {
+                let unsigned = |(mut put, vouched): ((KernelOutcome, _), bool)| {
+                    if !vouched {
+                        put.0.kernel.signed_by = None;
+                    }
+                    put
+                };
+                puts.clone().into_iter().zip(vouched).map(unsigned).collect::<Vec<_>>()
+            });
+            (puts, Just(order).prop_shuffle())
+        })
+    ) {
+        let folder = folder();
+        let kept = |name: &str, order: &[usize]| {
+            let store = Store::create_or_open(folder.path().join(name)).unwrap();
+            for index in order {
+                let (put, key) = &puts[*index];
+                let signing = key.map(|key| store.clone().signing(Arc::new(Key(key))));
+                signing.as_ref().unwrap_or(&store).put_kernel(put).unwrap();
+            }
+            let of = |number| {
+                let id = BuildId::from_bytes(&[number; 20]).unwrap();
+                (store.record(&id).unwrap(), store.signature(&id).unwrap())
+            };
+            (0..6).map(of).collect::<Vec<_>>()
+        };
+        let straight: Vec<usize> = (0..puts.len()).collect();
+        prop_assert_eq!(kept("straight", &straight), kept("shuffled", &order));
     }
 }
 
 /// Outcomes of a few kernels in a few suites, poorer and richer records of the same build and other
 /// analyzers among them. A kernel fails in one way only, as in one crawl.
-fn puts() -> impl Strategy<Value = Vec<KernelOutcome>> {
-    let one = (0..6_u8, 0..3_usize, 0..5_u8, 0..100_u64).prop_map(|(number, suite, kind, time)| {
+fn puts() -> impl Strategy<Value = Vec<(KernelOutcome, Option<char>)>> {
+    let key = proptest::option::of(proptest::char::range('A', 'B'));
+    let one = (0..6_u8, 0..3_usize, 0..5_u8, 0..100_u64, key);
+    let one = one.prop_map(|(number, suite, kind, time, key)| {
         let suite = ["bookworm", "bookworm-security", "sid"][suite];
         let mut put = match kind {
             0 => failed(number, suite, Reason::IncompletePackageSet),
@@ -602,7 +765,7 @@ fn puts() -> impl Strategy<Value = Vec<KernelOutcome>> {
             }
         };
         put.indexed_at = time;
-        put
+        (put, key)
     });
     proptest::collection::vec(one, 1..12)
 }

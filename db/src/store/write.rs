@@ -5,16 +5,20 @@
 //! higher rank stays. That makes writing commutative, associative and idempotent, so any
 //! interleaving and any repetition ends with the same content. What may change with time (where a
 //! package is fetched, why a fetch failed) is replaced by the latest.
+//!
+//! A signature belongs to its record, and comes last in the rank: between equal records one that is signed
+//! stays over one that is not, and of two keys' the one that sorts higher. Which key all are signed with in
+//! the end is not left to that: [`Store::sign_stored`] says it.
 
 use super::{
-    Accept, Build, InputKey, Kernel, KernelOutcome, Known, Outcome, Signer, Source, Store,
-    StoreError,
+    Accept, Build, InputKey, Kernel, KernelOutcome, Known, Outcome, Source, Store, StoreError,
     body::BodyOutcome,
     read::{self, KnownAs},
+    signature::put_signature,
 };
 use crate::{Plan, Record, hex};
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
-use std::sync::PoisonError;
+use std::{cmp::Ordering, sync::PoisonError};
 
 /// Longest text accepted, in bytes: names, versions, URLs.
 const MAX_TEXT: usize = 2048;
@@ -29,11 +33,12 @@ impl Store {
         match &put.outcome {
             Outcome::Build(build) => {
                 check_build(&put.kernel, build)?;
+                let signature = self.sign(&build.record);
                 self.write(|connection| {
                     let kernel = &put.kernel;
                     let whole = kernel.packages.iter().all(|package| !package.transport_only);
                     let vouched = kernel.signed_by.is_some() && whole;
-                    put_build(connection, build, vouched, self.signer())?;
+                    put_build(connection, build, vouched, signature.as_deref())?;
                     let id = build.record.build_id.to_string();
                     let vmlinux = build.vmlinux_build_id.as_ref().map(ToString::to_string);
                     let vmlinux = vmlinux.as_deref();
@@ -214,7 +219,7 @@ pub(super) fn put_build(
     connection: &Connection,
     build: &Build,
     vouched: bool,
-    signer: Option<&dyn Signer>,
+    signature: Option<&str>,
 ) -> rusqlite::Result<()> {
     let new = Stored::of(build);
     let sql = "SELECT EXISTS (SELECT 1 FROM packages WHERE build_id = ?1 \
@@ -227,10 +232,12 @@ pub(super) fn put_build(
     if let Some(key) = &build.input {
         put_body(connection, key, &new)?;
     }
-    let sql = "SELECT record, analyzer, object, arch, input_key FROM builds WHERE build_id = ?1";
+    let sql = "SELECT record, analyzer, object, arch, input_key, signature FROM builds \
+               WHERE build_id = ?1";
     let old = connection.prepare_cached(sql)?.query_row([&id], |row| {
         let record: Vec<u8> = row.get(0)?;
-        Ok(Stored {
+        let signature: Option<String> = row.get(5)?;
+        let stored = Stored {
             analyzer: row.get(1)?,
             object: row.get(2)?,
             arch: row.get(3)?,
@@ -238,14 +245,22 @@ pub(super) fn put_build(
             // A damaged record ranks lowest, so that the next crawl repairs it.
             parsed: Record::parse_canonical(&record).ok(),
             record,
-        })
+        };
+        Ok((stored, signature))
     });
-    let comparable = known_vouched == vouched;
-    if old.optional()?.is_some_and(|old| comparable && old.rank() >= new.rank()) {
-        return Ok(());
+    if let Some((old, known)) = old.optional()?
+        && known_vouched == vouched
+    {
+        match (old.rank().cmp(&new.rank()), signature) {
+            (Ordering::Less, _) => {}
+            (Ordering::Equal, Some(signature)) if known.as_deref() < Some(signature) => {
+                put_signature(connection, &id, &new.record, signature)?;
+                return Ok(());
+            }
+            _ => return Ok(()),
+        }
     }
     let Record { status, reason, detail, .. } = &build.record;
-    let signature = signer.map(|signer| signer.sign(&new.record));
     connection
         .prepare_cached(
             "INSERT INTO builds VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, \

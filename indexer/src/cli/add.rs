@@ -4,6 +4,7 @@ use super::{
     ERROR, UNRESOLVED,
     inputs::{self, Content, Input, Inputs},
     put, say,
+    signing::SignKey,
 };
 use anyhow::Context as _;
 use nfdrop_db::{
@@ -49,10 +50,12 @@ pub(super) struct Args {
     /// Which part of it
     #[arg(long, value_name = "NAME", default_value = "local")]
     suite: String,
+    #[command(flatten)]
+    key: SignKey,
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<u8> {
-    let store = Store::create_or_open(&args.db)?;
+    let store = args.key.open(&args.db)?;
     let vmlinux = inputs::vmlinux(args.vmlinux.as_ref())?;
     let (mut inputs, mut found, mut code) = (Inputs::default(), Vec::new(), 0);
     for path in &args.files {
@@ -77,6 +80,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<u8> {
                 code = ERROR;
             }
         }
+    }
+    if !args.key.finish(&store)? {
+        code = ERROR;
     }
     Ok(code)
 }

@@ -1,6 +1,6 @@
 //! `nfdrop-indexer crawl`.
 
-use super::{ERROR, progress::Progress, put, say};
+use super::{ERROR, progress::Progress, put, say, signing::SignKey};
 use anyhow::Context as _;
 use nfdrop_db::Store;
 use nfdrop_indexer::{
@@ -38,6 +38,7 @@ Examples:
   nfdrop-indexer crawl --db nfdrop.sqlite --filter '^6\\.(1|12)\\.' --jobs 4
   nfdrop-indexer crawl --db nfdrop.sqlite --partial --mirror debian=https://mirror.example/debian
   nfdrop-indexer crawl fedora rocky --db nfdrop.sqlite --newest
+  nfdrop-indexer crawl --db nfdrop.sqlite --sign-key nfdrop.key
   nfdrop-indexer crawl --dry-run --mirror debian=http://mirror.example/debian
 
 Exit code: 0 done, unresolved kernels included; 1 error, a suite or package could not be read, or a suite
@@ -52,6 +53,8 @@ pub(super) struct Args {
     /// The database, created where there is none
     #[arg(long, value_name = "FILE", required_unless_present = "dry_run")]
     db: Option<PathBuf>,
+    #[command(flatten)]
+    key: SignKey,
     /// Kernels analysed at a time [default: the number of processors]
     #[arg(long, value_name = "N")]
     jobs: Option<NonZeroUsize>,
@@ -161,7 +164,7 @@ async fn crawl(args: Args, progress: &Arc<Progress>) -> anyhow::Result<u8> {
     let fetcher = Fetcher::new(args.fetch_options(cache))?;
     // What the database says is wanted before anything is fetched.
     let store = match &args.db {
-        Some(db) if !args.dry_run => Some(Store::create_or_open(db)?),
+        Some(db) if !args.dry_run => Some(args.key.open(db)?),
         Some(db) if db.exists() => Some(Store::open_read_only(db)?),
         _ => None,
     };
@@ -199,13 +202,15 @@ async fn crawl(args: Args, progress: &Arc<Progress>) -> anyhow::Result<u8> {
             std::future::pending::<()>().await;
         }
     };
+    let store = crawl.store.clone();
     let summary = crawl.run(&survey, &selection, stop).await?;
     progress.finish();
+    let signed = args.key.finish(&store)?;
     say(summary.text(begun.elapsed().as_secs()).trim_end());
     if summary.suites.is_empty() {
         anyhow::bail!("no suite was found; check the mirror's URL");
     }
-    Ok(if summary.is_complete() { 0 } else { ERROR })
+    Ok(if summary.is_complete() && signed { 0 } else { ERROR })
 }
 
 /// The repositories of the sources that were named. Where the catalogue has no mirror it is the one

@@ -1,6 +1,6 @@
 //! `nfdrop-indexer merge`.
 
-use super::put;
+use super::{ERROR, put, signing::SignKey};
 use nfdrop_db::Store;
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ use std::path::PathBuf;
 ///
 /// What they say is believed, so merge only what you or somebody you trust has crawled. The order does not
 /// matter, and merging twice changes nothing. Of two outcomes for a build the better one stays, as if one
-/// crawl had found both.
+/// crawl had found both. Without a key of its own it keeps the signatures that come with them.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Example:
@@ -22,12 +22,14 @@ pub(super) struct Args {
     /// The database to add to, created where there is none
     #[arg(long, value_name = "FILE")]
     db: PathBuf,
+    #[command(flatten)]
+    key: SignKey,
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<u8> {
     // All are looked at before the first is written.
     let others: Vec<_> = args.files.iter().map(Store::open_read_only).collect::<Result<_, _>>()?;
-    let store = Store::create_or_open(&args.db)?;
+    let store = args.key.open(&args.db)?;
     for other in &others {
         let merged = store.merge(other)?;
         let line = format!(
@@ -40,5 +42,5 @@ pub(super) fn run(args: &Args) -> anyhow::Result<u8> {
         );
         put(line.as_bytes())?;
     }
-    Ok(0)
+    Ok(if args.key.finish(&store)? { 0 } else { ERROR })
 }

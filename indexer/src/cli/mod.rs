@@ -12,6 +12,7 @@ mod list;
 mod merge;
 mod progress;
 mod resolve;
+mod signing;
 mod stats;
 
 use clap::{Parser, Subcommand};
@@ -38,6 +39,8 @@ enum Command {
     Crawl(crawl::Args),
     Add(add::Args),
     Merge(merge::Args),
+    Keygen(signing::KeygenArgs),
+    Sign(signing::SignArgs),
     List(list::Args),
     Stats(stats::Args),
     Completions(generate::CompletionsArgs),
@@ -57,6 +60,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Crawl(args) => crawl::run(args),
         Command::Add(args) => add::run(&args),
         Command::Merge(args) => merge::run(&args),
+        Command::Keygen(args) => signing::keygen(&args),
+        Command::Sign(args) => signing::sign(&args),
         Command::List(args) => list::run(&args),
         Command::Stats(args) => stats::run(&args),
         Command::Completions(args) => generate::completions(&args),

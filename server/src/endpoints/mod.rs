@@ -5,6 +5,7 @@ mod healthz;
 mod index;
 mod kprobe_events;
 mod metrics;
+mod minisig;
 mod plan;
 mod plans;
 mod provenance;
@@ -36,6 +37,7 @@ pub const BATCH_BODY: usize = 2 << 20;
 pub fn router(app: App) -> Router {
     let without_body = Router::new()
         .route("/buildid/{hex}/plan", get(plan::get))
+        .route("/buildid/{hex}/plan.minisig", get(minisig::get))
         .route("/buildid/{hex}/provenance", get(provenance::get))
         .route("/buildid/{hex}/nfdrop.bt", get(bpftrace::get))
         .route("/buildid/{hex}/kprobe_events", get(kprobe_events::get))

@@ -5,4 +5,5 @@
 mod http;
 mod limits;
 mod process;
+mod signed;
 mod support;

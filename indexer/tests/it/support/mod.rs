@@ -30,7 +30,12 @@ pub(crate) fn indexer(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_nfdrop-indexer"));
     command.args(arguments);
     let proxies = ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"];
-    for variable in proxies.iter().chain(&["NFDROP_CACHE_PATH", "RUST_LOG"]) {
+    for variable in proxies.iter().chain(&[
+        "NFDROP_CACHE_PATH",
+        "NFDROP_SIGN_KEY",
+        "NFDROP_SIGN_PASSWORD",
+        "RUST_LOG",
+    ]) {
         command.env_remove(variable);
     }
     command
