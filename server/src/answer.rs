@@ -18,6 +18,8 @@ pub const NOT_AT_ALL: &str = "no-store";
 pub const JSON: &str = "application/json";
 /// Text.
 pub const TEXT: &str = "text/plain; charset=utf-8";
+/// Pages.
+pub const HTML: &str = "text/html; charset=utf-8";
 
 /// Data that is handed out.
 #[derive(Debug)]

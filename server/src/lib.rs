@@ -12,6 +12,7 @@ pub mod cli;
 pub mod database;
 pub mod endpoints;
 pub mod error;
+pub mod pages;
 pub mod serve;
 
 pub use database::Database;

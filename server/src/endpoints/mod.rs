@@ -2,7 +2,6 @@
 
 mod bpftrace;
 mod healthz;
-mod index;
 mod kprobe_events;
 mod plan;
 mod provenance;
@@ -26,7 +25,7 @@ pub fn router(database: Database) -> Router {
         .route("/buildid/{hex}/nfdrop.bt", get(bpftrace::get))
         .route("/buildid/{hex}/kprobe_events", get(kprobe_events::get))
         .route("/healthz", get(healthz::get))
-        .route("/", get(index::get))
+        .merge(crate::pages::router())
         .fallback(async || Error::NoSuchPath)
         .method_not_allowed_fallback(async || Error::Method)
         .with_state(database)
