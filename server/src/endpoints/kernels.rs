@@ -38,10 +38,10 @@ pub(super) struct Wanted {
     /// Without a plan for this reason.
     reason: Option<Reason>,
     /// Behind this one: `next` of the page before.
-    after: Option<String>,
+    pub(super) after: Option<String>,
     /// At most so many, 1 to 1000.
     #[param(minimum = 1, maximum = 1000)]
-    limit: Option<usize>,
+    pub(super) limit: Option<usize>,
 }
 
 impl Wanted {
@@ -125,7 +125,7 @@ pub(super) async fn get(
 
 /// How many, and behind which one.
 pub(super) fn paging(
-    limit: Option<usize>,
+    pub(super) limit: Option<usize>,
     after: Option<&str>,
 ) -> Result<(usize, Option<Cursor>), Error> {
     let limit = limit.unwrap_or(PAGE);

@@ -3,7 +3,6 @@
 mod bpftrace;
 mod coverage;
 mod healthz;
-mod index;
 mod kernels;
 mod kprobe_events;
 mod metrics;
@@ -54,7 +53,7 @@ pub fn router(app: App) -> Router {
         .route("/healthz/live", get(healthz::live))
         .route("/healthz/ready", get(healthz::ready))
         .route("/metrics", get(metrics::get))
-        .route("/", get(index::get))
+        .merge(crate::pages::router())
         .layer(RequestBodyLimitLayer::new(NO_BODY));
     let with_body = Router::new()
         .route("/v1/plans", post(plans::post))
