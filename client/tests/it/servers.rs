@@ -68,7 +68,9 @@ impl Server {
         }));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        tokio::spawn(serve(listener, router, Limits::default(), pending()));
+        // Room for the largest batch.
+        let limits = Limits { body: 2 << 20, ..Limits::default() };
+        tokio::spawn(serve(listener, router, limits, pending()));
         Self { url, requests, _directory: directory }
     }
 
