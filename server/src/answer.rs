@@ -1,10 +1,12 @@
-//! Data with its media type, its lifetime in caches, and a strong validator.
+//! Data with its media type, its lifetime in caches, a strong validator, and the coding that the client
+//! likes best.
 
+use crate::encoding::{Encoded, Encoding};
 use axum::{
-    http::{HeaderMap, StatusCode, header},
-    response::{IntoResponse, Response},
+    body::{Body, Bytes},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::Response,
 };
-use nfdrop_db::hex;
 use sha2::{Digest, Sha256};
 
 /// A plan does not change until the resolver does.
@@ -18,6 +20,8 @@ pub const NOT_AT_ALL: &str = "no-store";
 pub const JSON: &str = "application/json";
 /// Text.
 pub const TEXT: &str = "text/plain; charset=utf-8";
+/// Pages.
+pub const HTML: &str = "text/html; charset=utf-8";
 
 /// Data that is handed out.
 #[derive(Debug)]
@@ -27,36 +31,77 @@ pub struct Answer {
     /// Value of Cache-Control.
     pub cache: &'static str,
     /// The bytes, exactly.
-    pub body: Vec<u8>,
+    pub body: Bytes,
+    /// The first half of the body's SHA-256.
+    pub tag: [u8; 16],
 }
 
 impl Answer {
+    /// These bytes.
+    pub fn new(kind: &'static str, cache: &'static str, body: impl Into<Bytes>) -> Self {
+        let body = body.into();
+        let mut tag = [0; 16];
+        tag.copy_from_slice(&Sha256::digest(&body)[..16]);
+        Self { kind, cache, body, tag }
+    }
+
     /// The response to a request with these headers: 304 when the caller has these bytes already.
-    pub fn to(self, request: &HeaderMap) -> Response {
-        let etag = format!("\"{}\"", hex::encode(&Sha256::digest(&self.body)));
+    pub fn to(self, request: &HeaderMap, encoded: &Encoded) -> Response {
+        let wanted = if request.contains_key(header::ACCEPT_ENCODING) {
+            Encoding::wanted(request)
+        } else {
+            None
+        };
+        let chosen = wanted.and_then(|encoding| {
+            encoded.get(self.tag, encoding, &self.body).map(|body| (encoding, body))
+        });
+        // A strong validator is of the bytes that are sent (RFC 9110, 8.8.3.3).
+        let etag = etag(self.tag, chosen.as_ref().map(|(encoding, _)| *encoding));
         let has_it = request
             .get_all(header::IF_NONE_MATCH)
             .iter()
-            .filter_map(|value| value.to_str().ok())
-            .any(|value| matches(value, &etag));
-        let headers = [
-            (header::CONTENT_TYPE, self.kind.to_owned()),
-            (header::CACHE_CONTROL, self.cache.to_owned()),
-            (header::ETAG, etag),
-        ];
-        if has_it {
-            return (StatusCode::NOT_MODIFIED, headers).into_response();
+            .any(|value| matches(value.as_bytes(), etag.as_bytes()));
+        let mut response = Response::new(Body::empty());
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(self.kind));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(self.cache));
+        headers.insert(header::ETAG, etag);
+        headers.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
+        if let Some((encoding, _)) = &chosen {
+            headers.insert(header::CONTENT_ENCODING, encoding.value());
         }
-        (headers, self.body).into_response()
+        if has_it {
+            *response.status_mut() = StatusCode::NOT_MODIFIED;
+        } else {
+            *response.body_mut() = Body::from(chosen.map_or(self.body, |(_, body)| body));
+        }
+        response
     }
 }
 
+fn etag(tag: [u8; 16], encoding: Option<Encoding>) -> HeaderValue {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut text = Vec::with_capacity(48);
+    text.push(b'"');
+    for byte in tag {
+        text.extend([DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+    }
+    if let Some(encoding) = encoding {
+        text.push(b'-');
+        text.extend(encoding.name().as_bytes());
+    }
+    text.push(b'"');
+    // All of it is visible ASCII.
+    HeaderValue::from_maybe_shared(Bytes::from(text))
+        .unwrap_or_else(|_| HeaderValue::from_static("\"\""))
+}
+
 /// RFC 9110, 13.1.2: a list of validators or `*`, compared weakly.
-fn matches(if_none_match: &str, etag: &str) -> bool {
+fn matches(if_none_match: &[u8], etag: &[u8]) -> bool {
     if_none_match
-        .split(',')
-        .map(str::trim)
-        .any(|one| one == "*" || one.strip_prefix("W/").unwrap_or(one) == etag)
+        .split(|byte| *byte == b',')
+        .map(<[u8]>::trim_ascii)
+        .any(|one| one == b"*" || one.strip_prefix(b"W/").unwrap_or(one) == etag)
 }
 
 #[cfg(test)]
@@ -66,10 +111,24 @@ mod tests {
     #[test]
     fn validators_compare_weakly_and_in_lists() {
         for given in ["\"a\"", "W/\"a\"", "\"b\", \"a\"", "*"] {
-            assert!(matches(given, "\"a\""), "{given}");
+            assert!(matches(given.as_bytes(), b"\"a\""), "{given}");
         }
         for given in ["", "a", "\"b\"", "\"A\"", "w/\"a\""] {
-            assert!(!matches(given, "\"a\""), "{given}");
+            assert!(!matches(given.as_bytes(), b"\"a\""), "{given}");
         }
+    }
+
+    #[test]
+    fn each_coding_has_a_validator_of_its_own() {
+        let tags = [None, Some(Encoding::Gzip), Some(Encoding::Brotli), Some(Encoding::Zstd)]
+            .map(|encoding| etag([0xa5; 16], encoding));
+        insta::assert_debug_snapshot!(tags, @r#"
+        [
+            "\"a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5\"",
+            "\"a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5-gzip\"",
+            "\"a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5-br\"",
+            "\"a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5-zstd\"",
+        ]
+        "#);
     }
 }

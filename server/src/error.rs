@@ -3,6 +3,8 @@
 use crate::{
     answer::{MINUTES, NOT_AT_ALL},
     database::QueryError,
+    endpoints::QuestionError,
+    upstream::NoAnswer,
 };
 use axum::{
     Json,
@@ -11,6 +13,7 @@ use axum::{
 };
 use nfdrop_db::{BuildId, BuildIdError, Reason, RecordError};
 use serde::Serialize;
+use std::sync::Arc;
 
 /// Why a request gets no data.
 #[derive(Debug, thiserror::Error)]
@@ -40,15 +43,24 @@ pub enum Error {
     /// No such path.
     #[error("there is nothing at this path")]
     NoSuchPath,
-    /// Not GET or HEAD.
-    #[error("this server only answers GET and HEAD")]
+    /// Not a method of this path.
+    #[error("this path does not answer this method")]
     Method,
     /// The answer took too long.
     #[error("the answer took too long")]
     Timeout,
-    /// The request has a body that is too large.
-    #[error("requests here have no body")]
+    /// The request's body is too long.
+    #[error("the body of this request is too long")]
     Body,
+    /// A question is none.
+    #[error(transparent)]
+    Question(#[from] QuestionError),
+    /// The database was out of reach for too long.
+    #[error("the database cannot be read, what is known of it is served on")]
+    NotReady,
+    /// Other servers have to be asked, and do not answer.
+    #[error("it is not known here, and {0}")]
+    Upstream(#[from] Arc<NoAnswer>),
     /// A stored record is broken.
     #[error("the stored record of build {build_id} is broken")]
     Broken {
@@ -98,13 +110,39 @@ impl Error {
             Self::NoSuchPath => (
                 StatusCode::NOT_FOUND,
                 MINUTES,
-                "try /buildid/<hex>/plan, /provenance, /nfdrop.bt or /kprobe_events, /healthz or /",
+                "try /buildid/<hex>/plan, /provenance, /nfdrop.bt or /kprobe_events, / in a browser, or \
+                 /openapi.json, which describes all paths",
             ),
-            Self::Method => (StatusCode::METHOD_NOT_ALLOWED, NOT_AT_ALL, "use GET"),
+            Self::Method => (
+                StatusCode::METHOD_NOT_ALLOWED,
+                NOT_AT_ALL,
+                "use GET; only /v1/plans takes POST, and nothing else",
+            ),
             Self::Timeout => {
                 (StatusCode::SERVICE_UNAVAILABLE, NOT_AT_ALL, "try again in some seconds")
             }
-            Self::Body => (StatusCode::PAYLOAD_TOO_LARGE, NOT_AT_ALL, "send none"),
+            Self::Body => (
+                StatusCode::PAYLOAD_TOO_LARGE,
+                NOT_AT_ALL,
+                "only questions to /v1/plans have one, of at most 2 MiB: ask for fewer builds at once",
+            ),
+            Self::Question(_) => (
+                StatusCode::BAD_REQUEST,
+                NOT_AT_ALL,
+                "send {\"build_ids\":[\"<hex>\",…],\"releases\":[\"<uname -r>\",…],\"only\":\"status\"}; \
+                 /openapi.json describes it",
+            ),
+            Self::NotReady => {
+                (StatusCode::SERVICE_UNAVAILABLE, NOT_AT_ALL, "the server's log says more")
+            }
+            Self::Upstream(_) => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                NOT_AT_ALL,
+                "try again in some seconds; the server's log says more",
+            ),
+            Self::Database(QueryError::Replaced) => {
+                (StatusCode::SERVICE_UNAVAILABLE, NOT_AT_ALL, "try again in some seconds")
+            }
             Self::Broken { .. } | Self::Database(_) => (
                 StatusCode::INTERNAL_SERVER_ERROR,
                 NOT_AT_ALL,
@@ -122,6 +160,7 @@ impl IntoResponse for Error {
                 tracing::error!(%build_id, %source, "stored record is broken: index its package again");
             }
             Self::Database(cause) => tracing::error!(%cause, "query failed"),
+            Self::Upstream(cause) => tracing::debug!(%cause, "upstream"),
             _ => {}
         }
         let (status, cache, hint) = self.parts();

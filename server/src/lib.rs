@@ -1,19 +1,31 @@
 //! nfdrop's server: hands out attach plans by build-id.
 //!
-//! One endpoint, one file: [`endpoints`] is a router that can be read aloud. The database is only
-//! read, every request anew, so what a crawl adds is served at once. Answers are either an
-//! [`Answer`](answer::Answer), which knows how long it may be kept, or an [`Error`](error::Error),
-//! which says what is wrong and what to do. [`serve`] stands around the router and bounds what a
-//! stranger can use up: connections, header size, time.
+//! ```text
+//! connection → serve → app ─ plan in memory ───────────────────→ Answer → encoding
+//!                        └─→ router → endpoint → query → SQLite ↗
+//!                                        └─→ upstream ─────────↗
+//! ```
+//!
+//! One endpoint, one file: [`endpoints`] is a router that can be read aloud. The database is only read:
+//! all records are held in memory ([`snapshot`]), and [`database`] keeps up with what a crawl adds. Answers
+//! are either an [`Answer`](answer::Answer), which knows how long it may be kept, or an
+//! [`Error`](error::Error), which says what is wrong and what to do. [`serve`] stands around it all and
+//! bounds what a stranger can use up: connections, header size, time.
 
 pub mod answer;
+pub mod app;
 pub mod build_id;
 pub mod cli;
 pub mod database;
+pub mod encoding;
 pub mod endpoints;
 pub mod error;
+pub mod metrics;
 pub mod serve;
+pub mod snapshot;
+pub mod tls;
+pub mod upstream;
 
+pub use app::App;
 pub use database::Database;
-pub use endpoints::router;
 pub use serve::serve;

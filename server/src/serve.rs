@@ -1,34 +1,44 @@
-//! The accept loop around the router, and what a stranger can use up.
+//! The accept loop around the service, and what a stranger can use up.
 //!
 //! `axum::serve` has no limit on connections, on the time a request's head may take or on its size;
 //! so connections are driven here, over the same hyper. Every connection ends: by its peer, when it
-//! is idle, when it is old, or when the server shuts down.
+//! is idle, when it is old, or when the server shuts down. When there is no place for another one, those
+//! that have been idle for longest make it, so that whoever holds thousands open keeps nobody else out.
 
-use crate::error::Error;
+use crate::{app::Service, error::Error, metrics::Metrics, tls::Tls};
 use axum::{
-    Router,
-    http::StatusCode,
+    body::Body,
+    http::{Request, StatusCode},
     middleware,
     response::{IntoResponse, Response},
 };
-use hyper::server::conn::http1;
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    future::Future,
+    io,
+    pin::pin,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
 };
-use std::{future::Future, io, pin::pin, sync::Arc, time::Duration};
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, watch},
+    sync::{Notify, Semaphore, watch},
     task::JoinSet,
     time,
 };
-use tower_http::{limit::RequestBodyLimitLayer, timeout::TimeoutLayer};
+use tower_http::timeout::TimeoutLayer;
 
 /// What a stranger can use up.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Connections at once, each with one request at a time; the rest wait in the listen queue.
+    /// Connections at once, each with one request at a time.
     pub connections: usize,
     /// For the head of a request to come, and for an idle connection.
     pub head: Duration,
@@ -36,8 +46,6 @@ pub struct Limits {
     pub head_bytes: usize,
     /// Lines of a request's head.
     pub headers: usize,
-    /// Bytes of a request's body.
-    pub body: usize,
     /// For an answer to be made.
     pub request: Duration,
     /// For a connection, busy or not.
@@ -47,74 +55,218 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            connections: 512,
+            connections: 4096,
             head: Duration::from_secs(10),
             head_bytes: 16 << 10,
             headers: 64,
-            body: 1 << 10,
             request: Duration::from_secs(10),
             connection: Duration::from_mins(5),
         }
     }
 }
 
-/// Serves `router` until `shutdown` is done; requests under way are finished.
+/// How often it is looked for a place while there is none.
+const FULL: Duration = Duration::from_millis(20);
+
+/// Serves until `shutdown` is done; requests under way are finished.
 pub async fn serve(
     listener: TcpListener,
-    router: Router,
+    service: impl Into<Service>,
+    tls: Option<Arc<Tls>>,
     limits: Limits,
     shutdown: impl Future<Output = ()>,
 ) {
-    let router = router
-        .layer(RequestBodyLimitLayer::new(limits.body))
+    let mut service = service.into();
+    service.router = service
+        .router
         .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, limits.request))
         .layer(middleware::map_response(in_our_words));
     let limits = Arc::new(limits);
     let slots = Arc::new(Semaphore::new(limits.connections));
+    let open = Arc::new(Open::default());
     let (closing, closed) = watch::channel(());
     let mut connections = JoinSet::new();
     let mut shutdown = pin!(shutdown);
+    // Accepted, and without a place yet.
+    let mut waiting: Option<TcpStream> = None;
+    let make_place = || {
+        if slots.available_permits() == 0 {
+            let evicted = open.evict(limits.connections.div_ceil(16));
+            if let Some(metrics) = service.metrics() {
+                metrics.evicted.inc_by(evicted as u64);
+            }
+        }
+    };
     loop {
-        let accepted = async {
-            // Never closed, so there is always a slot to wait for.
-            let slot = slots.clone().acquire_owned().await.ok();
-            (slot, listener.accept().await)
-        };
         tokio::select! {
             () = &mut shutdown => break,
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
-            (slot, accepted) = accepted => match accepted {
+            accepted = listener.accept(), if waiting.is_none() => match accepted {
                 Ok((stream, _)) => {
-                    let service = router.clone();
-                    let (limits, closed) = (limits.clone(), closed.clone());
-                    connections.spawn(async move {
-                        drive(stream, service, &limits, closed).await;
-                        drop(slot);
-                    });
+                    waiting = Some(stream);
+                    make_place();
                 }
                 Err(error) => wait_out(&error).await,
+            },
+            Ok(slot) = slots.clone().acquire_owned(), if waiting.is_some() => {
+                let Some(stream) = waiting.take() else { continue };
+                let (service, tls) = (service.clone(), tls.clone());
+                let (limits, closed) = (limits.clone(), closed.clone());
+                let place = Open::place(&open);
+                connections.spawn(async move {
+                    let gauge = service.metrics().map(Counted::new);
+                    connect(stream, &service, tls, &limits, closed, &place).await;
+                    drop((gauge, place, slot));
+                });
             }
+            // All were busy: by now some may be idle.
+            () = time::sleep(FULL), if waiting.is_some() => make_place(),
         }
     }
+    drop(waiting);
     drop(listener);
     drop(closing);
     while connections.join_next().await.is_some() {}
+}
+
+/// Connections that are open.
+#[derive(Debug, Default)]
+struct Open {
+    places: Mutex<HashMap<u64, Arc<Activity>>>,
+    next: AtomicU64,
+}
+
+/// What a connection is doing.
+#[derive(Debug)]
+struct Activity {
+    start: Instant,
+    /// Milliseconds from `start` at which it became idle; [`BUSY`] while a request is answered.
+    idle_since: AtomicU64,
+    make_place: Notify,
+}
+
+const BUSY: u64 = u64::MAX;
+
+impl Activity {
+    fn idle(&self) {
+        self.idle_since.store(self.start.elapsed().as_millis() as u64, Ordering::Relaxed);
+    }
+
+    fn busy(&self) {
+        self.idle_since.store(BUSY, Ordering::Relaxed);
+    }
+
+    fn idle_at(&self) -> Option<Instant> {
+        match self.idle_since.load(Ordering::Relaxed) {
+            BUSY => None,
+            since => Some(self.start + Duration::from_millis(since)),
+        }
+    }
+}
+
+/// A place among the open connections; given back when dropped.
+#[derive(Debug)]
+struct Place {
+    open: Arc<Open>,
+    number: u64,
+    activity: Arc<Activity>,
+}
+
+impl Open {
+    fn place(open: &Arc<Self>) -> Place {
+        let number = open.next.fetch_add(1, Ordering::Relaxed);
+        let activity = Arc::new(Activity {
+            start: Instant::now(),
+            idle_since: AtomicU64::new(0),
+            make_place: Notify::new(),
+        });
+        open.lock().insert(number, activity.clone());
+        Place { open: open.clone(), number, activity }
+    }
+
+    /// Ends up to so many connections that are idle, the longest idle first.
+    fn evict(&self, count: usize) -> usize {
+        let places = self.lock();
+        let mut idle: Vec<_> =
+            places.values().filter_map(|one| one.idle_at().map(|at| (at, one))).collect();
+        idle.sort_unstable_by_key(|(at, _)| *at);
+        idle.truncate(count);
+        for (_, activity) in &idle {
+            activity.make_place.notify_one();
+        }
+        idle.len()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Arc<Activity>>> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.open.lock().remove(&self.number);
+    }
+}
+
+/// Counts a connection while it is there.
+struct Counted<'a>(&'a Metrics);
+
+impl<'a> Counted<'a> {
+    fn new(metrics: &'a Metrics) -> Self {
+        metrics.connections.inc();
+        Self(metrics)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.connections.dec();
+    }
 }
 
 /// The layers' own answers have no JSON in them.
 async fn in_our_words(response: Response) -> Response {
     match response.status() {
         StatusCode::REQUEST_TIMEOUT => Error::Timeout.into_response(),
-        StatusCode::PAYLOAD_TOO_LARGE => Error::Body.into_response(),
+        StatusCode::PAYLOAD_TOO_LARGE if !is_json(&response) => Error::Body.into_response(),
         _ => response,
     }
 }
 
-async fn drive(
+fn is_json(response: &Response) -> bool {
+    let kind = response.headers().get(axum::http::header::CONTENT_TYPE);
+    kind.is_some_and(|kind| kind == crate::answer::JSON)
+}
+
+async fn connect(
     stream: TcpStream,
-    service: Router,
+    service: &Service,
+    tls: Option<Arc<Tls>>,
+    limits: &Limits,
+    closed: watch::Receiver<()>,
+    place: &Place,
+) {
+    let Some(tls) = tls else {
+        return drive(stream, service, limits, closed, place).await;
+    };
+    let handshake = time::timeout(limits.head, tls.acceptor().accept(stream));
+    let stream = tokio::select! {
+        stream = handshake => stream,
+        () = place.activity.make_place.notified() => return,
+    };
+    match stream {
+        Ok(Ok(stream)) => drive(stream, service, limits, closed, place).await,
+        Ok(Err(error)) => tracing::debug!(%error, "no TLS"),
+        Err(_) => {}
+    }
+}
+
+async fn drive(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    service: &Service,
     limits: &Limits,
     mut closed: watch::Receiver<()>,
+    place: &Place,
 ) {
     let mut builder = http1::Builder::new();
     builder
@@ -122,11 +274,18 @@ async fn drive(
         .header_read_timeout(limits.head)
         .max_buf_size(limits.head_bytes)
         .max_headers(limits.headers);
-    let service = TowerToHyperService::new(service);
+    let activity = &place.activity;
+    let service = service_fn(async |request: Request<Incoming>| {
+        activity.busy();
+        let response = service.respond(request.map(Body::new)).await;
+        activity.idle();
+        Ok::<_, Infallible>(response)
+    });
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let ended = tokio::select! {
         result = connection.as_mut() => Some(result),
         _ = closed.changed() => None,
+        () = activity.make_place.notified() => None,
         () = time::sleep(limits.connection) => None,
     };
     let result = if let Some(result) = ended {

@@ -25,6 +25,7 @@ mod open;
 mod read;
 mod signature;
 mod stats;
+mod watch;
 mod write;
 
 pub use body::{Body, BodyOutcome, InputKey, PlanTemplate};
@@ -35,6 +36,7 @@ pub use read::{
 };
 pub use signature::{MAX_SIGNATURE, Signed, Signer, trusted_comment};
 pub use stats::{Group, Stats, Tally};
+pub use watch::{FileId, Log, Watcher, log_of};
 
 use crate::{BuildId, Reason, Record};
 use rusqlite::Connection;
@@ -223,12 +225,12 @@ impl Store {
             transaction.finish()?;
             Ok(value)
         };
-        let value = run().map_err(|cause| StoreError::from_sqlite(self.path(), cause))?;
+        let value = run().map_err(|cause| StoreError::from_sqlite(self.path(), cause));
         let mut idle = idle();
         if idle.len() < MAX_IDLE {
             idle.push(connection);
         }
-        Ok(value)
+        value
     }
 }
 

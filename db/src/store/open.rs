@@ -74,6 +74,27 @@ pub(super) fn reader(path: &Path) -> Result<Connection, StoreError> {
     Ok(connection)
 }
 
+/// Opens a file that nobody writes, as it is without its write-ahead log.
+pub(super) fn immutable(path: &Path) -> Result<Connection, StoreError> {
+    let escaped: String = path.to_string_lossy().bytes().fold(String::new(), |mut uri, byte| {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'.' | b'_' | b'-' => {
+                uri.push(char::from(byte));
+            }
+            _ => uri.push_str(&format!("%{byte:02x}")),
+        }
+        uri
+    });
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX
+        | OpenFlags::SQLITE_OPEN_URI;
+    let uri = format!("file:{escaped}?immutable=1");
+    let connection = connect(Path::new(&uri), flags)?;
+    identify(path, &connection, Access::Read)?;
+    compare_schema(path, &connection)?;
+    Ok(connection)
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Access {
     Read,

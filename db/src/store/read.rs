@@ -244,6 +244,19 @@ impl Store {
         })
     }
 
+    /// Of each of these releases all builds that are known as it, ascending.
+    pub fn builds_of(&self, releases: &[String]) -> Result<Vec<Vec<BuildId>>, StoreError> {
+        self.read(|connection| {
+            let sql = "SELECT DISTINCT build_id FROM packages WHERE release = ?1 ORDER BY build_id";
+            let mut statement = connection.prepare_cached(sql)?;
+            let of = |release: &String| {
+                let rows = statement.query_map([release], |row| required(row, 0))?;
+                rows.collect()
+            };
+            releases.iter().map(of).collect()
+        })
+    }
+
     /// Kernels that never got to a build-id, sorted.
     pub fn failures(&self) -> Result<Vec<Failure>, StoreError> {
         self.read(|connection| {

@@ -393,6 +393,35 @@ fn what_was_written_since_is_told_once_and_in_order() {
     assert_eq!((new[0].changed, &new[0].build_id), (6, &all[2].build_id));
 }
 
+#[test]
+fn a_change_by_others_is_noticed_and_so_is_another_file() {
+    let folder = folder();
+    let path = folder.path().join("db %?#.sqlite");
+    let writer = Store::create_or_open(&path).unwrap();
+    let (reader, mut watcher) = Store::open_for_serving(&path, 2, Log::Own).unwrap();
+    assert!(watcher.has_changed().unwrap());
+    assert!(!watcher.has_changed().unwrap());
+    writer.put_kernel(&good(1, "sid")).unwrap();
+    assert!(watcher.has_changed().unwrap());
+    assert!(!watcher.has_changed().unwrap());
+    assert_eq!(reader.counts().unwrap().resolved, 1);
+    assert!(fs::metadata(log_of(&path)).unwrap().len() > 0);
+    assert!(writer.finish().unwrap());
+    assert_eq!(fs::metadata(log_of(&path)).unwrap().len(), 0);
+    let before = FileId::of(&path).unwrap();
+    let other = folder.path().join("other.sqlite");
+    drop(Store::create_or_open(&other).unwrap());
+    Store::look_at(&other).unwrap();
+    fs::rename(&other, &path).unwrap();
+    assert_ne!(FileId::of(&path).unwrap(), before);
+    // What the old one's writer still does is not what the new one says.
+    writer.put_kernel(&good(2, "sid")).unwrap();
+    let (moved, _) = Store::open_for_serving(&path, 1, Log::Foreign).unwrap();
+    assert_eq!(moved.counts().unwrap().resolved, 0);
+    fs::write(&path, "no database").unwrap();
+    assert!(Store::look_at(&path).is_err());
+}
+
 /// Signs with a made-up key: a minisign file in form, whose bytes are the key and the record's length.
 #[derive(Debug)]
 struct Key(char);

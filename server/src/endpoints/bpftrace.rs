@@ -2,20 +2,20 @@
 
 use crate::{
     answer::{A_DAY, Answer, TEXT},
+    app::App,
     build_id::PathBuildId,
-    database::Database,
     error::Error,
 };
 use axum::{extract::State, http::HeaderMap, response::Response};
 use nfdrop_db::{PlanError, render};
 
 pub(super) async fn get(
-    State(database): State<Database>,
+    State(app): State<App>,
     PathBuildId(build_id): PathBuildId,
     headers: HeaderMap,
 ) -> Result<Response, Error> {
-    let plan = super::plan_of(&database, build_id.clone()).await?;
+    let plan = super::plan_of(&app, &build_id, &headers).await?;
     let broken = |error: PlanError| Error::Broken { build_id, source: error.into() };
-    let body = render::bpftrace(&plan).map_err(broken)?.into_bytes();
-    Ok(Answer { kind: TEXT, cache: A_DAY, body }.to(&headers))
+    let text = render::bpftrace(&plan).map_err(broken)?;
+    Ok(Answer::new(TEXT, A_DAY, text).to(&headers, app.encoded()))
 }

@@ -1,8 +1,9 @@
-//! `GET /healthz`: 200 while the database can be read, with how many builds it holds.
+//! `GET /healthz`, `/healthz/ready`: 200 while the database can be read, with how many builds it holds;
+//! `/healthz/live`: 200 while this process answers at all.
 
 use crate::{
     answer::{JSON, NOT_AT_ALL},
-    database::Database,
+    app::App,
     error::Error,
 };
 use axum::{
@@ -10,15 +11,23 @@ use axum::{
     http::header,
     response::{IntoResponse, Response},
 };
-use nfdrop_db::Store;
 
-pub(super) async fn get(State(database): State<Database>) -> Result<Response, Error> {
-    let counts = database.query(Store::counts).await?;
-    let unresolved: u64 = counts.unresolved.values().sum();
+const HEADERS: [(header::HeaderName, &str); 2] =
+    [(header::CONTENT_TYPE, JSON), (header::CACHE_CONTROL, NOT_AT_ALL)];
+
+pub(super) async fn get(State(app): State<App>) -> Result<Response, Error> {
+    if !app.database().is_ready() {
+        return Err(Error::NotReady);
+    }
+    let tally = app.database().tally();
+    let unresolved: u64 = tally.unresolved.values().sum();
     let body = format!(
         "{{\"status\":\"ok\",\"resolved\":{},\"unresolved\":{unresolved}}}",
-        counts.resolved
+        tally.resolved
     );
-    let headers = [(header::CONTENT_TYPE, JSON), (header::CACHE_CONTROL, NOT_AT_ALL)];
-    Ok((headers, body).into_response())
+    Ok((HEADERS, body).into_response())
+}
+
+pub(super) async fn live() -> Response {
+    (HEADERS, r#"{"status":"ok"}"#).into_response()
 }

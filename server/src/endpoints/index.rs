@@ -2,8 +2,8 @@
 //! script or anything from elsewhere.
 
 use crate::{
-    answer::{Answer, MINUTES},
-    database::Database,
+    answer::{Answer, HTML, MINUTES},
+    app::App,
     error::Error,
 };
 use axum::{
@@ -25,18 +25,14 @@ const POLICY: HeaderValue = HeaderValue::from_static(
      frame-ancestors 'none'",
 );
 
-pub(super) async fn get(
-    State(database): State<Database>,
-    headers: HeaderMap,
-) -> Result<Response, Error> {
-    let read = database.query(|store| {
+pub(super) async fn get(State(app): State<App>, headers: HeaderMap) -> Result<Response, Error> {
+    let read = app.database().query(|store| {
         let filter = BuildFilter { limit: Some(MAX_ROWS), ..BuildFilter::default() };
         Ok((store.counts()?, store.builds(&filter)?, store.failures()?))
     });
     let (counts, builds, failures) = read.await?;
-    let body = page(&counts, &builds, &failures, host(&headers)).into_bytes();
-    let answer = Answer { kind: "text/html; charset=utf-8", cache: MINUTES, body };
-    let mut response = answer.to(&headers);
+    let body = page(&counts, &builds, &failures, host(&headers));
+    let mut response = Answer::new(HTML, MINUTES, body).to(&headers, app.encoded());
     response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, POLICY);
     Ok(response)
 }

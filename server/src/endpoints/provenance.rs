@@ -3,22 +3,29 @@
 
 use crate::{
     answer::{Answer, JSON, MINUTES},
+    app::App,
     build_id::PathBuildId,
-    database::{Database, QueryError},
+    database::QueryError,
     error::Error,
 };
-use axum::{extract::State, http::HeaderMap, response::Response};
+use axum::{body::Bytes, extract::State, http::HeaderMap, response::Response};
 
 pub(super) async fn get(
-    State(database): State<Database>,
+    State(app): State<App>,
     PathBuildId(build_id): PathBuildId,
     headers: HeaderMap,
 ) -> Result<Response, Error> {
     let wanted = build_id.clone();
-    let packages = database.query(move |store| store.provenance(&wanted)).await?;
-    if packages.is_empty() {
-        return Err(Error::NeverSeen(build_id));
-    }
-    let body = serde_json::to_vec(&packages).map_err(|e| QueryError::CutShort(e.to_string()))?;
-    Ok(Answer { kind: JSON, cache: MINUTES, body }.to(&headers))
+    let packages = app.database().query(move |store| store.provenance(&wanted)).await?;
+    let body: Bytes = match (packages.is_empty(), app.upstream()) {
+        (false, _) => {
+            serde_json::to_vec(&packages).map_err(|e| QueryError::CutShort(e.to_string()))?.into()
+        }
+        (true, Some(upstream)) => {
+            let elsewhere = upstream.provenance(&build_id, super::hops(&headers)).await?;
+            elsewhere.ok_or(Error::NeverSeen(build_id))?
+        }
+        (true, None) => return Err(Error::NeverSeen(build_id)),
+    };
+    Ok(Answer::new(JSON, MINUTES, body).to(&headers, app.encoded()))
 }

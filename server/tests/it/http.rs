@@ -3,6 +3,7 @@
 use crate::support::{Data, RESOLVED, Server, UNKNOWN, UNRESOLVED, client, id};
 use nfdrop_db::{Provenance, Record, render, sample};
 use reqwest::{Method, Response, StatusCode, header};
+use std::io::Read as _;
 
 const DAY: &str = "public, max-age=86400";
 const MINUTES: &str = "public, max-age=300";
@@ -112,7 +113,7 @@ async fn what_was_never_seen_is_404() {
     assert_eq!(status, 404);
     insta::assert_snapshot!(format!("{text}\n{hint}"), @"
     there is nothing at this path
-    try /buildid/<hex>/plan, /provenance, /nfdrop.bt or /kprobe_events, /healthz or /
+    try /buildid/<hex>/plan, /provenance, /nfdrop.bt or /kprobe_events, / in a browser, or /openapi.json, which describes all paths
     ");
     for path in ["/x", "/buildid", "/buildid/0484cf00", "/buildid/0484cf00/plan/", "//plan"] {
         assert_eq!(error(get(&server, path).await).await.0, 404, "{path}");
@@ -176,7 +177,7 @@ async fn a_known_etag_is_304() {
         let (etag, cache) =
             (header(&first, "etag").to_owned(), header(&first, "cache-control").to_owned());
         let quoted = etag.strip_prefix('"').and_then(|etag| etag.strip_suffix('"')).unwrap();
-        assert!(quoted.len() == 64 && !quoted.contains(|c: char| !c.is_ascii_hexdigit()), "{etag}");
+        assert!(quoted.len() == 32 && !quoted.contains(|c: char| !c.is_ascii_hexdigit()), "{etag}");
         let again =
             |etag: &str| client().get(server.url(&path)).header(header::IF_NONE_MATCH, etag).send();
         let second = again(&format!("\"other\", {etag}")).await.unwrap();
@@ -185,6 +186,138 @@ async fn a_known_etag_is_304() {
         assert_eq!(header(&second, "cache-control"), cache);
         assert!(second.bytes().await.unwrap().is_empty());
         assert_eq!(again("\"other\"").await.unwrap().status(), StatusCode::OK);
+    }
+}
+
+#[tokio::test]
+async fn a_body_comes_in_the_coding_that_is_wanted_with_a_validator_of_its_own() {
+    let data = Data::new();
+    let server = Server::start(&data);
+    let url = server.url(&format!("/buildid/{RESOLVED}/plan"));
+    let plain = sample::resolved(id(RESOLVED)).to_bytes();
+    let mut etags = std::collections::BTreeSet::new();
+    for coding in ["", "gzip", "br", "zstd"] {
+        let request = client().get(&url).header(header::ACCEPT_ENCODING, coding);
+        let response = request.send().await.unwrap();
+        assert_eq!(header(&response, "vary"), "accept-encoding");
+        assert_eq!(header(&response, "content-encoding"), coding);
+        let etag = header(&response, "etag").to_owned();
+        let body = response.bytes().await.unwrap();
+        let mut decoded = vec![];
+        match coding {
+            "gzip" => {
+                flate2::read::GzDecoder::new(&*body).read_to_end(&mut decoded).unwrap();
+            }
+            "br" => brotli::BrotliDecompress(&mut &*body, &mut decoded).unwrap(),
+            "zstd" => decoded = zstd::bulk::decompress(&body, 1 << 20).unwrap(),
+            _ => decoded = body.to_vec(),
+        }
+        assert_eq!(decoded, plain, "{coding}");
+        let request = client().get(&url).header(header::ACCEPT_ENCODING, coding);
+        let again = request.header(header::IF_NONE_MATCH, &etag).send().await.unwrap();
+        assert_eq!(again.status(), StatusCode::NOT_MODIFIED);
+        assert!(etags.insert(etag), "{coding}");
+    }
+}
+
+#[tokio::test]
+async fn pages_of_others_may_read_plans() {
+    let data = Data::new();
+    let server = Server::start(&data);
+    let path = format!("/buildid/{RESOLVED}/plan");
+    let response = get(&server, &path).await;
+    assert_eq!(header(&response, "access-control-allow-origin"), "*");
+    let asked = client().request(Method::OPTIONS, server.url(&path)).send().await.unwrap();
+    assert_eq!(asked.status(), StatusCode::NO_CONTENT);
+    assert_eq!(header(&asked, "access-control-allow-methods"), "GET, HEAD");
+}
+
+async fn ask(server: &Server, question: &str) -> Response {
+    client().post(server.url("/v1/plans")).body(question.to_owned()).send().await.unwrap()
+}
+
+#[tokio::test]
+async fn many_builds_are_one_question() {
+    let data = Data::new();
+    data.add(sample::resolved(id("33333333")), "6.12.117+deb13-cloud-amd64");
+    let server = Server::start(&data);
+    let question = format!(
+        r#"{{"build_ids":["{UNRESOLVED}","{UNKNOWN}","{RESOLVED}"],
+            "releases":["6.12.117+deb13-cloud-amd64","9.9 \"q"],"only":"status"}}"#
+    );
+    let response = ask(&server, &question).await;
+    assert_eq!(header(&response, "content-type"), "application/json");
+    insta::assert_snapshot!(response.text().await.unwrap().replace("},", "},\n"));
+    // With records.
+    let answer = ask(&server, &format!(r#"{{"build_ids":["{RESOLVED}","{UNRESOLVED}"]}}"#)).await;
+    let answer: serde_json::Value = serde_json::from_str(&answer.text().await.unwrap()).unwrap();
+    let record: Record = serde_json::from_value(answer["results"][0]["record"].clone()).unwrap();
+    assert_eq!(record, sample::resolved(id(RESOLVED)));
+    assert_eq!(answer["results"][1]["reason"], "no_site");
+    assert_eq!(answer["complete"], true);
+}
+
+#[tokio::test]
+async fn questions_that_are_none_are_told_what_is_wrong() {
+    let data = Data::new();
+    let server = Server::start(&data);
+    let many = format!(r#"{{"build_ids":[{}"00000000"]}}"#, r#""00000000","#.repeat(10_000));
+    let mut said = String::new();
+    for question in [
+        "",
+        "{",
+        "[]",
+        r#"{"ids":[]}"#,
+        r#"{"build_ids":["0484CF00"]}"#,
+        r#"{"build_ids":["00"]}"#,
+        r#"{"releases":[""]}"#,
+        r#"{"only":"x"}"#,
+        &many,
+    ] {
+        let (status, cache, text, _) = error(ask(&server, question).await).await;
+        assert_eq!((status, cache.as_str()), (400, "no-store"), "{text}");
+        said.push_str(&text);
+        said.push('\n');
+    }
+    insta::assert_snapshot!(said);
+    let (status, _, text, _) = error(ask(&server, &" ".repeat(3 << 20)).await).await;
+    assert_eq!((status, text.as_str()), (413, "the body of this request is too long"));
+    // As many as may be.
+    let many =
+        format!(r#"{{"build_ids":[{}"00000000"],"only":"status"}}"#, r#""00000000","#.repeat(9999));
+    let response = ask(&server, &many).await;
+    assert_eq!(response.status(), StatusCode::OK);
+    assert!(response.text().await.unwrap().ends_with(r#"],"releases":[],"complete":true}"#));
+}
+
+#[tokio::test]
+async fn what_is_asked_is_counted_and_hostile_paths_are_no_labels() {
+    let data = Data::new();
+    let server = Server::start(&data);
+    for path in [format!("/buildid/{RESOLVED}/plan"), format!("/buildid/{UNKNOWN}/plan")] {
+        get(&server, &path).await;
+    }
+    server
+        .raw("GET /x\"}\u{7f}%0aevil{label=\"1\" HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+    server.raw("GET /buildid/zz\"/plan HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+    let text = get(&server, "/metrics").await.text().await.unwrap();
+    let lines: Vec<&str> =
+        text.lines().filter(|line| line.starts_with("nfdrop_requests_total")).collect();
+    assert!(!text.contains("evil") && !text.contains("zz"), "{text}");
+    for expected in [
+        r#"nfdrop_requests_total{route="plan",status="200"} 1"#,
+        r#"nfdrop_requests_total{route="plan",status="404"} 1"#,
+        r#"nfdrop_requests_total{route="plan",status="400"} 1"#,
+    ] {
+        assert!(lines.contains(&expected), "{expected} in {lines:#?}");
+    }
+    for expected in [
+        r#"nfdrop_builds{status="resolved",reason=""} 1"#,
+        r#"nfdrop_builds{status="unresolved",reason="no_site"} 1"#,
+        "nfdrop_database_ready 1",
+        "# EOF",
+    ] {
+        assert!(text.lines().any(|line| line == expected), "{expected} in {text}");
     }
 }
 
@@ -224,7 +357,7 @@ async fn other_methods_and_bodies_are_refused() {
     let answer = server
         .raw("GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: 1000000\r\n\r\n");
     assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
-    assert!(answer.contains("{\"error\":\"requests here have no body\""), "{answer}");
+    assert!(answer.contains("{\"error\":\"the body of this request is too long\""), "{answer}");
 }
 
 #[tokio::test]
@@ -263,16 +396,69 @@ async fn what_another_connection_adds_is_served_at_once() {
     }
     writer.join().unwrap();
     let late = format!("{:040x}", 0xaa_0000_0000_u64 + 49);
-    let response = get(&server, &format!("/buildid/{late}/plan")).await;
-    assert_eq!(response.status(), StatusCode::OK);
+    let response = until_found(&server, &late).await;
     assert_eq!(response.bytes().await.unwrap(), sample::resolved(id(&late)).to_bytes());
     let health = get(&server, "/healthz").await;
     assert_eq!(header(&health, "cache-control"), "no-store");
     assert_eq!(health.text().await.unwrap(), r#"{"status":"ok","resolved":51,"unresolved":1}"#);
     // A build that gets a plan is served with it.
     data.add(sample::resolved(id(UNKNOWN)), "6.12.118-cloud-amd64");
-    let response = get(&server, &format!("/buildid/{UNKNOWN}/plan")).await;
+    let response = until_found(&server, UNKNOWN).await;
     assert_eq!(header(&response, "cache-control"), DAY);
+}
+
+/// The plan of a build that was just written; a server looks ten times a second.
+async fn until_found(server: &Server, build_id: &str) -> Response {
+    loop {
+        let response = get(server, &format!("/buildid/{build_id}/plan")).await;
+        if response.status() != StatusCode::NOT_FOUND {
+            assert_eq!(response.status(), StatusCode::OK);
+            return response;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_database_that_is_moved_onto_the_old_one_is_served() {
+    let data = Data::new();
+    let server = Server::start(&data);
+    let other = Data::new();
+    other.add(sample::resolved(id(UNKNOWN)), "6.12.118-cloud-amd64");
+    let (old, new) = (data.path(), other.path());
+    // Ended, its log is in the file.
+    drop(other.store);
+    let mut asked = 0;
+    std::fs::rename(new, old).unwrap();
+    loop {
+        asked += 1;
+        // Whatever the moment: every question has an answer.
+        for path in [format!("/buildid/{RESOLVED}/plan"), format!("/buildid/{RESOLVED}/provenance")]
+        {
+            assert_eq!(get(&server, &path).await.status(), StatusCode::OK, "{path}");
+        }
+        let response = get(&server, &format!("/buildid/{UNKNOWN}/plan")).await;
+        if response.status() == StatusCode::OK {
+            break;
+        }
+        assert_eq!(response.status(), StatusCode::NOT_FOUND, "after {asked} questions");
+    }
+    assert_eq!(get(&server, "/healthz/ready").await.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn what_is_no_database_does_not_take_its_place() {
+    let data = Data::new();
+    let mut server = Server::start(&data);
+    let foreign = data.directory.path().join("foreign");
+    std::fs::write(&foreign, "no database").unwrap();
+    std::fs::rename(&foreign, data.path()).unwrap();
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut server.stderr, &mut line).unwrap();
+    assert!(line.contains("not taken over"), "{line}");
+    for artifact in ["plan", "provenance", "nfdrop.bt"] {
+        let response = get(&server, &format!("/buildid/{RESOLVED}/{artifact}")).await;
+        assert_eq!(response.status(), StatusCode::OK, "{artifact}");
+    }
 }
 
 #[tokio::test]
@@ -291,11 +477,11 @@ async fn the_page_lists_kernels_by_series() {
 #[tokio::test]
 async fn a_broken_record_is_an_error_of_the_server() {
     let data = Data::new();
-    let server = Server::start(&data);
     let connection = rusqlite::Connection::open(data.path()).unwrap();
     let broken = [r#"{"build_id":"#.as_bytes(), b"\"", RESOLVED.as_bytes(), b"\"}"].concat();
     let sql = "UPDATE builds SET record = ?1 WHERE build_id = ?2";
     assert_eq!(connection.execute(sql, (broken, RESOLVED)).unwrap(), 1);
+    let server = Server::start(&data);
     let (status, cache, text, hint) =
         error(get(&server, &format!("/buildid/{RESOLVED}/plan")).await).await;
     assert_eq!((status, cache.as_str()), (500, "no-store"));

@@ -18,7 +18,7 @@ async fn start(
     let address = listener.local_addr().unwrap().to_string();
     let (stop, stopped) = oneshot::channel::<()>();
     let shutdown = async move { drop(stopped.await) };
-    let served = tokio::spawn(serve(listener, router, limits, shutdown));
+    let served = tokio::spawn(serve(listener, router, None, limits, shutdown));
     (address, stop, served)
 }
 
@@ -63,22 +63,48 @@ async fn an_old_connection_ends() {
 }
 
 #[tokio::test]
-async fn connections_beyond_the_limit_wait_for_a_place() {
-    let limits = Limits { connections: 1, ..Limits::default() };
+async fn who_is_idle_for_longest_makes_place() {
+    let limits = Limits { connections: 2, ..Limits::default() };
     let (address, _stop, _) = start(limits, hello()).await;
-    let mut first = TcpStream::connect(&address).await.unwrap();
-    first.write_all(REQUEST).await.unwrap();
     let mut begin = [0; 12];
-    first.read_exact(&mut begin).await.unwrap();
+    let mut open = vec![];
+    for _ in 0..2 {
+        let mut stream = TcpStream::connect(&address).await.unwrap();
+        stream.write_all(REQUEST).await.unwrap();
+        stream.read_exact(&mut begin).await.unwrap();
+        assert_eq!(&begin, b"HTTP/1.1 200");
+        open.push(stream);
+    }
+    let mut third = TcpStream::connect(&address).await.unwrap();
+    third.write_all(REQUEST).await.unwrap();
+    third.read_exact(&mut begin).await.unwrap();
     assert_eq!(&begin, b"HTTP/1.1 200");
-    // The only place is taken by the first, which is kept alive.
+    // The first one is closed.
+    rest(open.remove(0)).await;
+}
+
+#[tokio::test]
+async fn who_is_busy_is_waited_for() {
+    let (entered, mut has_entered) = tokio::sync::mpsc::channel::<()>(1);
+    let (release, released) = tokio::sync::watch::channel(false);
+    let slow = async move || {
+        entered.send(()).await.unwrap();
+        released.clone().wait_for(|released| *released).await.unwrap();
+        "finished"
+    };
+    let router = Router::new().route("/", get(slow));
+    let limits = Limits { connections: 1, ..Limits::default() };
+    let (address, _stop, _) = start(limits, router).await;
+    let mut first = TcpStream::connect(&address).await.unwrap();
+    first.write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await.unwrap();
+    has_entered.recv().await.unwrap();
     let mut second = TcpStream::connect(&address).await.unwrap();
-    second.write_all(REQUEST).await.unwrap();
-    let waiting = tokio::time::timeout(Duration::from_millis(100), second.read_exact(&mut begin));
-    assert!(waiting.await.is_err());
-    drop(first);
-    second.read_exact(&mut begin).await.unwrap();
-    assert_eq!(&begin, b"HTTP/1.1 200");
+    second.write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await.unwrap();
+    release.send(true).unwrap();
+    for stream in [first, second] {
+        let text = rest(stream).await;
+        assert!(text.ends_with("finished"), "{text}");
+    }
 }
 
 #[tokio::test]

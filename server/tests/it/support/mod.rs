@@ -74,7 +74,11 @@ impl Server {
         // Already a Server: it is ended even when it does not start well.
         let mut server = Self { child, stderr, address: String::new() };
         let mut line = String::new();
-        server.stderr.read_line(&mut line).unwrap();
+        // Behind what it complains about.
+        while !line.starts_with("listening") {
+            line.clear();
+            assert_ne!(server.stderr.read_line(&mut line).unwrap(), 0, "it ended");
+        }
         let address = line.trim().strip_prefix("listening on http://");
         server.address = address.expect(&line).to_owned();
         server

@@ -1,0 +1,185 @@
+//! Content codings: which one a client wants, and bodies in it, each made once and kept.
+
+use axum::{
+    body::Bytes,
+    http::{HeaderMap, HeaderValue, header},
+};
+use moka::sync::Cache;
+use std::io::Write as _;
+
+/// Shorter bodies are sent as they are: a packet holds them.
+const WORTH_IT: usize = 600;
+/// Bytes of encoded bodies that are kept.
+const KEPT: u64 = 64 << 20;
+
+/// A content coding (RFC 9110, 8.4.1; RFC 7932; RFC 8878).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Encoding {
+    /// `zstd`.
+    Zstd,
+    /// `br`.
+    Brotli,
+    /// `gzip`.
+    Gzip,
+}
+
+impl Encoding {
+    /// The smallest first, where a client likes all the same.
+    const ALL: [Self; 3] = [Self::Brotli, Self::Zstd, Self::Gzip];
+
+    /// As headers name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Zstd => "zstd",
+            Self::Brotli => "br",
+            Self::Gzip => "gzip",
+        }
+    }
+
+    /// As the value of Content-Encoding.
+    pub fn value(self) -> HeaderValue {
+        HeaderValue::from_static(self.name())
+    }
+
+    /// What a client likes best; `None`: the body as it is.
+    pub fn wanted(request: &HeaderMap) -> Option<Self> {
+        let values = request.get_all(header::ACCEPT_ENCODING).iter();
+        let text = values.filter_map(|value| value.to_str().ok());
+        let mut best: Option<(u16, Self)> = None;
+        let mut refused = vec![];
+        let mut any = None;
+        for item in text.flat_map(|text| text.split(',')) {
+            let (name, parameters) = item.split_once(';').unwrap_or((item, ""));
+            let (name, weight) = (name.trim(), weight(parameters));
+            if name == "*" {
+                any = Some(weight);
+            }
+            let found = Self::ALL.into_iter().find(|one| one.name().eq_ignore_ascii_case(name));
+            let Some(found) = found else { continue };
+            if weight == 0 {
+                refused.push(found);
+            } else if best.is_none_or(|(most, one)| (weight, found.rank()) > (most, one.rank())) {
+                best = Some((weight, found));
+            }
+        }
+        let best = best.map(|(_, best)| best);
+        best.or_else(|| {
+            let all = || Self::ALL.into_iter().find(|one| !refused.contains(one));
+            any.filter(|weight| *weight > 0).and_then(|_| all())
+        })
+    }
+
+    fn rank(self) -> usize {
+        Self::ALL.len() - Self::ALL.iter().position(|one| *one == self).unwrap_or_default()
+    }
+
+    fn encode(self, body: &[u8]) -> std::io::Result<Vec<u8>> {
+        match self {
+            Self::Zstd => zstd::bulk::compress(body, 12),
+            Self::Brotli => {
+                let mut encoded = vec![];
+                let mut parameters = brotli::enc::BrotliEncoderParams::default();
+                parameters.quality = if body.len() > 64 << 10 { 5 } else { 9 };
+                brotli::BrotliCompress(&mut &*body, &mut encoded, &parameters)?;
+                Ok(encoded)
+            }
+            Self::Gzip => {
+                let mut encoder =
+                    flate2::write::GzEncoder::new(vec![], flate2::Compression::new(6));
+                encoder.write_all(body)?;
+                encoder.finish()
+            }
+        }
+    }
+}
+
+/// The weight of a coding in thousandths (RFC 9110, 12.4.2); what is malformed weighs nothing.
+fn weight(parameters: &str) -> u16 {
+    let mut weight = 1000;
+    for parameter in parameters.split(';') {
+        if let Some((name, value)) = parameter.split_once('=')
+            && name.trim().eq_ignore_ascii_case("q")
+        {
+            let value: f32 = value.trim().parse().unwrap_or_default();
+            weight = (value.clamp(0.0, 1.0) * 1000.0) as u16;
+        }
+    }
+    weight
+}
+
+/// Encoded bodies, by what they are of.
+#[derive(Debug, Clone)]
+pub struct Encoded {
+    kept: Cache<([u8; 16], Encoding), Option<Bytes>>,
+}
+
+impl Default for Encoded {
+    fn default() -> Self {
+        let weigh = |_: &_, body: &Option<Bytes>| {
+            body.as_ref().map_or(64, |body| u32::try_from(body.len() + 64).unwrap_or(u32::MAX))
+        };
+        Self { kept: Cache::builder().max_capacity(KEPT).weigher(weigh).build() }
+    }
+}
+
+impl Encoded {
+    /// `body` in this coding; `None` where that would not be shorter. `tag` is of the body.
+    pub fn get(&self, tag: [u8; 16], encoding: Encoding, body: &[u8]) -> Option<Bytes> {
+        if body.len() < WORTH_IT {
+            return None;
+        }
+        self.kept.get_with((tag, encoding), || {
+            let encoded = encoding.encode(body).ok()?;
+            (encoded.len() < body.len()).then(|| Bytes::from(encoded))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read as _;
+
+    fn wanted(text: &str) -> Option<&'static str> {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::ACCEPT_ENCODING, text.parse().unwrap());
+        Encoding::wanted(&headers).map(Encoding::name)
+    }
+
+    #[test]
+    fn clients_get_what_they_like_best() {
+        for (text, expected) in [
+            ("", None),
+            ("identity", None),
+            ("gzip", Some("gzip")),
+            ("GZIP", Some("gzip")),
+            ("gzip, deflate, br, zstd", Some("br")),
+            ("gzip;q=1.0, br;q=0.5", Some("gzip")),
+            ("gzip;q=0, br;q=0", None),
+            ("zstd;q=x", None),
+            ("*", Some("br")),
+            ("br;q=0, *", Some("zstd")),
+            ("*;q=0", None),
+            ("deflate", None),
+            ("gzip;q=NaN", None),
+        ] {
+            assert_eq!(wanted(text), expected, "{text}");
+        }
+        assert_eq!(Encoding::wanted(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn encoded_bodies_are_the_body_again() {
+        let body = b"nft_do_chain ".repeat(1000);
+        let encoded = Encoded::default();
+        let get = |encoding| encoded.get([1; 16], encoding, &body).unwrap();
+        let mut plain = vec![];
+        flate2::read::GzDecoder::new(&*get(Encoding::Gzip)).read_to_end(&mut plain).unwrap();
+        assert_eq!(plain, body);
+        assert_eq!(zstd::bulk::decompress(&get(Encoding::Zstd), body.len()).unwrap(), body);
+        let mut plain = vec![];
+        brotli::BrotliDecompress(&mut &*get(Encoding::Brotli), &mut plain).unwrap();
+        assert_eq!(plain, body);
+        assert_eq!(encoded.get([2; 16], Encoding::Gzip, b"short"), None);
+    }
+}
