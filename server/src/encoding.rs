@@ -78,8 +78,8 @@ impl Encoding {
             Self::Zstd => zstd::bulk::compress(body, 12),
             Self::Brotli => {
                 let mut encoded = vec![];
-                let mut parameters = brotli::enc::BrotliEncoderParams::default();
-                parameters.quality = if body.len() > 64 << 10 { 5 } else { 9 };
+                let quality = if body.len() > 64 << 10 { 5 } else { 9 };
+                let parameters = brotli::enc::BrotliEncoderParams { quality, ..Default::default() };
                 brotli::BrotliCompress(&mut &*body, &mut encoded, &parameters)?;
                 Ok(encoded)
             }

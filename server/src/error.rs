@@ -118,7 +118,7 @@ impl Error {
                 NOT_AT_ALL,
                 "use GET; only /v1/plans takes POST, and nothing else",
             ),
-            Self::Timeout => {
+            Self::Timeout | Self::Database(QueryError::Replaced) => {
                 (StatusCode::SERVICE_UNAVAILABLE, NOT_AT_ALL, "try again in some seconds")
             }
             Self::Body => (
@@ -140,9 +140,6 @@ impl Error {
                 NOT_AT_ALL,
                 "try again in some seconds; the server's log says more",
             ),
-            Self::Database(QueryError::Replaced) => {
-                (StatusCode::SERVICE_UNAVAILABLE, NOT_AT_ALL, "try again in some seconds")
-            }
             Self::Broken { .. } | Self::Database(_) => (
                 StatusCode::INTERNAL_SERVER_ERROR,
                 NOT_AT_ALL,

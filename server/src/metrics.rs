@@ -207,7 +207,7 @@ impl Metrics {
         self.upstream.get_or_create(&Outcome { outcome }).inc();
     }
 
-    /// The text that Prometheus reads (OpenMetrics 1.0).
+    /// The text that Prometheus reads (`OpenMetrics` 1.0).
     pub fn text(&self, database: &crate::Database) -> Result<String, fmt::Error> {
         let tally = database.tally();
         let builds = |status, reason, count: u64| {

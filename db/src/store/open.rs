@@ -5,6 +5,8 @@ use super::StoreError;
 use rusqlite::{Connection, OpenFlags, config::DbConfig, limits::Limit};
 use rusqlite_migration::{M, Migrations};
 use std::{
+    fmt::Write as _,
+    os::unix::ffi::OsStrExt as _,
     path::Path,
     thread,
     time::{Duration, Instant},
@@ -76,19 +78,19 @@ pub(super) fn reader(path: &Path) -> Result<Connection, StoreError> {
 
 /// Opens a file that nobody writes, as it is without its write-ahead log.
 pub(super) fn immutable(path: &Path) -> Result<Connection, StoreError> {
-    let escaped: String = path.to_string_lossy().bytes().fold(String::new(), |mut uri, byte| {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'.' | b'_' | b'-' => {
-                uri.push(char::from(byte));
-            }
-            _ => uri.push_str(&format!("%{byte:02x}")),
+    let mut uri = "file:".to_owned();
+    for byte in path.as_os_str().as_bytes() {
+        if byte.is_ascii_alphanumeric() || b"/._-".contains(byte) {
+            uri.push(char::from(*byte));
+        } else {
+            // Writing to a string does not fail.
+            let _ = write!(uri, "%{byte:02x}");
         }
-        uri
-    });
+    }
+    uri.push_str("?immutable=1");
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
         | OpenFlags::SQLITE_OPEN_NO_MUTEX
         | OpenFlags::SQLITE_OPEN_URI;
-    let uri = format!("file:{escaped}?immutable=1");
     let connection = connect(Path::new(&uri), flags)?;
     identify(path, &connection, Access::Read)?;
     compare_schema(path, &connection)?;

@@ -54,9 +54,9 @@ impl Store {
                 done.builds += 1;
                 match Record::parse_canonical(&record) {
                     Ok(parsed) if parsed.build_id.to_string() == id => {
-                        let signed = signer.sign(&parsed.build_id, &record);
-                        if signature.as_ref() != Some(&signed) {
-                            new.push((id, record, signed));
+                        let text = signer.sign(&parsed.build_id, &record);
+                        if signature.as_ref() != Some(&text) {
+                            new.push((id, record, text));
                         }
                     }
                     _ => done.damaged += 1,

@@ -2,7 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends where something is amiss")]
 
+mod federation;
 mod http;
+mod https;
 mod limits;
 mod process;
 mod signed;

@@ -62,10 +62,20 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn start(data: &Data) -> Self {
+        Self::with(data, &[])
+    }
+
+    /// With these arguments too.
+    pub(crate) fn with(data: &Data, arguments: &[&str]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_nfdrop-server"))
             .arg("--db")
             .arg(data.path())
-            .args(["--listen", "127.0.0.1:0"])
+            .args(arguments)
+            .args(if arguments.contains(&"--listen") {
+                &[][..]
+            } else {
+                &["--listen", "127.0.0.1:0"]
+            })
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
@@ -79,6 +89,7 @@ impl Server {
             line.clear();
             assert_ne!(server.stderr.read_line(&mut line).unwrap(), 0, "it ended");
         }
+        let line = line.replace("https://", "http://");
         let address = line.trim().strip_prefix("listening on http://");
         server.address = address.expect(&line).to_owned();
         server

@@ -1,0 +1,292 @@
+//! `make bench-server`: how many questions a second the server answers, beside a bare axum handler that
+//! returns the same bytes from memory and Debian's debuginfod, with the same load (wrk) on the same machine
+//! in the same run. Prints figures and never fails because of them, as `make bench`.
+//!
+//! The databases are made up: every build has a body of its own, so that nothing is shared but layouts, of
+//! which there is one for twenty builds. They are kept for the next run below the cache of this project.
+
+#![expect(clippy::print_stdout, reason = "the figures are this program's data")]
+
+use anyhow::{Context as _, ensure};
+use axum::{Router, body::Bytes, http::header, routing::get};
+use nfdrop_db::{BuildId, FnOffset, Record, Store, sample};
+use std::{
+    env,
+    fs::{self, File},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::TcpStream,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+const SMALL: u64 = 1_000;
+const LARGE: u64 = 1_000_000;
+/// Seconds of each measurement.
+const SECONDS: u32 = 8;
+/// Connections under full load.
+const CONNECTIONS: u32 = 64;
+const SERVER: &str = env!("CARGO_BIN_EXE_nfdrop-server");
+
+fn main() -> anyhow::Result<()> {
+    let mut arguments = env::args().skip(1).filter(|argument| !argument.starts_with("--"));
+    if arguments.next().as_deref() == Some("bare") {
+        return bare(&arguments.next().context("which bytes?")?);
+    }
+    let cache = env::var_os("NFDROP_CACHE_PATH").map(PathBuf::from);
+    let home = || Some(PathBuf::from(env::var_os("HOME")?).join(".cache/nfdrop"));
+    let cache = cache.or_else(home).context("there is no cache: set HOME or NFDROP_CACHE_PATH")?;
+    fs::create_dir_all(&cache)?;
+    let [small, large] = [SMALL, LARGE].map(|builds| database(&cache, builds));
+    let (small, large) = (small?, large?);
+
+    println!("{:<34} {:>10} {:>9} {:>9}", "", "answers/s", "p50 µs", "p99 µs");
+    let body = cache.join("bench-record.json");
+    fs::write(&body, record(7).to_bytes())?;
+    let ourselves = env::current_exe()?;
+    let bare = Running::start(Command::new(ourselves).arg("bare").arg(&body), "listening on ")?;
+    let reference = load(&bare.address, &["hit", "1000", "0"], CONNECTIONS)?;
+    line("bare axum handler", &reference, None);
+    drop(bare);
+
+    let mut at_half = None;
+    for (path, builds) in [(&small, SMALL), (&large, LARGE)] {
+        let start = Instant::now();
+        let server = Running::start(
+            Command::new(SERVER).arg("--db").arg(path).args(["--listen", "127.0.0.1:0"]),
+            "listening on http://",
+        )?;
+        println!(
+            "nfdrop-server, {builds} builds, ready after {:.1} s, {} MiB",
+            start.elapsed().as_secs_f64(),
+            server.resident()?
+        );
+        let count = builds.to_string();
+        for kind in ["hit", "same", "miss"] {
+            let load = load(&server.address, &[kind, &count, "0"], CONNECTIONS)?;
+            line(&format!("  {}", name(kind)), &load, Some(&reference));
+            if kind == "hit" && builds == LARGE {
+                at_half = Some(load.rate / 2.0);
+            }
+        }
+        let batch = load(&server.address, &["batch", &count, "0"], 4)?;
+        println!(
+            "  {:<32} {:>10.0} ids a second",
+            "batch of 10,000, status only",
+            batch.rate * 10_000.0
+        );
+        if let Some(rate) = at_half {
+            // Every connection asks, and pauses for so many milliseconds.
+            let pause = 5;
+            let connections = (rate * f64::from(pause) / 1000.0).round() as u32;
+            let half =
+                load(&server.address, &["hit", &count, &pause.to_string()], connections.max(2))?;
+            line("  hits at about half of the load", &half, None);
+        }
+        println!("  {:<32} {:>10} MiB", "resident after that", server.resident()?);
+    }
+    debuginfod(&reference)
+}
+
+fn name(kind: &str) -> &'static str {
+    match kind {
+        "hit" => "hits",
+        "same" => "hits that are known (304)",
+        _ => "misses",
+    }
+}
+
+/// What wrk has measured.
+struct Load {
+    rate: f64,
+    p50: f64,
+    p99: f64,
+}
+
+fn line(what: &str, load: &Load, reference: Option<&Load>) {
+    print!("{what:<34} {:>10.0} {:>9} {:>9}", load.rate, load.p50, load.p99);
+    if let Some(reference) = reference {
+        print!("   {:.2} of the bare handler", load.rate / reference.rate);
+    }
+    println!();
+}
+
+fn load(address: &str, script: &[&str], connections: u32) -> anyhow::Result<Load> {
+    let threads = connections.min(2);
+    let output = Command::new("wrk")
+        .args(["-t", &threads.to_string(), "-c", &connections.to_string()])
+        .args(["-d", &SECONDS.to_string(), "--timeout", "10"])
+        .args(["-s", concat!(env!("CARGO_MANIFEST_DIR"), "/benches/load.lua")])
+        .arg(format!("http://{address}"))
+        .arg("--")
+        .args(script)
+        .output()
+        .context("wrk: Debian's package has it")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let result = text.lines().find_map(|line| line.strip_prefix("RESULT "));
+    let numbers: Vec<f64> = result
+        .with_context(|| format!("wrk says {text}{}", String::from_utf8_lossy(&output.stderr)))?
+        .split(' ')
+        .map(str::parse)
+        .collect::<Result<_, _>>()?;
+    let [requests, micros, p50, p99, _, broken] = numbers[..] else {
+        anyhow::bail!("wrk says {text}")
+    };
+    ensure!(broken == 0.0, "{broken} connections broke: {text}");
+    Ok(Load { rate: requests / (micros / 1e6), p50, p99 })
+}
+
+/// A server that is ended when dropped.
+struct Running {
+    child: Child,
+    address: String,
+}
+
+impl Running {
+    /// Its address is what stands behind `prefix` in the first line of stderr that has it.
+    fn start(command: &mut Command, prefix: &str) -> anyhow::Result<Self> {
+        let mut child =
+            command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().context("cannot start")?;
+        let stderr = child.stderr.take().context("no stderr")?;
+        let mut running = Self { child, address: String::new() };
+        for line in BufReader::new(stderr).lines() {
+            if let Some(address) = line?.strip_prefix(prefix) {
+                address.clone_into(&mut running.address);
+                return Ok(running);
+            }
+        }
+        anyhow::bail!("a server has ended")
+    }
+
+    /// MiB.
+    fn resident(&self) -> anyhow::Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.trim().split(' ').next()).context("no VmRSS")?;
+        Ok(kib.parse::<u64>()? >> 10)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The other side: axum as its documentation shows it, with bytes of a record from memory.
+#[tokio::main]
+async fn bare(path: &str) -> anyhow::Result<()> {
+    let bytes = Bytes::from(fs::read(path)?);
+    let handler = move || {
+        let bytes = bytes.clone();
+        async move { ([(header::CONTENT_TYPE, "application/json")], bytes) }
+    };
+    let router: Router = Router::new().route("/buildid/{hex}/plan", get(handler));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    writeln!(std::io::stderr(), "listening on {}", listener.local_addr()?)?;
+    axum::serve(listener, router).await?;
+    Ok(())
+}
+
+/// As `load.lua` makes it.
+fn id(number: u64) -> anyhow::Result<BuildId> {
+    let mixed = number.wrapping_mul(2_654_435_761) % (1 << 32);
+    Ok(format!("{mixed:08x}{number:032x}").parse()?)
+}
+
+/// A record as a real one is in its size, and like no other in its body.
+fn record(number: u64) -> Record {
+    let id = id(number).unwrap_or_else(|_| unreachable!("40 digits"));
+    if number % 50 == 49 {
+        return sample::unresolved(id);
+    }
+    let mut plan = sample::plan(id);
+    plan.symbol_size = 0x10000;
+    plan.body_sha256.0[..8].copy_from_slice(&number.to_be_bytes());
+    plan.probes[0].offset = FnOffset((number % 0x3fff) as u32 + 1);
+    plan.probes[1].offset = FnOffset((number % 0x3fff) as u32 + 0x4000);
+    for member in 0..27 {
+        plan.layout.offsets.insert(
+            format!("some_struct_{member}.a_member"),
+            ((number / 20 + member) % 4096) as u32,
+        );
+    }
+    Record::resolved(plan)
+}
+
+fn database(cache: &Path, builds: u64) -> anyhow::Result<PathBuf> {
+    let path = cache.join(format!("bench-3-{builds}.sqlite"));
+    if path.exists() {
+        return Ok(path);
+    }
+    let new = path.with_extension("new");
+    let _ = fs::remove_file(&new);
+    let store = Store::create_or_open(&new)?;
+    let start = Instant::now();
+    let kernel = |number: u64| {
+        sample::kernel(record(number), &format!("6.{}.{number}-bench-amd64", number % 20))
+    };
+    for number in 0..builds {
+        store.put_kernel(&kernel(number))?;
+    }
+    store.finish()?;
+    drop(store);
+    println!("{builds} builds made in {:.1} s", start.elapsed().as_secs_f64());
+    fs::rename(new, &path)?;
+    Ok(path)
+}
+
+/// Debian's debuginfod, asked for an executable that is as small as a plan.
+fn debuginfod(reference: &Load) -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let source = folder.path().join("small.s");
+    fs::write(&source, ".globl _start\n_start: mov $60, %eax\n syscall\n")?;
+    let files = folder.path().join("files");
+    fs::create_dir(&files)?;
+    let built = Command::new("cc")
+        .args(["-nostdlib", "-static", "-s", "-Wl,--build-id=sha1", "-Wl,-z,noseparate-code", "-o"])
+        .args([files.join("small"), source])
+        .status()?;
+    ensure!(built.success(), "cc has failed");
+    let notes = Command::new("readelf").arg("-n").arg(files.join("small")).output()?;
+    let notes = String::from_utf8_lossy(&notes.stdout).into_owned();
+    let id = notes.split("Build ID: ").nth(1).and_then(|text| text.split_whitespace().next());
+    let id = id.with_context(|| format!("no build-id in {notes}"))?.to_owned();
+    let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    let log = File::create(folder.path().join("log"))?;
+    let child = Command::new("debuginfod")
+        .args(["-F", "-d", ":memory:", "-p", &port.to_string()])
+        .arg(&files)
+        .env("HOME", folder.path())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn();
+    let Ok(child) = child else {
+        println!("debuginfod is not there: Debian's package has it");
+        return Ok(());
+    };
+    let server = Running { child, address: format!("127.0.0.1:{port}") };
+    let path = format!("/buildid/{id}/executable");
+    let start = Instant::now();
+    while !has(&server.address, &path) {
+        ensure!(start.elapsed() < Duration::from_mins(1), "debuginfod has indexed nothing");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let size = fs::metadata(files.join("small"))?.len();
+    let peer = load(&server.address, &["fixed", "1", "0", &path], CONNECTIONS)?;
+    line(&format!("debuginfod, a file of {size} bytes"), &peer, Some(reference));
+    println!("a bare handler is {:.1} times debuginfod", reference.rate / peer.rate);
+    Ok(())
+}
+
+fn has(address: &str, path: &str) -> bool {
+    let ask = || -> std::io::Result<String> {
+        let mut stream = TcpStream::connect(address)?;
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")?;
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer)?;
+        Ok(String::from_utf8_lossy(&answer).into_owned())
+    };
+    ask().is_ok_and(|answer| answer == "HTTP/1.1 200")
+}
