@@ -125,6 +125,19 @@ fn a_signed_plan_is_taken() {
     let (code, stdout, stderr) = ask(&server, "nfdrop.pub");
     assert_eq!((code, stderr.as_str()), (0, ""));
     assert!(stdout.contains("nft_do_chain+0x"), "{stdout}");
+    // And of a fleet: a plan that hosts would not take does not cover them.
+    let hosts = INDEXED.path("hosts");
+    let [first, second] = &INDEXED.ids[..] else { panic!("two builds") };
+    fs::write(&hosts, format!("{first}\n{second}\n{second}\n")).unwrap();
+    for (key, code, says) in [
+        ("nfdrop.pub", 0, "3 of 3 hosts are covered"),
+        ("other.pub", 2, "0 of 3 hosts are covered"),
+    ] {
+        let mut command = program("nfdrop-client").unwrap();
+        command.arg("plan").arg("--hosts").arg(&hosts).arg("--pubkey").arg(INDEXED.path(key));
+        let ended = run(command.args(["--server", &format!("http://{}", server.address)]));
+        assert!(ended.0 == code && ended.2.starts_with(says), "{ended:?}");
+    }
 }
 
 #[test]

@@ -31,6 +31,10 @@ impl Asked {
         self.builds.is_empty() && self.releases.is_empty()
     }
 
+    fn len(&self) -> usize {
+        self.builds.len() + self.releases.len()
+    }
+
     /// The first so many of it.
     fn first(&self, count: usize) -> Self {
         let builds: BTreeSet<_> = self.builds.iter().take(count).cloned().collect();
@@ -121,29 +125,35 @@ pub async fn ask(
     asked: &Asked,
     told: &mut Told,
 ) -> Result<bool, AskError> {
-    let mut left = asked.clone();
+    let (mut left, mut silent) = (asked.clone(), 0);
     // A server that answers for one at a time would be asked for hours.
-    let most = 16 + (asked.builds.len() + asked.releases.len()) / 100;
+    let most = 16 + asked.len() / 100;
     for _ in 0..most {
         if left.is_empty() {
-            return Ok(true);
+            break;
         }
         let part = left.first(MAX_ASKED);
         let request = Request { build_ids: &part.builds, releases: &part.releases, only: "status" };
         let request = serde_json::to_vec(&request)
             .map_err(|error| AskError::NoAnswer(format!("cannot be asked: {error}")))?;
         let Some(answer) = http.plans(server, request).await? else { return Ok(false) };
-        note(&answer, &part, &mut left, told)?;
+        if note(&answer, &part, &mut left, told)? == 0 {
+            // Asked again and alone: it cannot say, of a damaged record or of what others did not tell it.
+            left.builds.retain(|build| !part.builds.contains(build));
+            left.releases.retain(|release| !part.releases.contains(release));
+            silent += part.len();
+        }
     }
-    if left.is_empty() {
+    silent += left.len();
+    if silent == 0 {
         return Ok(true);
     }
-    let left = left.builds.len() + left.releases.len();
-    Err(AskError::NoAnswer(format!("was asked {most} times and tells nothing of {left} still")))
+    let all = asked.len();
+    Err(AskError::NoAnswer(format!("of {silent} of {all} builds and releases it cannot tell now")))
 }
 
-/// Notes an answer, and takes it from what is left to ask for.
-fn note(bytes: &[u8], part: &Asked, left: &mut Asked, told: &mut Told) -> Result<(), AskError> {
+/// Notes an answer, and takes it from what is left to ask for. How much it is.
+fn note(bytes: &[u8], part: &Asked, left: &mut Asked, told: &mut Told) -> Result<usize, AskError> {
     let wrong = |what: String| Err(AskError::NoAnswer(format!("its answer to /v1/plans {what}")));
     if bytes.len() > MAX_ANSWER {
         return wrong(format!("has more than {MAX_ANSWER} bytes"));
@@ -177,16 +187,13 @@ fn note(bytes: &[u8], part: &Asked, left: &mut Asked, told: &mut Told) -> Result
         left.releases.remove(&release.release);
         told.add_release(release);
     }
-    let asked = part.builds.len() + part.releases.len();
+    let asked = part.len();
     let missing = part.builds.intersection(&left.builds).count()
         + part.releases.intersection(&left.releases).count();
     if missing > 0 && answer.complete {
         return wrong(format!("calls itself complete, but leaves out {missing} of {asked}"));
     }
-    if missing == asked {
-        return wrong(format!("tells nothing of the {asked} builds and releases asked for"));
-    }
-    Ok(())
+    Ok(asked - missing)
 }
 
 #[cfg(test)]
@@ -207,7 +214,7 @@ mod tests {
     fn noted(answer: &serde_json::Value) -> Result<(Asked, Told), String> {
         let (mut left, mut told) = (asked(), Told::default());
         let noted = note(answer.to_string().as_bytes(), &asked(), &mut left, &mut told);
-        noted.map(|()| (left, told)).map_err(|error| error.to_string())
+        noted.map(|_| (left, told)).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -236,7 +243,6 @@ mod tests {
                 json!({"results": [], "complete": true}),
                 "calls itself complete, but leaves out 4 of 4",
             ),
-            (json!({"results": [], "complete": false}), "tells nothing of the 4"),
             (json!({"results": [result(3, "resolved")], "complete": false}), "was not asked for"),
             (json!({"results": [result(1, "refused")], "complete": false}), "only a client can"),
             (

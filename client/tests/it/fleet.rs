@@ -136,6 +136,46 @@ async fn what_a_server_leaves_out_is_asked_for_again_and_large_fleets_in_parts()
 }
 
 #[tokio::test]
+async fn what_a_server_cannot_tell_is_not_taken_for_unknown() {
+    // Of its damaged records a server says nothing, however often it is asked.
+    let answer = async |Json(request): Json<Value>| {
+        let mut answer = Batch::new().answer(&request);
+        let results = answer["results"].as_array_mut().unwrap();
+        results.retain(|build| build["build_id"] != OTHER);
+        answer["complete"] = json!(false);
+        Json(answer)
+    };
+    let server = Server::routing(Router::new().route("/v1/plans", post(answer))).await;
+    let hosts = format!("{OTHER}\n{RUNNING}\n{COVERED}\n");
+    let ended = ask(&hosts, &[&server.url], &[]).await;
+    assert_eq!((ended.code, server.requests()), (1, 2), "{}", ended.stdout);
+    insta::assert_snapshot!(ended.stderr, @"
+    warning: SERVER-0: of 1 of 3 builds and releases it cannot tell now
+    2 of 3 hosts are covered, 1 that no server answered for
+    ");
+}
+
+#[tokio::test]
+async fn nfdrops_own_server_tells_it() {
+    let server = Server::real(&[RUNNING]).await;
+    let (covered, uncovered) = ("6.12.0-cloud-amd64", "5.10.0-46-cloud-amd64");
+    let hosts = format!("{RUNNING}\n{UNRESOLVED}\n{OTHER}\n{covered}\n{uncovered}\n{NEVER}\n");
+    let ended = ask(&hosts, &[&server.url], &[]).await;
+    assert_eq!((ended.code, server.requests()), (2, 1), "{}", ended.stderr);
+    insta::assert_snapshot!(ended.stdout, @"
+    host                                      count  build-id                                  status      why
+    0484cf000102030405060708090a0b0c0d0e0f10      1  0484cf000102030405060708090a0b0c0d0e0f10  resolved
+    1111111111111111111111111111111111111111      1  1111111111111111111111111111111111111111  unresolved  no_site
+    9999999999999999999999999999999999999999      1  9999999999999999999999999999999999999999  unknown     never seen
+    6.12.0-cloud-amd64                            1  0484cf000102030405060708090a0b0c0d0e0f10  resolved
+    5.10.0-46-cloud-amd64                         1  1111111111111111111111111111111111111111  unresolved  no_site
+    7.9.0-none                                    1  -                                         unknown     never seen
+    ");
+    let ended = ask(&format!("{covered}\n{RUNNING}\n"), &[&server.url], &[]).await;
+    assert_eq!((ended.code, ended.stderr.as_str()), (0, "2 of 2 hosts are covered\n"));
+}
+
+#[tokio::test]
 async fn the_next_server_is_asked_for_what_the_first_has_no_plan_for() {
     let first = Batch::new().serve().await;
     let mut other = Batch::new();
