@@ -34,6 +34,10 @@ Examples:
   nfdrop-client plan --server http://127.0.0.1:7767
   nfdrop-client plan --build-id 0484cf… --format bpftrace > nfdrop.bt
   nfdrop-client plan --plan plan.json --format text
+  nfdrop-client plan --hosts releases.txt --format json | jq -r 'select(.covered | not) | .host'
+
+With --hosts a table tells which kernels of a fleet have a plan. A release counts as covered where all
+builds that are known as it have one. Exit codes: 0 all covered, 2 some not, 1 some not answered for.
 
 A plan is kept for good, a \"no\" for ten minutes; see NFDROP_CACHE_PATH in `nfdrop-client --help`.
 With --format json the record of a build without a plan is printed too; the exit code is 2.";
@@ -216,6 +220,9 @@ pub struct PlanArgs {
     /// Read the plan from a file instead of asking
     #[arg(long, value_name = "FILE", conflicts_with = "servers")]
     pub plan: Option<PathBuf>,
+    /// Tell which of many kernels are covered: build-ids or releases, one a line; - is stdin
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["build_id", "plan"])]
+    pub hosts: Option<PathBuf>,
 }
 
 /// Arguments of `doctor`.

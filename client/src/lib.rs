@@ -1,5 +1,6 @@
 //! nfdrop's client: finds out which build of nf_tables runs, fetches its plan, checks it, keeps it,
-//! attaches it and names what is dropped; `doctor` says what attaching would need.
+//! attaches it and names what is dropped; `doctor` says what attaching would need, and [`fleet`] which of
+//! many kernels there are plans for.
 //!
 //! The way of a plan: [`running`] (build-id, from [`notes`]) → [`lookup`] ([`cache`], then each
 //! [`server`]) → checks of `nfdrop-db` → [`show`], or [`attach`]. The way of a drop: ring buffer of
@@ -15,6 +16,7 @@ pub mod doctor;
 pub mod event;
 pub mod failure;
 pub mod filter;
+pub mod fleet;
 pub mod host;
 pub mod lookup;
 pub mod metrics;

@@ -2,9 +2,10 @@
 
 use clap::{CommandFactory, Parser};
 use nfdrop_client::{
-    cli::{Cli, Command, Common, DoctorArgs, DoctorFormat, PlanArgs},
+    cli::{Cli, Command, Common, DoctorArgs, DoctorFormat, PlanArgs, PlanFormat},
     doctor,
     failure::Failure,
+    fleet,
     host::Host,
     lookup::{self, Settings},
     running, show,
@@ -12,6 +13,7 @@ use nfdrop_client::{
 };
 use std::{
     io::{self, Write},
+    path::Path,
     process::ExitCode,
 };
 
@@ -59,6 +61,9 @@ async fn plan(args: PlanArgs) -> ExitCode {
         Ok(settings) => settings,
         Err(error) => return fail(&error, OTHER),
     };
+    if let Some(hosts) = &args.hosts {
+        return preflight(&settings, hosts, args.format).await;
+    }
     let found = async {
         let build_id = match args.target.build_id {
             Some(build_id) => build_id,
@@ -84,6 +89,27 @@ async fn plan(args: PlanArgs) -> ExitCode {
         Ok(output) => print(&output, code),
         Err(failure) => fail(&failure, failure.exit_code()),
     }
+}
+
+async fn preflight(settings: &Settings, hosts: &Path, format: PlanFormat) -> ExitCode {
+    if !matches!(format, PlanFormat::Text | PlanFormat::Json) {
+        let failure =
+            Failure::Options("--hosts prints --format text or json; scripts are of one build");
+        return fail(&failure, failure.exit_code());
+    }
+    let hosts = match fleet::read(hosts) {
+        Ok(hosts) => hosts,
+        Err(error) => return fail(&error, OTHER),
+    };
+    let found = fleet::find(settings, hosts, |line| say(&format!("warning: {line}"))).await;
+    let report = match found {
+        Ok(report) => report,
+        Err(failure) => return fail(&failure, failure.exit_code()),
+    };
+    let output = if matches!(format, PlanFormat::Json) { report.json() } else { report.text() };
+    let code = print(output.as_bytes(), report.code().into());
+    say(&report.summary());
+    code
 }
 
 async fn diagnose(args: DoctorArgs) -> ExitCode {

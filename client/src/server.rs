@@ -5,6 +5,7 @@
 
 use crate::{
     failure::{Failure, Refusal},
+    fleet::batch,
     signature,
 };
 use nfdrop_db::{BuildId, Record, Status};
@@ -144,6 +145,28 @@ impl Http {
         }
         let bytes = self.body(&mut response, signature::MAX_BYTES).await?;
         Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+    }
+
+    /// Sends this request to `/v1/plans` of `server`; `None` where there is no such thing, as on a static
+    /// copy.
+    pub async fn plans(
+        &self,
+        server: &Server,
+        request: Vec<u8>,
+    ) -> Result<Option<Vec<u8>>, AskError> {
+        let request = self.client.post(format!("{server}/v1/plans")).body(request);
+        let request = request
+            .header(header::CONTENT_TYPE, "application/json")
+            .header(header::ACCEPT, "application/json");
+        let mut response = request.send().await.map_err(|error| self.no_answer(&error))?;
+        match response.status() {
+            StatusCode::OK => {}
+            StatusCode::NOT_FOUND
+            | StatusCode::METHOD_NOT_ALLOWED
+            | StatusCode::NOT_IMPLEMENTED => return Ok(None),
+            status => return Err(AskError::NoAnswer(format!("HTTP status {status}"))),
+        }
+        self.body(&mut response, batch::MAX_ANSWER).await.map(Some)
     }
 
     /// All of a body, or one chunk more than `limit` bytes of it.

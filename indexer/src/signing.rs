@@ -36,12 +36,12 @@ const END: usize = PUBLIC + 32;
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// The file cannot be read.
-    #[error("cannot read the secret key {}: {source}; `nfdrop-indexer keygen` makes one", .path.display())]
+    #[error("cannot read the secret key {}: {cause}; `nfdrop-indexer keygen` makes one", .path.display())]
     Read {
         /// The file.
         path: PathBuf,
         /// Why.
-        source: io::Error,
+        cause: io::Error,
     },
     /// There is no secret key in the file.
     #[error(
@@ -57,14 +57,14 @@ pub enum KeyError {
     },
     /// The password of an encrypted key cannot be had.
     #[error(
-        "{} is encrypted, and its password cannot be asked for: {source}; set NFDROP_SIGN_PASSWORD",
+        "{} is encrypted, and its password cannot be asked for: {cause}; set NFDROP_SIGN_PASSWORD",
         .path.display()
     )]
     NoPassword {
         /// The file.
         path: PathBuf,
         /// Why.
-        source: io::Error,
+        cause: io::Error,
     },
     /// A file of the new pair is there already.
     #[error("{} is there already and is never overwritten; name another file, or move it away", .path.display())]
@@ -73,12 +73,12 @@ pub enum KeyError {
         path: PathBuf,
     },
     /// A file of the new pair cannot be written.
-    #[error("cannot write {}: {source}", .path.display())]
+    #[error("cannot write {}: {cause}", .path.display())]
     Write {
         /// The file.
         path: PathBuf,
         /// Why.
-        source: io::Error,
+        cause: io::Error,
     },
     /// There is no randomness, or not enough memory to encrypt.
     #[error("cannot make a key: {0}")]
@@ -108,7 +108,7 @@ impl SigningKey {
         let path = path.to_owned();
         let (text, mode) = match read() {
             Ok(read) => read,
-            Err(source) => return Err(KeyError::Read { path, source }),
+            Err(cause) => return Err(KeyError::Read { path, cause }),
         };
         let boxed = || SecretKeyBox::from(text.clone());
         let key = match boxed().into_unencrypted_secret_key() {
@@ -116,7 +116,7 @@ impl SigningKey {
             Err(_) if is_encrypted(&text) => {
                 let password = match password() {
                     Ok(password) => password,
-                    Err(source) => return Err(KeyError::NoPassword { path, source }),
+                    Err(cause) => return Err(KeyError::NoPassword { path, cause }),
                 };
                 match boxed().into_secret_key(Some(password)) {
                     Ok(key) => key,
@@ -220,10 +220,10 @@ fn write_new(path: &Path, mode: u32, text: &str) -> Result<(), KeyError> {
     let path = path.to_owned();
     match written {
         Ok(()) => Ok(()),
-        Err(source) if source.kind() == io::ErrorKind::AlreadyExists => {
+        Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => {
             Err(KeyError::Exists { path })
         }
-        Err(source) => Err(KeyError::Write { path, source }),
+        Err(cause) => Err(KeyError::Write { path, cause }),
     }
 }
 

@@ -5,6 +5,7 @@
 mod answers;
 mod cache;
 mod doctor;
+mod fleet;
 mod hostile;
 mod https;
 mod machine;

@@ -4,7 +4,7 @@
 use crate::machine::id;
 use axum::{Router, extract::Request, middleware, response::IntoResponse};
 use nfdrop_db::{Record, Store, sample};
-use nfdrop_server::{Database, router, serve, serve::Limits};
+use nfdrop_server::{App, Database, serve, serve::Limits};
 use std::{
     future::pending,
     sync::{
@@ -38,8 +38,9 @@ impl Server {
             add(sample::resolved(id(build)), &format!("6.12.{number}-cloud-amd64"));
         }
         add(sample::unresolved(id(UNRESOLVED)), "5.10.0-46-cloud-amd64");
-        let database = Database::new(Store::open_read_only(&path).unwrap());
-        Self::start(router(database), Some(directory)).await
+        let service = App::new(Database::open(&path).unwrap(), None).service();
+        let answer = async move |request: Request| service.respond(request).await;
+        Self::start(Router::new().fallback(answer), Some(directory)).await
     }
 
     /// Answers every request with this.
@@ -68,7 +69,7 @@ impl Server {
         }));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        tokio::spawn(serve(listener, router, Limits::default(), pending()));
+        tokio::spawn(serve(listener, router, None, Limits::default(), pending()));
         Self { url, requests, _directory: directory }
     }
 

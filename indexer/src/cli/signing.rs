@@ -19,7 +19,7 @@ const PASSWORD: &str = "NFDROP_SIGN_PASSWORD";
 /// Make a pair of keys to sign plans with
 ///
 /// The pair is minisign's: the program `minisign` can use it too. The secret key is readable by its owner
-/// only and, unless --password is given, not encrypted: crawl signs every hour, without anybody there.
+/// only and, unless --password is given, not encrypted: crawls sign at night, with nobody there to ask.
 /// Servers need neither. Nothing is overwritten.
 #[derive(clap::Args)]
 #[command(after_help = "\
