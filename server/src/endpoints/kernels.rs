@@ -125,7 +125,7 @@ pub(super) async fn get(
 
 /// How many, and behind which one.
 pub(super) fn paging(
-    pub(super) limit: Option<usize>,
+    limit: Option<usize>,
     after: Option<&str>,
 ) -> Result<(usize, Option<Cursor>), Error> {
     let limit = limit.unwrap_or(PAGE);
