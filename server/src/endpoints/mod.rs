@@ -2,7 +2,6 @@
 
 mod bpftrace;
 mod healthz;
-mod index;
 mod kprobe_events;
 mod metrics;
 mod minisig;
@@ -45,7 +44,7 @@ pub fn router(app: App) -> Router {
         .route("/healthz/live", get(healthz::live))
         .route("/healthz/ready", get(healthz::get))
         .route("/metrics", get(metrics::get))
-        .route("/", get(index::get))
+        .merge(crate::pages::router())
         .layer(RequestBodyLimitLayer::new(NO_BODY));
     let with_body = Router::new()
         .route("/v1/plans", post(plans::post))
