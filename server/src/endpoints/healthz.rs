@@ -1,11 +1,7 @@
 //! `GET /healthz`, `/healthz/ready`: 200 while the database can be read, with how many builds it holds;
 //! `/healthz/live`: 200 while this process answers at all.
 
-use crate::{
-    answer::NOT_AT_ALL,
-    app::App,
-    error::Error,
-};
+use crate::{answer::NOT_AT_ALL, app::App, error::Error};
 use axum::{
     Json,
     extract::State,

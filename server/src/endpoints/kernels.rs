@@ -133,7 +133,10 @@ pub(super) fn paging(
         return Err(Error::BadQuery(format!("a page has 1 to {MAX_PAGE} kernels, found {limit}")));
     }
     let after = after.map(str::parse).transpose();
-    Ok((limit, after.map_err(|error: nfdrop_db::store::NoCursor| Error::BadQuery(error.to_string()))?))
+    Ok((
+        limit,
+        after.map_err(|error: nfdrop_db::store::NoCursor| Error::BadQuery(error.to_string()))?,
+    ))
 }
 
 /// What a crawl may change any time.

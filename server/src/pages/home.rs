@@ -17,7 +17,7 @@ const MAX_CELLS: usize = 5_000;
 /// Most series of a distribution, and most flavours, that are shown.
 const MAX_SERIES: usize = 40;
 const MAX_FLAVOURS: usize = 16;
-/// How old what is counted may be: counting a million builds takes a second.
+/// How old what is counted may be while a crawl writes: counting a million builds takes a second.
 const FRESH: Duration = Duration::from_secs(5);
 
 /// What the page tells.
@@ -27,15 +27,16 @@ pub(super) struct Overview {
     pub(super) cells: Vec<Cell>,
 }
 
-/// The last one. Who comes while it is made anew waits for it, so that it is made once.
+/// The last one, and of which generation of the database it is. Who comes while it is made anew waits for it, so that it is made once.
 #[derive(Debug, Default)]
-pub(super) struct Overviews(Mutex<Option<(Instant, Arc<Overview>)>>);
+pub(super) struct Overviews(Mutex<Option<(u64, Instant, Arc<Overview>)>>);
 
 impl Overviews {
     async fn get(&self, shared: &Shared) -> Result<Arc<Overview>, QueryError> {
         let mut last = self.0.lock().await;
-        if let Some((made, overview)) = &*last
-            && made.elapsed() < FRESH
+        let generation = shared.database().generation();
+        if let Some((of, made, overview)) = &*last
+            && (*of == generation || made.elapsed() < FRESH)
         {
             return Ok(Arc::clone(overview));
         }
@@ -43,7 +44,7 @@ impl Overviews {
             Ok(Overview { counts: store.counts()?, cells: store.coverage()? })
         });
         let overview = Arc::new(read.await?);
-        *last = Some((Instant::now(), Arc::clone(&overview)));
+        *last = Some((generation, Instant::now(), Arc::clone(&overview)));
         Ok(overview)
     }
 }

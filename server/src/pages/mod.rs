@@ -135,7 +135,8 @@ impl Page {
     }
 
     fn answer(&self, shared: &Shared, request: &HeaderMap) -> Response {
-        with_policy(Answer::new(HTML, MINUTES, self.render()).to(request, shared.encoded()))
+        let answer = Answer::new(HTML, MINUTES, self.render());
+        with_policy(answer.to(request, shared.encoded()))
     }
 
     /// Says why there is not what was asked for.
