@@ -111,7 +111,7 @@ impl Service {
         let route = Route::of(request.method(), request.uri().path());
         let method = request.method().clone();
         let mut response = if method == Method::OPTIONS {
-            preflight()
+            preflight(request.uri().path())
         } else {
             let at_once = self.app.as_ref().and_then(|app| {
                 app.at_once(request.method(), request.uri().path(), request.headers())
@@ -139,14 +139,18 @@ impl Service {
 }
 
 /// What a browser asks before it sends another page's request with a header such as If-None-Match.
-fn preflight() -> Response {
+fn preflight(path: &str) -> Response {
+    let allowed = match Route::of(&Method::POST, path) {
+        Route::Plans => "POST, OPTIONS",
+        _ => "GET, HEAD, OPTIONS",
+    };
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::NO_CONTENT;
     for (name, value) in [
         (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, HEAD"),
         (header::ACCESS_CONTROL_ALLOW_HEADERS, "if-none-match, accept"),
         (header::ACCESS_CONTROL_MAX_AGE, "86400"),
-        (header::ALLOW, "GET, HEAD, OPTIONS"),
+        (header::ALLOW, allowed),
     ] {
         response.headers_mut().insert(name, HeaderValue::from_static(value));
     }

@@ -133,7 +133,7 @@ impl Error {
             Self::Body => (
                 StatusCode::PAYLOAD_TOO_LARGE,
                 NOT_AT_ALL,
-                "only questions to /v1/plans have one, of at most 2 MiB: ask for fewer builds at once",
+                "only questions to /v1/plans have one, of at most 4 MiB: ask for fewer builds at once",
             ),
             Self::Question(_) => (
                 StatusCode::BAD_REQUEST,

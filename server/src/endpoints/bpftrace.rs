@@ -12,6 +12,8 @@ use nfdrop_db::{PlanError, render};
 /// The plan as a bpftrace script.
 #[utoipa::path(
     get,
+    operation_id = "bpftrace",
+    tag = "Builds",
     path = "/buildid/{hex}/nfdrop.bt",
     params(("hex" = String, Path, description = "Build-id in lower-case hex", pattern = "^([0-9a-f]{2}){4,64}$")),
     responses(

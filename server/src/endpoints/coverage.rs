@@ -34,6 +34,8 @@ pub(super) struct Coverage {
 /// counts in each.
 #[utoipa::path(
     get,
+    operation_id = "coverage",
+    tag = "Kernels",
     path = "/v1/coverage",
     responses((status = 200, description = "All of it", body = Coverage))
 )]

@@ -29,6 +29,8 @@ const HEADERS: [(header::HeaderName, &str); 1] = [(header::CACHE_CONTROL, NOT_AT
 /// Whether the database can be read, and how many builds it holds.
 #[utoipa::path(
     get,
+    operation_id = "health",
+    tag = "Server",
     path = "/healthz",
     responses(
         (status = 200, description = "It is well", body = Health),
@@ -51,6 +53,8 @@ fn well(resolved: Option<u64>, unresolved: Option<u64>) -> Response {
 /// As `/healthz`.
 #[utoipa::path(
     get,
+    operation_id = "ready",
+    tag = "Server",
     path = "/healthz/ready",
     responses(
         (status = 200, description = "It is well", body = Health),
@@ -64,6 +68,8 @@ pub(super) async fn ready(app: State<App>) -> Result<Response, Error> {
 /// Whether this process answers.
 #[utoipa::path(
     get,
+    operation_id = "live",
+    tag = "Server",
     path = "/healthz/live",
     responses(
         (status = 200, description = "It is well", body = Health),

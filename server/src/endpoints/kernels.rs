@@ -38,6 +38,7 @@ pub(super) struct Wanted {
     /// Without a plan for this reason.
     reason: Option<Reason>,
     /// Behind this one: `next` of the page before.
+    #[param(pattern = "^([0-9a-f]{2}){4,64}:[^:]*:")]
     pub(super) after: Option<String>,
     /// At most so many, 1 to 1000.
     #[param(minimum = 1, maximum = 1000)]
@@ -101,6 +102,8 @@ impl Kernels {
 /// identity.
 #[utoipa::path(
     get,
+    operation_id = "kernels",
+    tag = "Kernels",
     path = "/v1/kernels",
     params(Wanted),
     responses(

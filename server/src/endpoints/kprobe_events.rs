@@ -12,6 +12,8 @@ use nfdrop_db::{PlanError, render};
 /// The plan as lines for tracefs.
 #[utoipa::path(
     get,
+    operation_id = "kprobe_events",
+    tag = "Builds",
     path = "/buildid/{hex}/kprobe_events",
     params(("hex" = String, Path, description = "Build-id in lower-case hex", pattern = "^([0-9a-f]{2}){4,64}$")),
     responses(

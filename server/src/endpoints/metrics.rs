@@ -12,6 +12,8 @@ const KIND: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 /// For Prometheus.
 #[utoipa::path(
     get,
+    operation_id = "metrics",
+    tag = "Server",
     path = "/metrics",
     responses((
         status = 200,

@@ -13,6 +13,8 @@ use axum::{extract::State, http::HeaderMap, response::Response};
 /// The minisign signature over exactly the bytes of the plan.
 #[utoipa::path(
     get,
+    operation_id = "signature",
+    tag = "Builds",
     path = "/buildid/{hex}/plan.minisig",
     params(("hex" = String, Path, description = "Build-id in lower-case hex", pattern = "^([0-9a-f]{2}){4,64}$")),
     responses(

@@ -35,7 +35,7 @@ use tower_http::limit::RequestBodyLimitLayer;
 /// Bytes of a body where none is expected.
 const NO_BODY: usize = 1 << 10;
 /// Bytes of the body of a batch: 10,000 of the longest build-ids and releases fit.
-pub const BATCH_BODY: usize = 2 << 20;
+pub const BATCH_BODY: usize = 4 << 20;
 
 /// The router over this database.
 pub fn router(app: App) -> Router {

@@ -41,6 +41,8 @@ pub struct Description;
 /// This description.
 #[utoipa::path(
     get,
+    operation_id = "openapi",
+    tag = "Server",
     path = "/openapi.json",
     responses((status = 200, description = "OpenAPI 3.1", body = serde_json::Value))
 )]

@@ -7,6 +7,8 @@ use axum::{extract::State, http::HeaderMap, response::Response};
 /// The record of a build, with or without a plan, in its canonical bytes.
 #[utoipa::path(
     get,
+    operation_id = "plan",
+    tag = "Builds",
     path = "/buildid/{hex}/plan",
     params(("hex" = String, Path, description = "Build-id in lower-case hex", pattern = "^([0-9a-f]{2}){4,64}$")),
     responses(

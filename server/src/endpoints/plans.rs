@@ -20,7 +20,7 @@ use serde::Deserialize;
 use std::borrow::Cow;
 use utoipa::ToSchema;
 
-/// Most builds and releases of one question.
+/// Most builds of one question, and most releases.
 pub const MAX_ASKED: usize = 10_000;
 /// Longest release, as `uname -r` prints it; the kernel's own limit is 64.
 const MAX_RELEASE: usize = 255;
@@ -37,12 +37,18 @@ struct Question<'a> {
     build_ids: Vec<Cow<'a, str>>,
     /// Releases, as `uname -r` prints them.
     #[serde(borrow, default)]
-    #[schema(value_type = Vec<String>, max_items = 10_000)]
+    #[schema(value_type = Vec<Release>, max_items = 10_000)]
     releases: Vec<Cow<'a, str>>,
     /// Whether records are left out.
     #[serde(default)]
     only: Option<Only>,
 }
+
+/// A release, as `uname -r` prints it.
+#[derive(Debug, ToSchema)]
+#[schema(value_type = String, min_length = 1, max_length = 255)]
+#[expect(dead_code, reason = "only described")]
+struct Release(String);
 
 #[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -55,7 +61,7 @@ enum Only {
 #[expect(dead_code, reason = "only described")]
 struct Results {
     /// Of every build-id, in the order of the question.
-    results: Vec<Status>,
+    results: Vec<Told>,
     /// Of every release, in the order of the question.
     releases: Vec<Builds>,
     /// Whether nothing is missing. What is missing is to be asked for again.
@@ -65,7 +71,7 @@ struct Results {
 /// What is known of a build.
 #[derive(Debug, ToSchema)]
 #[expect(dead_code, reason = "only described")]
-struct Status {
+struct Told {
     build_id: BuildId,
     #[schema(pattern = "^(resolved|unresolved|unknown)$")]
     status: String,
@@ -80,7 +86,7 @@ struct Status {
 #[expect(dead_code, reason = "only described")]
 struct Builds {
     release: String,
-    builds: Vec<Status>,
+    builds: Vec<Told>,
 }
 
 /// Why a question is none.
@@ -93,19 +99,23 @@ pub enum QuestionError {
     #[error("the body is not a JSON object")]
     NoObject,
     /// Too many.
-    #[error("at most {MAX_ASKED} builds and releases can be asked for at once, found {0}")]
+    #[error(
+        "at most {MAX_ASKED} builds, and as many releases, can be asked for at once, found {0}"
+    )]
     TooMany(usize),
     /// Not a build-id.
     #[error(transparent)]
     BuildId(#[from] BuildIdError),
     /// Not a release.
-    #[error("a release has 1 to {MAX_RELEASE} bytes, found {0}")]
+    #[error("a release has 1 to {MAX_RELEASE} characters, found {0}")]
     Release(usize),
 }
 
-/// Many builds in one question, and all builds of releases. At most 10,000 of both together.
+/// Many builds in one question, and all builds of releases. At most 10,000 of each.
 #[utoipa::path(
     post,
+    operation_id = "plans",
+    tag = "Builds",
     path = "/v1/plans",
     request_body(content = Question, content_type = "application/json"),
     responses(
@@ -127,8 +137,9 @@ pub(super) async fn post(
     }
     let question: Question<'_> = serde_json::from_slice(&body).map_err(QuestionError::from)?;
     let asked = question.build_ids.len() + question.releases.len();
-    if asked > MAX_ASKED {
-        return Err(QuestionError::TooMany(asked).into());
+    let most = question.build_ids.len().max(question.releases.len());
+    if most > MAX_ASKED {
+        return Err(QuestionError::TooMany(most).into());
     }
     for id in &question.build_ids {
         if !is_plausible(id) {
@@ -136,8 +147,13 @@ pub(super) async fn post(
             id.parse::<BuildId>().map_err(QuestionError::from)?;
         }
     }
-    if let Some(wrong) = question.releases.iter().find(|r| !(1..=MAX_RELEASE).contains(&r.len())) {
-        return Err(QuestionError::Release(wrong.len()).into());
+    if let Some(wrong) = question
+        .releases
+        .iter()
+        .map(|release| release.chars().count())
+        .find(|length| !(1..=MAX_RELEASE).contains(length))
+    {
+        return Err(QuestionError::Release(wrong).into());
     }
     let status_only = question.only.is_some();
     let snapshot = app.database().snapshot();

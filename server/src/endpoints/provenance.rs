@@ -13,6 +13,8 @@ use axum::{body::Bytes, extract::State, http::HeaderMap, response::Response};
 /// The packages that hold a build.
 #[utoipa::path(
     get,
+    operation_id = "provenance",
+    tag = "Builds",
     path = "/buildid/{hex}/provenance",
     params(("hex" = String, Path, description = "Build-id in lower-case hex", pattern = "^([0-9a-f]{2}){4,64}$")),
     responses(
