@@ -7,6 +7,8 @@ use std::{fmt, str::FromStr};
 
 /// A GNU build-id: the descriptor of the ELF note with name `GNU` and type 3, 20 bytes as linkers
 /// write it by default. Written as lower-case hex.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", schema(value_type = String, pattern = "^([0-9a-f]{2}){4,64}$"))]
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BuildId(Vec<u8>);
 

@@ -6,6 +6,7 @@
 
 pub mod build_id;
 pub mod hex;
+pub mod listing;
 pub mod plan;
 pub mod provenance;
 pub mod record;
@@ -19,6 +20,7 @@ pub mod store;
 
 pub use build_id::{BuildId, BuildIdError};
 pub use hex::HexBytes;
+pub use listing::{Listing, ListingError};
 pub use plan::{
     BitField, Condition, Cost, Event, Evidence, FnOffset, Layout, LayoutSource, Location, Method,
     Plan, PlanError, Probe, Reg, SCHEMA, SYMBOL, Share,

@@ -21,6 +21,7 @@ pub const MAX_OFFSET: u32 = 1 << 20;
 pub const MAX_INSTRUCTION: usize = 15;
 
 /// Where to attach in one build, and where things are found there.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Plan {
@@ -47,6 +48,7 @@ pub struct Plan {
 }
 
 /// One kprobe.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Probe {
@@ -69,6 +71,7 @@ pub struct Probe {
 }
 
 /// What a probe reports.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Event {
@@ -88,6 +91,7 @@ impl fmt::Display for Event {
 }
 
 /// How the kernel runs the probe, by its own rules (arch/x86/kernel/kprobes).
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Cost {
@@ -110,6 +114,7 @@ impl fmt::Display for Cost {
 }
 
 /// Bytes from the start of the function.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, Default,
 )]
@@ -125,6 +130,7 @@ impl fmt::Display for FnOffset {
 macro_rules! registers {
     ($($variant:ident $name:literal),*) => {
         /// A 64-bit general register of x86-64, in the order of the instruction encoding.
+        #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
         #[serde(rename_all = "snake_case")]
         pub enum Reg {
@@ -156,6 +162,7 @@ impl fmt::Display for Reg {
 
 /// Where a 64-bit value is when the probe hits: the register; with `deref` the little-endian u64
 /// in memory at register + `deref`; `add` is added last.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Location {
@@ -202,6 +209,7 @@ impl fmt::Display for Location {
 }
 
 /// `(value & mask) == equals`.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Condition {
@@ -221,6 +229,7 @@ impl fmt::Display for Condition {
 }
 
 /// Offsets of kernel structures in this build.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Layout {
@@ -322,6 +331,7 @@ pub mod fields {
 }
 
 /// Where the nft structures' offsets come from.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LayoutSource {
@@ -332,6 +342,7 @@ pub enum LayoutSource {
 }
 
 /// Bits in a little-endian u64: `(u64 at offset >> shift) & (2^bits - 1)`.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BitField {
@@ -352,6 +363,7 @@ impl BitField {
 }
 
 /// What a plan was proven with.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Evidence {
@@ -370,6 +382,7 @@ pub struct Evidence {
 }
 
 /// How a plan was found.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Method {
@@ -378,6 +391,8 @@ pub enum Method {
 }
 
 /// A share between 0 and 1 in thousandths, so that it has one spelling only.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", schema(value_type = f64, minimum = 0, maximum = 1))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Share(u16);
 

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// One package that holds a build. Unlike a plan it may gain members, and readers pass over those
 /// they do not know.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Provenance {
     /// `debian`.

@@ -96,6 +96,7 @@ pub fn kernel(record: Record, release: &str) -> crate::store::KernelOutcome {
             input: None,
             package: name,
             vmlinux_build_id: None,
+            listing: None,
         })),
         indexed_at: 1_763_000_000,
     }

@@ -13,7 +13,10 @@ mod common;
 
 use anyhow::Context as _;
 use common::{Cached, cached, percent, stored};
-use nfdrop_db::{Store, hex, store::flavour};
+use nfdrop_db::{
+    Store, hex,
+    store::{Outcome, flavour},
+};
 use nfdrop_indexer::{
     crawl,
     fetch::{Download, Fetcher, Options, Silent, default_cache},
@@ -184,7 +187,7 @@ fn work(arguments: &[String]) -> anyhow::Result<()> {
     let store = Store::create_or_open(folder.path().join("bench.sqlite"))?;
     let fetcher = Fetcher::new(Options::new(folder.path().join("cache")))?;
     let pool = Arc::new(rayon::ThreadPoolBuilder::new().num_threads(jobs.parse()?).build()?);
-    let bodies = Arc::new(Bodies::default());
+    let bodies = Arc::new(Bodies::with_listings());
     let download = |path: &str| -> anyhow::Result<Download> {
         let name = path.rsplit('/').next().unwrap_or_default();
         let sha256 = hex::decode(name).and_then(|hash| hash.try_into().ok());
@@ -237,6 +240,10 @@ fn plan(
     anyhow::ensure!(record.plan.is_some(), "no plan: {:?}", record.detail);
     let release = unpacked.release.context("no release")?;
     let input = analysis.input.context("the resolver did not run")?;
-    store.put_kernel(&stored(&release, record, input, analysis.vmlinux_build_id))?;
+    let mut put = stored(&release, record, input, analysis.vmlinux_build_id);
+    if let Outcome::Build(build) = &mut put.outcome {
+        build.listing = analysis.listing;
+    }
+    store.put_kernel(&put)?;
     Ok(())
 }

@@ -11,16 +11,18 @@
 //! everything it reads.
 
 use crate::{
+    explain::{self, Syntax},
     image::{
         self, Function, ImageError,
         extract::to_json,
         function::{ObjectKind, SYMBOL},
     },
-    resolve::{self, ANALYZER, x86_64::kprobe::Era},
+    resolve::{self, ANALYZER, Findings, Unresolved, report, x86_64::kprobe::Era},
 };
 use nfdrop_db::{
     BuildId, Plan, Reason, Record,
-    store::{Body, BodyOutcome, Build, InputKey},
+    listing::html,
+    store::{Body, BodyOutcome, Build, InputKey, PackedListing},
 };
 use sha2::{Digest as _, Sha256};
 use std::{
@@ -52,6 +54,8 @@ pub struct Analysis {
     pub input: Option<InputKey>,
     /// Plan or reason, and the analyzer that says so.
     pub body: Body,
+    /// Where the resolver was run for it, what it saw.
+    pub listing: Option<PackedListing>,
 }
 
 /// Why there is no function to resolve.
@@ -136,11 +140,28 @@ pub fn input_key(function: &Function) -> InputKey {
     InputKey(Sha256::digest(to_json(&read)).into())
 }
 
+/// What is known of a body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Told {
+    /// Plan or reason.
+    pub body: Body,
+    /// What the resolver saw, where it was run and somebody wants to keep that.
+    pub listing: Option<PackedListing>,
+}
+
 /// Results of the resolver, each computed once.
 #[derive(Debug, Default)]
-pub struct Bodies(Mutex<HashMap<InputKey, Arc<OnceLock<Body>>>>);
+pub struct Bodies {
+    known: Mutex<HashMap<InputKey, Arc<OnceLock<Told>>>>,
+    listings: bool,
+}
 
 impl Bodies {
+    /// Results that are to be stored, with what the resolver saw.
+    pub fn with_listings() -> Self {
+        Self { listings: true, ..Self::default() }
+    }
+
     /// The result for a function: one from here, else what `stored` says, else a new one. Who asks
     /// for one that another thread is computing waits for it.
     pub fn get(
@@ -148,18 +169,34 @@ impl Bodies {
         key: InputKey,
         function: &Function,
         stored: impl FnOnce(&InputKey) -> Option<Body>,
-    ) -> Body {
+    ) -> Told {
         let cell = {
-            let mut cells = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut cells = self.known.lock().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(cells.entry(key).or_default())
         };
-        cell.get_or_init(|| stored(&key).unwrap_or_else(|| resolve(function))).clone()
+        let tell = || match stored(&key) {
+            Some(body) => Told { body, listing: None },
+            None if self.listings => explain(function),
+            None => Told { body: resolve(function), listing: None },
+        };
+        cell.get_or_init(tell).clone()
     }
 }
 
 /// Runs the resolver.
 pub fn resolve(function: &Function) -> Body {
-    let outcome = match resolve::resolve(function) {
+    body(resolve::resolve(function))
+}
+
+/// Runs the resolver, and keeps what it saw. A listing that is too long is left out.
+pub fn explain(function: &Function) -> Told {
+    let report = report::observe(function);
+    let listing = explain::listing(function, &report, Syntax::default(), html::COLUMNS);
+    Told { body: body(report.outcome), listing: PackedListing::pack(&listing).ok() }
+}
+
+fn body(resolved: Result<Findings, Unresolved>) -> Body {
+    let outcome = match resolved {
         Ok(findings) => {
             // Any identity will do: a body has none.
             let record = |build_id| Record::resolved(findings.plan(build_id));
@@ -209,17 +246,18 @@ pub fn analyse(
                 object,
                 input: None,
                 body,
+                listing: None,
             };
         }
     };
     let key = input_key(&function);
-    let body = bodies.get(key, &function, stored);
+    let Told { body, listing } = bodies.get(key, &function, stored);
     let Function { build_id, object, release, .. } = function;
     let vmlinux_build_id = match object {
         ObjectKind::Module => vmlinux_build_id,
         ObjectKind::Vmlinux => build_id.clone(),
     };
-    Analysis { build_id, vmlinux_build_id, release, object, input: Some(key), body }
+    Analysis { build_id, vmlinux_build_id, release, object, input: Some(key), body, listing }
 }
 
 impl Analysis {
@@ -243,6 +281,7 @@ impl Analysis {
             input: self.input,
             package: (*holder?).to_owned(),
             vmlinux_build_id: self.vmlinux_build_id.clone(),
+            listing: self.listing.clone(),
         })
     }
 
@@ -308,10 +347,15 @@ mod tests {
         let get = || bodies.get(key, &function, stored);
         let (first, second) = rayon::join(get, get);
         assert_eq!((&first, asked.load(Ordering::Relaxed)), (&second, 1));
-        assert!(matches!(first.outcome, BodyOutcome::Plan(_)));
+        assert!(matches!(first.body.outcome, BodyOutcome::Plan(_)) && first.listing.is_none());
         // What the store knows is taken.
-        let other = Body { analyzer: "9".into(), ..first };
-        assert_eq!(Bodies::default().get(key, &function, |_| Some(other.clone())), other);
+        let other = Body { analyzer: "9".into(), ..first.body.clone() };
+        let told = Bodies::with_listings().get(key, &function, |_| Some(other.clone()));
+        assert_eq!(told, Told { body: other, listing: None });
+        // Who looks on changes nothing.
+        let told = Bodies::with_listings().get(key, &function, |_| None);
+        assert_eq!(told.body, first.body);
+        assert!(told.listing.unwrap().unpack().unwrap().resolved);
     }
 
     #[test]

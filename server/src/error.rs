@@ -40,6 +40,9 @@ pub enum Error {
     /// The record was stored without a key.
     #[error("build {0} is known, but its record is not signed")]
     Unsigned(BuildId),
+    /// The part of the URL behind `?` is wrong.
+    #[error("the query is wrong: {0}")]
+    BadQuery(String),
     /// No such path.
     #[error("there is nothing at this path")]
     NoSuchPath,
@@ -74,9 +77,12 @@ pub enum Error {
     Database(#[from] QueryError),
 }
 
-#[derive(Serialize)]
-struct Body {
+/// The body of an answer that has no data.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct Said {
+    /// What is wrong.
     error: String,
+    /// What to do.
     hint: &'static str,
 }
 
@@ -107,6 +113,9 @@ impl Error {
                  --sign-key K`, and new records with crawl --sign-key K; `nfdrop-indexer keygen` \
                  makes a key",
             ),
+            Self::BadQuery(_) => {
+                (StatusCode::BAD_REQUEST, NOT_AT_ALL, "/openapi.json describes what may be asked")
+            }
             Self::NoSuchPath => (
                 StatusCode::NOT_FOUND,
                 MINUTES,
@@ -161,7 +170,7 @@ impl IntoResponse for Error {
             _ => {}
         }
         let (status, cache, hint) = self.parts();
-        let body = Json(Body { error: self.to_string(), hint });
+        let body = Json(Said { error: self.to_string(), hint });
         let mut response = (status, [(header::CACHE_CONTROL, cache)], body).into_response();
         if status == StatusCode::SERVICE_UNAVAILABLE {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));

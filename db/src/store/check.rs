@@ -1,18 +1,21 @@
 //! Looking at all of a database: its content as text, to compare two of them, and its soundness.
 
 use super::{
-    InputKey, Store, StoreError,
+    InputKey, PackedListing, Store, StoreError,
     body::BodyOutcome,
+    listing,
     read::{self, optional, required},
     signature,
 };
 use crate::{BuildId, Reason, Record, Status, hex};
 use rusqlite::{Connection, types::ValueRef};
+use sha2::{Digest as _, Sha256};
 use std::fmt::Write as _;
 
 /// Per table the columns that are content, and so all but the times.
-const CONTENT: [(&str, &str); 5] = [
+const CONTENT: [(&str, &str); 6] = [
     ("bodies", "input_key, analyzer, reason, detail, plan"),
+    ("listings", "input_key, analyzer, listing"),
     (
         "builds",
         "build_id, object, arch, input_key, analyzer, status, reason, detail, record, signature",
@@ -77,6 +80,7 @@ impl Store {
             }
             check_builds(connection, &mut problems)?;
             check_bodies(connection, &mut problems)?;
+            check_listings(connection, &mut problems)?;
             Ok(problems)
         })
     }
@@ -89,6 +93,12 @@ fn write_value(line: &mut String, name: &str, value: ValueRef<'_>) {
         ValueRef::Integer(number) => write!(line, " {name}={number}"),
         ValueRef::Real(number) => write!(line, " {name}={number:?}"),
         ValueRef::Text(text) => write!(line, " {name}={:?}", String::from_utf8_lossy(text)),
+        // Its text: compressing is another matter.
+        ValueRef::Blob(bytes) if name == "listing" => {
+            let json = PackedListing::from_bytes(bytes).and_then(|listing| listing.json());
+            let json = json.unwrap_or_else(|_| bytes.to_owned());
+            write!(line, " {name}={}", hex::encode(&Sha256::digest(&json)))
+        }
         ValueRef::Blob(bytes) => match std::str::from_utf8(bytes) {
             Ok(text) if text.starts_with('{') => write!(line, " {name}={text:?}"),
             _ => write!(line, " {name}={}", hex::encode(bytes)),
@@ -155,4 +165,19 @@ fn check_bodies(connection: &Connection, problems: &mut Vec<String>) -> rusqlite
         }
     }
     Ok(())
+}
+
+fn check_listings(connection: &Connection, problems: &mut Vec<String>) -> rusqlite::Result<()> {
+    let mut last: Option<InputKey> = None;
+    loop {
+        let page = listing::page(connection, last.as_ref(), 8)?;
+        let Some((key, ..)) = page.last() else { return Ok(()) };
+        last = Some(*key);
+        for (key, bytes, _) in page {
+            if let Err(error) = PackedListing::from_bytes(bytes).and_then(|packed| packed.unpack())
+            {
+                problems.push(format!("listing of {key}: {error}"));
+            }
+        }
+    }
 }

@@ -7,7 +7,7 @@
 //! first time. Its signatures come with the records, where this database has no key of its own.
 
 use super::{
-    Build, InputKey, Kernel, Source, Store, StoreError,
+    Build, InputKey, Kernel, PackedListing, Source, Store, StoreError, listing,
     read::{optional, required},
     signature,
     write::{
@@ -73,6 +73,7 @@ impl Store {
                 })
             })?;
         }
+        self.merge_listings(other)?;
         let rows = other.read(packages)?;
         merged.packages = rows.len() as u64;
         for page in rows.chunks(PAGE) {
@@ -114,6 +115,34 @@ impl Store {
     }
 }
 
+impl Store {
+    /// One at a time: each is looked at whole, and may be long.
+    fn merge_listings(&self, other: &Self) -> Result<(), StoreError> {
+        let mut last: Option<InputKey> = None;
+        loop {
+            let page = other.read(|connection| listing::page(connection, last.as_ref(), 8))?;
+            let Some((key, ..)) = page.last() else { return Ok(()) };
+            last = Some(*key);
+            let mut valid = Vec::with_capacity(page.len());
+            for (key, bytes, analyzer) in page {
+                check_text(&key.to_string(), "analyzer", &analyzer)?;
+                let read = PackedListing::from_bytes(bytes)
+                    .and_then(|listing| listing.unpack().map(|_| listing));
+                let listing = read.map_err(|error| StoreError::Corrupt {
+                    path: other.path().to_owned(),
+                    cause: format!("the listing of {key}: {error}"),
+                })?;
+                valid.push((key, listing, analyzer));
+            }
+            self.write(|connection| {
+                valid.iter().try_for_each(|(key, listing, analyzer)| {
+                    listing::put_listing(connection, key, listing, analyzer)
+                })
+            })?;
+        }
+    }
+}
+
 /// Build-id, record, the rest of the build, whether somebody vouches for it, and the signature.
 type BuildRow = (String, Vec<u8>, Build, bool, Option<String>);
 
@@ -135,6 +164,7 @@ fn builds(connection: &Connection, after: &str) -> rusqlite::Result<Vec<BuildRow
             input: input.and_then(|key| key.try_into().ok()).map(InputKey),
             package: String::new(),
             vmlinux_build_id: None,
+            listing: None,
         };
         Ok((row.get(0)?, row.get(1)?, build, row.get(6)?, row.get(7)?))
     };

@@ -20,6 +20,8 @@
 mod body;
 mod check;
 mod error;
+mod kernels;
+mod listing;
 mod merge;
 mod open;
 mod read;
@@ -30,6 +32,10 @@ mod write;
 
 pub use body::{Body, BodyOutcome, InputKey, PlanTemplate};
 pub use error::StoreError;
+pub use kernels::{
+    Cell, Cursor, KernelFilter, KernelRow, MAX_QUERY, MIN_DIGITS, Matches, NoCursor,
+};
+pub use listing::PackedListing;
 pub use merge::Merged;
 pub use read::{
     Accept, BuildFilter, BuildSummary, Changed, Counts, Failure, Known, flavour, series,
@@ -143,6 +149,8 @@ pub struct Build {
     pub package: String,
     /// Of the kernel image of the same package set.
     pub vmlinux_build_id: Option<BuildId>,
+    /// Of the body, where the resolver was just run.
+    pub listing: Option<PackedListing>,
 }
 
 /// What one suite looked like when it was crawled.

@@ -1,7 +1,7 @@
 //! Opening a database file: whose it is, which version, and that its tables are the ones this
 //! program made. A file that fails here is left as it was.
 
-use super::StoreError;
+use super::{StoreError, kernels};
 use rusqlite::{Connection, OpenFlags, config::DbConfig, limits::Limit};
 use rusqlite_migration::{M, Migrations};
 use std::{
@@ -64,6 +64,7 @@ fn try_writer(path: &Path) -> Result<Connection, StoreError> {
         }
     }
     compare_schema(path, &connection)?;
+    kernels::fill(&connection).map_err(error)?;
     Ok(connection)
 }
 

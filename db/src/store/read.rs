@@ -1,6 +1,9 @@
 //! Reading: records as stored, lists for people, and what a crawl can skip.
 
-use super::{Body, BodyOutcome, InputKey, Kernel, PlanTemplate, Source, Store, StoreError, write};
+use super::{
+    Body, BodyOutcome, InputKey, Kernel, PlanTemplate, Source, Store, StoreError, kernels::failure,
+    write,
+};
 use crate::{BuildId, Permanence, Provenance, Reason, Status};
 use rusqlite::{Connection, OptionalExtension, Row, params, types::Type};
 use std::{collections::BTreeMap, str::FromStr};
@@ -263,19 +266,7 @@ impl Store {
             let sql = "SELECT distro, suite, release, version, arch, reason, detail, analyzer, \
                        indexed_at FROM failures ORDER BY distro, suite, release, version, arch";
             let mut statement = connection.prepare_cached(sql)?;
-            let rows = statement.query_map([], |row| {
-                Ok(Failure {
-                    distro: row.get(0)?,
-                    suite: row.get(1)?,
-                    release: row.get(2)?,
-                    version: row.get(3)?,
-                    arch: row.get(4)?,
-                    reason: required(row, 5)?,
-                    detail: row.get(6)?,
-                    analyzer: row.get(7)?,
-                    indexed_at: seconds(row, 8)?,
-                })
-            })?;
+            let rows = statement.query_map([], failure)?;
             rows.collect()
         })
     }
@@ -471,7 +462,7 @@ where
 }
 
 /// Seconds or a count: SQLite's integers are signed.
-fn seconds(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
+pub(super) fn seconds(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
     let value: i64 = row.get(column)?;
     u64::try_from(value).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(column, value))
 }

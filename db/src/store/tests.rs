@@ -58,6 +58,7 @@ fn build(number: u8, poor: bool) -> Build {
         input: Some(input),
         package: format!("linux-modules-{}", kernel(number, "sid").release),
         vmlinux_build_id: Some(BuildId::from_bytes(&[number ^ 0xff; 20]).unwrap()),
+        listing: None,
     }
 }
 
@@ -1110,4 +1111,216 @@ fn parts_are_known_only_where_they_will_do() {
     assert!(store.known(&put.kernel, parts).unwrap().is_some());
     store.put_kernel(&good(1, "trixie")).unwrap();
     assert!(store.known(&put.kernel, ACCEPT).unwrap().is_some());
+}
+
+/// A listing that says this.
+fn listing(text: &str) -> PackedListing {
+    let fact = crate::listing::Fact {
+        name: text.to_owned(),
+        value: vec![crate::listing::Span::new(crate::listing::Tone::Plain, "x")],
+    };
+    PackedListing::pack(&crate::Listing {
+        resolved: true,
+        failed: false,
+        facts: vec![fact],
+        lines: Vec::new(),
+        jumps: Vec::new(),
+        columns: 1,
+        sections: Vec::new(),
+    })
+    .unwrap()
+}
+
+fn told(number: u8, text: &str, analyzer: &str) -> KernelOutcome {
+    let mut put = good(number, "sid");
+    if let Outcome::Build(build) = &mut put.outcome {
+        build.listing = Some(listing(text));
+        analyzer.clone_into(&mut build.analyzer);
+        if let Some(plan) = &mut build.record.plan {
+            analyzer.clone_into(&mut plan.evidence.analyzer);
+        }
+    }
+    put
+}
+
+#[test]
+fn a_body_has_one_listing_whatever_the_order() {
+    let folder = folder();
+    // Of one body: numbers 1 and 5.
+    let puts = [
+        told(1, "first", ANALYZER),
+        told(5, "second", ANALYZER),
+        told(1, "newer", "0.10.0"),
+        good(5, "trixie"),
+    ];
+    let mut dumps = Vec::new();
+    for (name, order) in [("a", [0, 1, 2, 3]), ("b", [3, 2, 1, 0]), ("c", [2, 0, 3, 1])] {
+        let store = Store::create_or_open(folder.path().join(name)).unwrap();
+        for put in order {
+            store.put_kernel(&puts[put]).unwrap();
+        }
+        for number in [1, 5] {
+            let id = build(number, false).record.build_id;
+            assert_eq!(store.listing(&id).unwrap(), Some(listing("newer")), "{name}");
+        }
+        assert_eq!(store.check().unwrap(), Vec::<String>::new());
+        // Merged, into nothing and into what is older.
+        let other = Store::create_or_open(folder.path().join(format!("{name}2"))).unwrap();
+        other.put_kernel(&puts[0]).unwrap();
+        other.merge(&store).unwrap();
+        dumps.extend([store.content_dump().unwrap(), other.content_dump().unwrap()]);
+    }
+    assert!(dumps[0].contains("\nlistings input_key=") && dumps[0].contains(" listing="));
+    dumps.dedup();
+    assert_eq!(dumps.len(), 1, "{dumps:#?}");
+    let store = Store::open_read_only(folder.path().join("a")).unwrap();
+    assert_eq!(store.listing(&BuildId::from_bytes(&[9; 20]).unwrap()).unwrap(), None);
+}
+
+#[test]
+fn a_listing_that_is_none_is_refused_where_it_is_merged_and_told_where_it_is_checked() {
+    let folder = folder();
+    let bomb = zstd::bulk::compress(&vec![b' '; crate::Listing::MAX_BYTES + 1], 3).unwrap();
+    for (name, bytes) in [("rubbish", b"rubbish".to_vec()), ("bomb", bomb)] {
+        let store = Store::create_or_open(folder.path().join(name)).unwrap();
+        store.put_kernel(&told(1, "x", ANALYZER)).unwrap();
+        store.write(|c| c.execute("UPDATE listings SET listing = ?1", [bytes])).unwrap();
+        let packed = store.listing(&build(1, false).record.build_id).unwrap().unwrap();
+        assert!(matches!(packed.unpack(), Err(crate::ListingError::Packed(_))), "{name}");
+        let problems = store.check().unwrap();
+        assert!(problems[0].starts_with("listing of 0101"), "{problems:?}");
+        let other = Store::create_or_open(folder.path().join("other")).unwrap();
+        let error = other.merge(&store).unwrap_err().to_string();
+        assert!(error.contains("the listing of 0101"), "{error}");
+    }
+}
+
+#[test]
+fn kernels_are_listed_newest_first_in_pages() {
+    let folder = folder();
+    let store = Store::create_or_open(folder.path().join("db.sqlite")).unwrap();
+    for number in 1..=9 {
+        store.put_kernel(&good(number, "sid")).unwrap();
+        store.put_kernel(&good(number, "trixie")).unwrap();
+    }
+    let mut other = good(10, "sid");
+    other.outcome = Outcome::Build(Box::new(unresolved(10)));
+    store.put_kernel(&other).unwrap();
+    store.put_kernel(&failed(11, "sid", Reason::FetchFailed)).unwrap();
+    let all = store.kernels(&KernelFilter::default(), None, 100).unwrap();
+    let releases: Vec<&str> =
+        all.iter().map(|row| row.release.split('+').next().unwrap()).collect();
+    assert_eq!(
+        releases,
+        [
+            "6.12.8", "6.12.5", "6.12.2", "6.11.10", "6.11.7", "6.11.4", "6.11.1", "6.10.9",
+            "6.10.6", "6.10.3"
+        ]
+    );
+    // The same in pages, however long they are.
+    for length in [1, 3, 4] {
+        let (mut paged, mut after) = (Vec::new(), None);
+        loop {
+            let page = store.kernels(&KernelFilter::default(), after.as_ref(), length).unwrap();
+            let Some(last) = page.last().cloned() else { break };
+            after = Some(last.into());
+            paged.extend(page);
+        }
+        assert_eq!(paged, all);
+    }
+    let filtered = |filter: KernelFilter| {
+        let kernels = store.kernels(&filter, None, 100).unwrap().len();
+        (kernels, store.failed_kernels(&filter, 100).unwrap().len())
+    };
+    let none = KernelFilter::default;
+    assert_eq!(filtered(KernelFilter { status: Some(Status::Resolved), ..none() }), (9, 0));
+    assert_eq!(filtered(KernelFilter { status: Some(Status::Unresolved), ..none() }), (1, 1));
+    assert_eq!(filtered(KernelFilter { reason: Some(Reason::NoSite), ..none() }), (1, 0));
+    assert_eq!(filtered(KernelFilter { reason: Some(Reason::FetchFailed), ..none() }), (0, 1));
+    assert_eq!(filtered(KernelFilter { series: Some("6.11".into()), ..none() }), (4, 0));
+    let wrong = "' OR 1 --".to_owned();
+    assert_eq!(filtered(KernelFilter { distro: Some(wrong), ..none() }), (0, 0));
+    let flavour = Some("cloud-amd64".to_owned());
+    let distro = Some("debian".to_owned());
+    assert_eq!(filtered(KernelFilter { flavour, distro, ..none() }), (10, 1));
+    let cells = store.coverage().unwrap();
+    let cells: Vec<String> = cells
+        .iter()
+        .map(|c| {
+            format!(
+                "{} {} {} {}/{} {}",
+                c.distro,
+                c.series,
+                c.flavour,
+                c.resolved,
+                c.all(),
+                c.failed
+            )
+        })
+        .collect();
+    assert_eq!(
+        cells,
+        [
+            "debian 6.12 cloud-amd64 3/4 1",
+            "debian 6.11 cloud-amd64 3/4 0",
+            "debian 6.10 cloud-amd64 3/3 0"
+        ]
+    );
+    let unresolved = store.unresolved().unwrap();
+    assert_eq!(unresolved, [(Reason::NoSite, [1, 0]), (Reason::FetchFailed, [0, 1])].into());
+}
+
+#[test]
+fn what_a_person_types_is_found() {
+    let folder = folder();
+    let store = Store::create_or_open(folder.path().join("db.sqlite")).unwrap();
+    for number in 1..=20 {
+        store.put_kernel(&good(number, "sid")).unwrap();
+    }
+    store.put_kernel(&failed(21, "sid", Reason::FetchFailed)).unwrap();
+    let found = |text: &str| {
+        let found = store.search(text, 5).unwrap();
+        (found.kernels.len(), found.failures.len(), found.more)
+    };
+    assert_eq!(found("0303030303"), (1, 0, false));
+    assert_eq!(found(&build(3, false).record.build_id.to_string()), (1, 0, false));
+    // A release that begins so is no build-id.
+    assert_eq!(found("6.10.3+deb13-cloud-amd64"), (1, 0, false));
+    assert_eq!(found("6.10.21+deb13-cloud-amd64"), (0, 1, false));
+    assert_eq!(found("6.10.1"), (3, 0, false));
+    assert_eq!(found("linux-modules-6.10.3"), (1, 0, false));
+    assert_eq!(found("linux-modules-"), (5, 0, true));
+    assert_eq!(found(" deb13-cloud "), (5, 1, true));
+    for nothing in ["", "zzz", "%", "' OR 1 --", "\u{0}", "é", &"a".repeat(300)] {
+        assert_eq!(found(nothing), (0, 0, false), "{nothing:?}");
+    }
+}
+
+#[test]
+fn lists_are_read_from_indices() {
+    let folder = folder();
+    let store = Store::create_or_open(folder.path().join("db.sqlite")).unwrap();
+    let plan = |sql: &str| -> String {
+        store
+            .read(|c| {
+                let mut statement = c.prepare(&format!("EXPLAIN QUERY PLAN {sql}"))?;
+                let rows = statement.query_map([], |row| row.get::<_, String>(3))?;
+                Ok(rows.collect::<Result<Vec<_>, _>>()?.join("\n"))
+            })
+            .unwrap()
+    };
+    let order = "ORDER BY place DESC, release DESC, build_id DESC, distro DESC LIMIT 9";
+    for (what, index) in [
+        ("", "packages_by_place"),
+        ("WHERE distro = 'a' AND series = 'b' AND flavour = 'c'", "packages_by_group"),
+        ("WHERE release = 'a'", "packages_by_release"),
+        ("WHERE package >= 'a' AND package < 'b'", "packages_by_name"),
+        ("WHERE build_id >= 'a' AND build_id < 'b'", "packages_by_build"),
+    ] {
+        let sql = format!("SELECT DISTINCT release, distro, build_id FROM packages {what} {order}");
+        assert!(plan(&sql).contains(index), "{what}: {}", plan(&sql));
+    }
+    let sql = "SELECT distro, series, flavour, count(DISTINCT build_id) FROM packages \
+               GROUP BY distro, series, flavour";
+    assert!(plan(sql).contains("COVERING INDEX packages_by_group"), "{}", plan(sql));
 }

@@ -13,8 +13,12 @@
 use super::{
     Accept, Build, InputKey, Kernel, KernelOutcome, Known, Outcome, Source, Store, StoreError,
     body::BodyOutcome,
+    flavour,
+    kernels::place,
+    listing::put_listing,
     read::{self, KnownAs},
     signature::put_signature,
+    series,
 };
 use crate::{Plan, Record, hex};
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
@@ -231,6 +235,9 @@ pub(super) fn put_build(
     }
     if let Some(key) = &build.input {
         put_body(connection, key, &new)?;
+        if let Some(listing) = &build.listing {
+            put_listing(connection, key, listing, &build.analyzer)?;
+        }
     }
     let sql = "SELECT record, analyzer, object, arch, input_key, signature FROM builds \
                WHERE build_id = ?1";
@@ -372,9 +379,11 @@ pub(super) fn put_package(connection: &Connection, row: &PackageRow<'_>) -> rusq
     connection
         .prepare_cached(
             "INSERT INTO packages (distro, suite, package, version, arch, sha256, release, url, \
-             set_sha256, signed_by, vmlinux_build_id, build_id, indexed_at, transport_only) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14) \
-             ON CONFLICT DO UPDATE SET release = excluded.release, url = excluded.url, \
+             set_sha256, signed_by, vmlinux_build_id, build_id, indexed_at, transport_only, series, \
+             flavour, place) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, \
+             ?15, ?16, ?17) \
+             ON CONFLICT DO UPDATE SET release = excluded.release, series = excluded.series, \
+             flavour = excluded.flavour, place = excluded.place, url = excluded.url, \
              set_sha256 = excluded.set_sha256, \
              signed_by = coalesce(excluded.signed_by, signed_by), \
              vmlinux_build_id = coalesce(excluded.vmlinux_build_id, vmlinux_build_id), \
@@ -397,6 +406,9 @@ pub(super) fn put_package(connection: &Connection, row: &PackageRow<'_>) -> rusq
             row.build_id,
             row.indexed_at,
             row.transport_only,
+            series(row.release),
+            flavour(row.release),
+            place(row.release),
         ])?;
     connection
         .prepare_cached(
@@ -419,7 +431,9 @@ pub(super) fn put_failure(
     // Not where the kernel has a build: a mirror that dropped a package does not undo a plan.
     connection
         .prepare_cached(
-            "INSERT INTO failures SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11 \
+            "INSERT INTO failures (distro, suite, release, version, arch, set_sha256, signed_by, \
+             reason, detail, analyzer, indexed_at, series, flavour, place) \
+             SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14 \
              WHERE NOT EXISTS (SELECT 1 FROM packages WHERE distro = ?1 AND suite = ?2 \
                                AND release = ?3 AND version = ?4 AND arch = ?5) \
              ON CONFLICT DO UPDATE SET set_sha256 = excluded.set_sha256, \
@@ -438,6 +452,9 @@ pub(super) fn put_failure(
             detail,
             analyzer,
             indexed_at,
+            series(&kernel.release),
+            flavour(&kernel.release),
+            place(&kernel.release),
         ])?;
     Ok(())
 }

@@ -83,6 +83,7 @@ pub(crate) fn stored(
             input: Some(input),
             package: name,
             vmlinux_build_id,
+            listing: None,
         })),
         indexed_at: 0,
     }

@@ -69,7 +69,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<u8> {
         }
     }
     found.extend(inputs.rest());
-    let bodies = Bodies::default();
+    let bodies = Bodies::with_listings();
     for input in found {
         let added = add(&input, vmlinux.as_deref(), args, &store, &bodies);
         match added.with_context(|| input.name.clone()) {

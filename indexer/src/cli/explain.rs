@@ -2,9 +2,10 @@
 
 use super::{UNRESOLVED, inputs, put, say};
 use clap::{ColorChoice, ValueEnum};
+use nfdrop_db::listing::html;
 use nfdrop_indexer::{
     explain::{
-        Listing, Syntax, html,
+        self, Syntax,
         text::{self, Style},
     },
     resolve::report,
@@ -55,7 +56,7 @@ enum Dialect {
 }
 
 /// Jumps side by side.
-const TEXT_COLUMNS: usize = 10;
+const TEXT_COLUMNS: u8 = 10;
 
 pub(super) fn run(args: &Args) -> anyhow::Result<u8> {
     let (name, function) = inputs::function(&args.files, args.vmlinux.as_ref(), "a listing")?;
@@ -71,12 +72,18 @@ pub(super) fn run(args: &Args) -> anyhow::Result<u8> {
         Dialect::Intel => Syntax::Intel,
         Dialect::Att => Syntax::Att,
     };
+    let title = explain::title(&function);
+    let listing = |columns| {
+        let mut listing = explain::listing(&function, &report, syntax, columns);
+        listing.facts.insert(0, explain::build_id(&function));
+        listing
+    };
     let output = if args.html {
-        html::page(&Listing::new(&function, &report, syntax, html::COLUMNS))
+        html::page(&title, &listing(html::COLUMNS))
     } else {
         let style =
             Style { colors: colors(args.color), unicode: !args.ascii && utf8(), width: 110 };
-        text::render(&Listing::new(&function, &report, syntax, TEXT_COLUMNS), style)
+        text::render(&title, &listing(TEXT_COLUMNS), style)
     };
     put(output.as_bytes())?;
     Ok(if report.outcome.is_ok() { 0 } else { UNRESOLVED })

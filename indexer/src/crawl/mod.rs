@@ -115,7 +115,7 @@ impl Crawl {
         let shared = Arc::new(work::Worker {
             fetcher: self.fetcher.clone(),
             store: self.store.clone(),
-            bodies: Bodies::default(),
+            bodies: Bodies::with_listings(),
             pool,
             now: SystemTime::now(),
             partial: self.partial,

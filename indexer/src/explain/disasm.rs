@@ -1,7 +1,6 @@
 //! Instructions as text, with the names that relocations tell.
 
-use super::arrows::{Jump, JumpKind};
-use super::{LineKind, MAX_LINES, Span, Syntax, Tone, clean};
+use super::{Syntax, clean};
 use crate::image::function::{
     Function, MAX_PART, Part, PartKind, Place, Relocation, RelocationKind,
 };
@@ -10,6 +9,10 @@ use iced_x86::{
     ConstantOffsets, Decoder, DecoderOptions, FlowControl, Formatter, FormatterOutput,
     FormatterTextKind, GasFormatter, Instruction, IntelFormatter, OpKind, SymbolResolver,
     SymbolResult,
+};
+use nfdrop_db::listing::{
+    LineKind, MAX_LINES, Span, Tone,
+    arrows::{Jump, JumpKind},
 };
 use std::{cell::RefCell, collections::HashMap, rc::Rc};
 

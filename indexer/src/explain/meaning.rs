@@ -1,12 +1,13 @@
 //! What operands and calls mean: `[rbp]` is `pkt->skb` where `rbp` held the pktinfo at every visit.
 
+use super::clean;
 use super::disasm::Raw;
-use super::{Span, Tone, clean};
 use crate::image::function::Function;
 use crate::resolve::layout::{Abi, NetSource, RuleStore};
 use crate::resolve::report::{Holding, Role, Seen};
 use crate::resolve::rules::verdict;
 use iced_x86::{FlowControl, Instruction, Mnemonic, OpKind, Register};
+use nfdrop_db::listing::{Span, Tone};
 use nfdrop_db::{BitField, Location, Reg};
 use std::collections::BTreeMap;
 

@@ -1,14 +1,17 @@
 //! What is said about lines, before them and behind them.
 
-use super::arrows::{Gutter, Jump};
+use super::clean;
 use super::disasm::{Disassembly, Raw, branch, name};
 use super::meaning::Meanings;
-use super::{Class, Fact, Line, LineKind, Mark, Section, Span, Tone, clean};
 use crate::image::function::{Function, JumpLabel, Patched, Place};
 use crate::resolve::report::{
     Beaten, Failure, Holding, Refusal, Report, Role, Seen, Site, Verdict,
 };
 use iced_x86::{FlowControl, Instruction};
+use nfdrop_db::listing::{
+    Class, Fact, Line, LineKind, Mark, Section, Span, Tone,
+    arrows::{Gutter, Jump},
+};
 use nfdrop_db::{Condition, Event, LayoutSource, Probe, Share};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
@@ -111,15 +114,10 @@ impl<'a> Notes<'a> {
         if let Some(text) = self.untaken(raw) {
             comments.push(Span::new(Tone::Untaken, text));
         }
-        let offset = match raw.kind {
-            LineKind::Instruction => format!("+{:#x}", raw.place.offset),
-            LineKind::Part | LineKind::Gap => String::new(),
-        };
         Line {
             kind: raw.kind,
             part: raw.place.part,
             at: raw.place.offset,
-            offset,
             counts: None,
             class,
             mark: None,
@@ -263,8 +261,6 @@ impl<'a> Notes<'a> {
             facts.push(Fact { name: name.to_owned(), value: vec![Span::new(tone, value)] });
         };
         let function = self.function;
-        let id = function.build_id.as_ref().map_or("none".to_owned(), ToString::to_string);
-        add("build-id", Tone::Plain, id);
         let bytes = function.parts.first().map_or(0, |part| part.bytes.len());
         let mut size = format!("{bytes} bytes");
         if function.parts.len() > 1 {

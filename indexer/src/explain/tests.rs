@@ -1,12 +1,13 @@
 //! The listing of real functions as snapshots, and of functions that nobody should have to read.
 
 use super::text::Style;
-use super::{Class, Line, LineKind, Listing, MAX_LINES, Mark, Syntax, clean, html, text};
+use super::{Syntax, clean, text};
 use crate::image::function::{
     Function, JumpLabel, MAX_PART, ObjectKind, Part, PartKind, Place, Relocation, RelocationKind,
     SYMBOL,
 };
 use crate::resolve::report::{Report, observe};
+use nfdrop_db::listing::{Class, Line, LineKind, Listing, MAX_LINES, Mark, html};
 use nfdrop_db::{Event, Share};
 use std::path::Path;
 
@@ -20,7 +21,7 @@ const PLAIN: Style = Style { colors: false, unicode: true, width: 120 };
 
 fn listing(function: &Function) -> (Report, Listing) {
     let report = observe(function);
-    let listing = Listing::new(function, &report, Syntax::Intel, 10);
+    let listing = super::listing(function, &report, Syntax::Intel, 10);
     (report, listing)
 }
 
@@ -56,9 +57,11 @@ fn listings_of_real_functions() {
     for name in ["arch-6.2.10-arch1-1", "debian-6.12.117+deb13-cloud-amd64"] {
         let function = extract(name);
         let (report, listing) = listing(&function);
-        let shown = Listing::new(&function, &uncounted(&report), Syntax::Intel, 10);
+        let mut shown = super::listing(&function, &uncounted(&report), Syntax::Intel, 10);
+        shown.facts.insert(0, super::build_id(&function));
+        let title = super::title(&function);
         insta::with_settings!({ omit_expression => true, prepend_module_to_snapshot => false }, {
-            insta::assert_snapshot!(name, text::render(&shown, PLAIN));
+            insta::assert_snapshot!(name, text::render(&title, &shown, PLAIN));
         });
         // What is told is what was resolved: the same runs, the same edges, the same probes.
         let findings = report.outcome.as_ref().unwrap();
@@ -94,7 +97,7 @@ fn all_code_is_shown_once() {
     assert_eq!(lines.iter().filter(empty).count(), 0);
     // AT&T has the same lines with other words.
     let report = observe(&function);
-    let att = text::render(&Listing::new(&function, &report, Syntax::Att, 10), PLAIN);
+    let att = text::render("", &super::listing(&function, &report, Syntax::Att, 10), PLAIN);
     assert!(att.contains("(%rsp)") && !att.contains("[rdi"), "{att}");
 }
 
@@ -112,7 +115,7 @@ fn where_runs_went_wrong_is_marked() {
     let said: String = line.notes.iter().flatten().map(|span| span.text.as_str()).collect();
     assert!(said.contains("where nothing is"), "{said}");
     assert!((0x22..0x40).contains(&line.at), "{:#x}", line.at);
-    assert!(text::render(&listing, PLAIN).contains("unresolved"));
+    assert!(text::render("", &listing, PLAIN).contains("unresolved"));
 }
 
 #[test]
@@ -122,7 +125,7 @@ fn code_that_cannot_be_run_is_shown_all_the_same() {
     function.parts[0].bytes[0x9..0xd].copy_from_slice(&[0x06, 0x06, 0x06, 0x06]);
     let (report, listing) = listing(&function);
     assert!(report.instructions.is_empty() && report.runs == [0; 4]);
-    let text = text::render(&listing, PLAIN);
+    let text = text::render("", &listing, PLAIN);
     assert!(text.contains(".byte   0x06") && text.contains("__x86_indirect_thunk_rax"), "{text}");
     assert!(text.contains("malformed_image"), "{text}");
 }
@@ -149,14 +152,25 @@ fn names_are_neither_markup_nor_escape_sequences() {
     let label = JumpLabel { code: place(0, 5), target: place(0, 7), key: evil, branch: false };
     function.jump_labels = Some(vec![label]);
     let (_, listing) = listing(&function);
-    let text = text::render(&listing, Style { colors: false, ..PLAIN });
+    let title = super::title(&function);
+    let text = text::render(&title, &listing, Style { colors: false, ..PLAIN });
     let shown = |c: char| c == '\n' || !c.is_control() && c != '\u{202e}';
     assert!(text.chars().all(shown), "{text}");
     assert!(text.contains("<script>\\u{1b}[2J"), "{text}");
-    let page = html::page(&listing);
+    let page = html::page(&title, &listing);
     assert!(page.contains("&lt;script&gt;\\u{1b}[2J") && !page.contains("<script"), "{page}");
     assert!(page.chars().all(shown));
     assert!(text.len() < 16 << 10, "names are cut: {}", text.len());
+}
+
+#[test]
+fn a_body_has_one_listing_whatever_build_it_is_of() {
+    let function = extract("arch-6.2.10-arch1-1");
+    let (_, first) = listing(&function);
+    let build_id = nfdrop_db::BuildId::from_bytes(&[7; 20]).ok();
+    let (_, other) = listing(&Function { build_id, release: Some("6.2.99-x".into()), ..function });
+    assert_eq!(first.to_bytes(), other.to_bytes());
+    assert_eq!(Listing::parse(&first.to_bytes()), Ok(first));
 }
 
 #[test]
@@ -185,9 +199,10 @@ fn the_largest_functions_stay_readable() {
         assert!(!listing.resolved);
         assert!(listing.lines.len() <= MAX_LINES + 80, "{}", listing.lines.len());
         assert!(listing.lines.iter().any(|line| line.kind == LineKind::Gap));
-        let text = text::render(&listing, PLAIN);
+        let text = text::render("", &listing, PLAIN);
         assert!(text.len() < 4 << 20, "{}", text.len());
-        assert!(html::page(&listing).len() < 40 << 20);
+        assert!(html::page("", &listing).len() < 40 << 20);
+        assert_eq!(Listing::parse(&listing.to_bytes()).as_ref(), Ok(&listing));
     }
 }
 
@@ -195,9 +210,9 @@ fn the_largest_functions_stay_readable() {
 fn ascii_is_ascii() {
     let function = extract("debian-6.1.0-56-cloud-amd64");
     let (_, listing) = listing(&function);
-    let text = text::render(&listing, Style { unicode: false, ..PLAIN });
+    let text = text::render("", &listing, Style { unicode: false, ..PLAIN });
     assert!(text.is_ascii());
-    let colored = text::render(&listing, Style { unicode: false, colors: true, width: 120 });
+    let colored = text::render("", &listing, Style { unicode: false, colors: true, width: 120 });
     let mut rest = colored.as_str();
     let mut stripped = String::new();
     while let Some((before, after)) = rest.split_once("\x1b[") {
@@ -212,7 +227,10 @@ fn ascii_is_ascii() {
 fn pages_hold_all_they_need() {
     let function = extract("debian-7.3.4+deb13-cloud-amd64");
     let report = observe(&function);
-    let page = html::page(&Listing::new(&function, &report, Syntax::Intel, html::COLUMNS));
+    let page = html::page(
+        &super::title(&function),
+        &super::listing(&function, &report, Syntax::Intel, html::COLUMNS),
+    );
     for outside in ["http:", "https:", "//", "url(", "@import", "<script", "src="] {
         assert!(!page.contains(outside), "{outside}");
     }

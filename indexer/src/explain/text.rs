@@ -1,7 +1,9 @@
 //! The listing for terminals and pipes.
 
-use super::arrows::{Cell, DOWN, LEFT, RIGHT, UP};
-use super::{Class, Line, LineKind, Listing, Mark, Span, Tone};
+use nfdrop_db::listing::{
+    Class, Line, LineKind, Listing, Mark, Span, Tone,
+    arrows::{Cell, Gutter, RIGHT},
+};
 use std::fmt::Write as _;
 
 /// How it is written.
@@ -20,13 +22,14 @@ const CODE: usize = 36;
 /// Narrowest column of notes.
 const MIN_NOTES: usize = 40;
 
-/// The whole listing.
-pub fn render(listing: &Listing, style: Style) -> String {
+/// The whole listing, of the build that the title tells.
+pub fn render(title: &str, listing: &Listing, style: Style) -> String {
     let most = listing.lines.iter().filter_map(|line| line.counts).flatten().max().unwrap_or(0);
     let digits = most.checked_ilog10().map_or(1, |log| log as usize + 1).max(3);
     let shown = if listing.failed { 4 } else { 3 };
+    let gutter = listing.gutter();
     let mut out = Out { text: String::new(), style, shown, count: digits + 1 };
-    out.span(Tone::Chosen, &listing.title);
+    out.span(Tone::Chosen, title);
     out.end();
     out.end();
     for fact in &listing.facts {
@@ -39,7 +42,7 @@ pub fn render(listing: &Listing, style: Style) -> String {
         legend(&mut out, listing);
     }
     for (number, line) in listing.lines.iter().enumerate() {
-        out.line(listing, number, line);
+        out.line(&gutter, number, line);
     }
     for section in &listing.sections {
         out.end();
@@ -96,13 +99,13 @@ impl Out {
         }
     }
 
-    fn line(&mut self, listing: &Listing, number: usize, line: &Line) {
+    fn line(&mut self, gutter: &Gutter, number: usize, line: &Line) {
         let pad = self.prefix();
         match line.kind {
             LineKind::Part => {
                 self.end();
                 self.text.push_str(&" ".repeat(pad));
-                self.cells(listing.gutter.line(number).iter().copied(), false);
+                self.cells(gutter.line(number).iter().copied(), false);
                 self.text.push_str("  ");
                 self.spans(&line.code);
                 self.text.push(':');
@@ -132,9 +135,9 @@ impl Out {
             Class::Any => Tone::Plain,
             Class::Never => Tone::Dim,
         };
-        self.span(tone, &format!("{:>8} ", line.offset));
-        let head = listing.gutter.is_target(number);
-        self.cells(listing.gutter.line(number).iter().copied(), head);
+        self.span(tone, &format!("{:>8} ", line.offset()));
+        let head = gutter.is_target(number);
+        self.cells(gutter.line(number).iter().copied(), head);
         self.text.push(' ');
         let mut width = 0;
         for span in &line.code {
@@ -152,18 +155,18 @@ impl Out {
         }
         self.end();
         for note in &line.notes {
-            self.note(listing, number, note);
+            self.note(gutter, number, note);
         }
     }
 
     /// Below a line, with the arrows going on.
-    fn note(&mut self, listing: &Listing, number: usize, note: &[Span]) {
+    fn note(&mut self, gutter: &Gutter, number: usize, note: &[Span]) {
         let pad = self.prefix();
-        let gutter = listing.gutter.columns + 4;
-        let room = self.style.width.saturating_sub(pad + gutter).max(MIN_NOTES);
+        let arrows = gutter.columns + 4;
+        let room = self.style.width.saturating_sub(pad + arrows).max(MIN_NOTES);
         for words in wrap(note, room) {
             self.text.push_str(&" ".repeat(pad));
-            self.cells(listing.gutter.below(number), false);
+            self.cells(gutter.below(number), false);
             self.span(Tone::Chosen, if self.style.unicode { " ┃ " } else { " | " });
             self.spans(&words);
             self.end();
@@ -199,7 +202,7 @@ impl Out {
     fn cells(&mut self, cells: impl Iterator<Item = Cell>, head: bool) {
         let mut last = Cell::default();
         for cell in cells {
-            let glyph = glyph(cell, self.style.unicode);
+            let glyph = cell.glyph(self.style.unicode);
             self.arrow(cell, &glyph.to_string());
             last = cell;
         }
@@ -223,28 +226,6 @@ impl Out {
         let color = COLORS[usize::from(cell.arrow) % COLORS.len()];
         let dim = if cell.untaken { "2;" } else { "" };
         let _ = write!(self.text, "\x1b[{dim}{color}m{text}\x1b[0m");
-    }
-}
-
-/// The character of a cell.
-pub(super) fn glyph(cell: Cell, unicode: bool) -> char {
-    const BOX: [char; 16] =
-        [' ', '╵', '╷', '│', '╴', '╯', '╮', '┤', '╶', '╰', '╭', '├', '─', '┴', '┬', '┼'];
-    let arms = usize::from(cell.arms & (UP | DOWN | LEFT | RIGHT));
-    if unicode {
-        return match BOX[arms] {
-            '│' if cell.untaken => '┊',
-            '─' if cell.untaken => '╌',
-            glyph => glyph,
-        };
-    }
-    match (cell.arms & (UP | DOWN) != 0, cell.arms & (LEFT | RIGHT) != 0) {
-        (false, false) => ' ',
-        (true, false) if cell.untaken => ':',
-        (true, false) => '|',
-        (false, true) if cell.untaken => '.',
-        (false, true) => '-',
-        (true, true) => '+',
     }
 }
 

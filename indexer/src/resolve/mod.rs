@@ -24,6 +24,7 @@ pub mod report;
 pub mod rules;
 pub mod run;
 pub mod settle;
+mod spectate;
 pub mod world;
 pub mod worlds;
 pub mod x86_64;
@@ -40,6 +41,7 @@ use nfdrop_db::{
 };
 use rules::{End, Outcome};
 use run::{Budget, Observer, Ran, Stop, Styles, Surroundings};
+use spectate::{At, Nobody, Seen, Spectator};
 use world::{Case, World};
 use worlds::Vocabulary;
 use x86_64::kprobe::Rules;
@@ -145,6 +147,15 @@ pub fn resolve_watched(
     function: &Function,
     enters: &mut dyn FnMut(Stage),
 ) -> Result<Findings, Unresolved> {
+    resolve_before(function, enters, &mut Nobody)
+}
+
+/// As [`resolve_watched`], before somebody who looks on.
+fn resolve_before<S: Spectator>(
+    function: &Function,
+    enters: &mut dyn FnMut(Stage),
+    spectator: &mut S,
+) -> Result<Findings, Unresolved> {
     enters(Stage::Link);
     let candidates = Abi::candidates(&function.fields)
         .map_err(|error| Unresolved::new(Reason::UnknownLayout, error))?;
@@ -170,7 +181,8 @@ pub fn resolve_watched(
             }
         };
         let tried = settled.and_then(|abi| {
-            let findings = resolve_with(function, [&images, &again], &abi, &budget, enters)?;
+            let images = [images.as_slice(), &again];
+            let findings = resolve_with(function, images, &abi, &budget, enters, spectator)?;
             Ok((abi, findings))
         });
         match tried {
@@ -372,9 +384,27 @@ impl Runs<'_> {
         observer: &mut O,
         edges: &mut Edges,
     ) -> Result<(), Unresolved> {
+        self.one_before(image, case, world, styles, observer, edges, &mut Nobody)
+    }
+
+    /// As [`Runs::one`], before somebody who looks on.
+    #[expect(clippy::too_many_arguments, reason = "all that takes part in a run")]
+    fn one_before<O: Observer, S: Spectator>(
+        &self,
+        image: &Linked,
+        case: &Case,
+        world: &World,
+        styles: &mut Styles,
+        observer: &mut O,
+        edges: &mut Edges,
+        spectator: &mut S,
+    ) -> Result<(), Unresolved> {
         let (abi, warnings, budget) = (self.abi, &self.warnings, self.budget);
         let around = Surroundings { linked: image, abi, warnings, budget };
-        let mut watching = Watching { linked: image, inner: observer, edges };
+        spectator.begin_run();
+        let at = At { linked: image, world };
+        let mut seen = Seen { observer, spectator: &mut *spectator, at };
+        let mut watching = Watching { linked: image, inner: &mut seen, edges };
         let ran = run::run(around, world, case.scene.seed, &mut watching);
         let ran = ran.map_err(|stop| {
             let reason = match &stop {
@@ -389,6 +419,7 @@ impl Runs<'_> {
             return Err(Unresolved::new(Reason::Diverged, disagreement(case, &ran)));
         }
         *styles = agreed;
+        spectator.end_run(case.expected.end.outcome());
         Ok(())
     }
 
@@ -465,15 +496,17 @@ fn event(outcome: Outcome) -> Option<Event> {
     }
 }
 
-fn resolve_with(
+fn resolve_with<S: Spectator>(
     function: &Function,
     [images, images_again]: [&[Linked]; 2],
     abi: &Abi,
     budget: &Budget,
     enters: &mut dyn FnMut(Stage),
+    spectator: &mut S,
 ) -> Result<Findings, Unresolved> {
     enters(Stage::Runs);
     let first = &images[0];
+    spectator.begin(first, abi);
     let rules = Rules::new(function, first);
     let eligible = eligible(first, &rules);
     let vocabulary = Vocabulary::new(first, abi);
@@ -488,19 +521,24 @@ fn resolve_with(
     let mut visits = Visits(vec![0; first.instructions.len()]);
     for case in &walk {
         let world = World::new(&case.scene, abi, first);
-        runs.one(first, case, &world, &mut styles, &mut visits, &mut edges)?;
+        spectator.enter();
+        runs.one_before(first, case, &world, &mut styles, &mut visits, &mut edges, spectator)?;
     }
+    spectator.walked(first);
     // Looking at values is slow, and most builds have sites that only drops come by.
     let mut probes = Err(Unresolved::new(Reason::NoSite, "not looked for"));
     for kind in [Kind::DropOnly, Kind::Conditional] {
         enters(Stage::Runs);
         let mut coverage = Coverage::new(abi, &frame.numbers, &eligible, kind);
+        spectator.restart(first);
         for (number, (case, world)) in runs.worlds().enumerate() {
             if kind == Kind::DropOnly && coverage.hopeless() {
                 break;
             }
+            spectator.enter();
             for image in runs.states(number, case) {
-                runs.one(image, case, &world, &mut styles, &mut coverage, &mut edges)?;
+                let (coverage, edges) = (&mut coverage, &mut edges);
+                runs.one_before(image, case, &world, &mut styles, coverage, edges, spectator)?;
                 coverage.end_run(case.expected.end.outcome());
             }
             if coverage.too_much() {
@@ -512,7 +550,7 @@ fn resolve_with(
             continue;
         }
         enters(Stage::Choice);
-        probes = choose_probes(&runs, function, &rules, coverage, &visits, &frame.slots);
+        probes = choose_probes(&runs, function, &rules, coverage, &visits, &frame.slots, spectator);
         if probes.is_ok() {
             break;
         }
@@ -528,9 +566,11 @@ fn resolve_with(
     let mut counts = [0_u32; 3];
     for (number, (case, world)) in runs_again.worlds().enumerate() {
         let outcome = case.expected.end.outcome();
+        spectator.enter();
         for image in runs_again.states(number, case) {
             proof.begin_run(event(outcome), truth(case, &world));
-            runs_again.one(image, case, &world, &mut styles, &mut proof, &mut edges)?;
+            let (proof, edges) = (&mut proof, &mut edges);
+            runs_again.one_before(image, case, &world, &mut styles, proof, edges, spectator)?;
             proof.end_run().map_err(|error| Unresolved::new(Reason::AmbiguousSite, error))?;
             counts[outcome as usize] += 1;
         }
@@ -566,17 +606,19 @@ fn resolve_with(
     if let Some(Err(error)) = any_build.ok().map(|id| findings.plan(id).validate()) {
         return Err(Unresolved::new(Reason::UnknownLayout, error));
     }
+    spectator.proven(&edges);
     Ok(findings)
 }
 
 /// Chooses the probes after a first pass.
-fn choose_probes(
+fn choose_probes<S: Spectator>(
     runs: &Runs<'_>,
     function: &Function,
     rules: &Rules<'_>,
     coverage: Coverage<'_>,
     visits: &Visits,
     slots: &[Slot],
+    spectator: &mut S,
 ) -> Result<Vec<Probe>, Unresolved> {
     let first = &runs.images[0];
     let drops = coverage.drops.clone();
@@ -622,6 +664,7 @@ fn choose_probes(
         }
     }
     probes.sort_by_key(|probe| (probe.event, probe.offset));
+    spectator.chosen(candidates, found, drops);
     Ok(probes)
 }
 

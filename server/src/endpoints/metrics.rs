@@ -9,6 +9,17 @@ use axum::{
 
 const KIND: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
+/// For Prometheus.
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    responses((
+        status = 200,
+        description = "OpenMetrics 1.0",
+        body = String,
+        content_type = "application/openmetrics-text",
+    ))
+)]
 pub(super) async fn get(State(app): State<App>) -> Result<Response, Error> {
     let text = app.metrics().text(app.database());
     let text = text.map_err(|error| QueryError::CutShort(error.to_string()))?;

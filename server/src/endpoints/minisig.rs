@@ -10,6 +10,19 @@ use crate::{
 };
 use axum::{extract::State, http::HeaderMap, response::Response};
 
+/// The minisign signature over exactly the bytes of the plan.
+#[utoipa::path(
+    get,
+    path = "/buildid/{hex}/plan.minisig",
+    params(("hex" = String, Path, description = "Build-id in lower-case hex", pattern = "^([0-9a-f]{2}){4,64}$")),
+    responses(
+        (status = 200, description = "The signature", body = String, content_type = "text/plain"),
+        (status = 304, description = "The same as what the client has"),
+        (status = 400, description = "Not a build-id", body = crate::error::Said),
+        (status = 404, description = "Never seen, or not signed", body = crate::error::Said),
+        (status = 503, description = "Another server has to be asked, and does not answer", body = crate::error::Said),
+    )
+)]
 pub(super) async fn get(
     State(app): State<App>,
     PathBuildId(build_id): PathBuildId,

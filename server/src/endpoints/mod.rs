@@ -1,15 +1,19 @@
 //! Every path this server answers.
 
 mod bpftrace;
+mod coverage;
 mod healthz;
-mod index;
+mod kernels;
 mod kprobe_events;
 mod metrics;
 mod minisig;
+mod openapi;
 mod plan;
 mod plans;
 mod provenance;
+mod unresolved;
 
+pub use openapi::Description;
 pub use plans::{MAX_ASKED, QuestionError};
 
 use crate::{
@@ -41,11 +45,15 @@ pub fn router(app: App) -> Router {
         .route("/buildid/{hex}/provenance", get(provenance::get))
         .route("/buildid/{hex}/nfdrop.bt", get(bpftrace::get))
         .route("/buildid/{hex}/kprobe_events", get(kprobe_events::get))
+        .route("/v1/kernels", get(kernels::get))
+        .route("/v1/coverage", get(coverage::get))
+        .route("/v1/unresolved", get(unresolved::get))
+        .route("/openapi.json", get(openapi::get))
         .route("/healthz", get(healthz::get))
         .route("/healthz/live", get(healthz::live))
-        .route("/healthz/ready", get(healthz::get))
+        .route("/healthz/ready", get(healthz::ready))
         .route("/metrics", get(metrics::get))
-        .route("/", get(index::get))
+        .merge(crate::pages::router())
         .layer(RequestBodyLimitLayer::new(NO_BODY));
     let with_body = Router::new()
         .route("/v1/plans", post(plans::post))

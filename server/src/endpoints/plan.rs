@@ -4,6 +4,19 @@
 use crate::{app::App, build_id::PathBuildId, error::Error};
 use axum::{extract::State, http::HeaderMap, response::Response};
 
+/// The record of a build, with or without a plan, in its canonical bytes.
+#[utoipa::path(
+    get,
+    path = "/buildid/{hex}/plan",
+    params(("hex" = String, Path, description = "Build-id in lower-case hex", pattern = "^([0-9a-f]{2}){4,64}$")),
+    responses(
+        (status = 200, description = "The record", body = nfdrop_db::Record),
+        (status = 304, description = "The same as what the client has"),
+        (status = 400, description = "Not a build-id", body = crate::error::Said),
+        (status = 404, description = "Never seen", body = crate::error::Said),
+        (status = 503, description = "Another server has to be asked, and does not answer", body = crate::error::Said),
+    )
+)]
 pub(super) async fn get(
     State(app): State<App>,
     PathBuildId(build_id): PathBuildId,

@@ -15,9 +15,10 @@ use axum::{
     http::{HeaderMap, header},
     response::{IntoResponse, Response},
 };
-use nfdrop_db::{BuildId, BuildIdError};
+use nfdrop_db::{BuildId, BuildIdError, Reason, Record};
 use serde::Deserialize;
 use std::borrow::Cow;
+use utoipa::ToSchema;
 
 /// Most builds and releases of one question.
 pub const MAX_ASKED: usize = 10_000;
@@ -27,24 +28,59 @@ const MAX_RELEASE: usize = 255;
 const MAX_ANSWER: usize = 32 << 20;
 
 /// What is asked.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct Question<'a> {
     /// Build-ids, in lower-case hex.
     #[serde(borrow, default)]
+    #[schema(value_type = Vec<BuildId>, max_items = 10_000)]
     build_ids: Vec<Cow<'a, str>>,
     /// Releases, as `uname -r` prints them.
     #[serde(borrow, default)]
+    #[schema(value_type = Vec<String>, max_items = 10_000)]
     releases: Vec<Cow<'a, str>>,
     /// Whether records are left out.
     #[serde(default)]
     only: Option<Only>,
 }
 
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 enum Only {
     Status,
+}
+
+/// What is answered; [`Writer`] writes it.
+#[derive(Debug, ToSchema)]
+#[expect(dead_code, reason = "only described")]
+struct Results {
+    /// Of every build-id, in the order of the question.
+    results: Vec<Status>,
+    /// Of every release, in the order of the question.
+    releases: Vec<Builds>,
+    /// Whether nothing is missing. What is missing is to be asked for again.
+    complete: bool,
+}
+
+/// What is known of a build.
+#[derive(Debug, ToSchema)]
+#[expect(dead_code, reason = "only described")]
+struct Status {
+    build_id: BuildId,
+    #[schema(pattern = "^(resolved|unresolved|unknown)$")]
+    status: String,
+    reason: Option<Reason>,
+    /// Left out where only the status is asked for, and of unknown builds.
+    #[schema(required = false)]
+    record: Option<Record>,
+}
+
+/// All builds of a release.
+#[derive(Debug, ToSchema)]
+#[expect(dead_code, reason = "only described")]
+struct Builds {
+    release: String,
+    builds: Vec<Status>,
 }
 
 /// Why a question is none.
@@ -67,6 +103,17 @@ pub enum QuestionError {
     Release(usize),
 }
 
+/// Many builds in one question, and all builds of releases. At most 10,000 of both together.
+#[utoipa::path(
+    post,
+    path = "/v1/plans",
+    request_body(content = Question, content_type = "application/json"),
+    responses(
+        (status = 200, description = "What is known of them", body = Results),
+        (status = 400, description = "Not a question", body = crate::error::Said),
+        (status = 413, description = "The question is too long", body = crate::error::Said),
+    )
+)]
 pub(super) async fn post(
     State(app): State<App>,
     headers: HeaderMap,

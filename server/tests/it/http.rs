@@ -490,3 +490,46 @@ async fn a_broken_record_is_an_error_of_the_server() {
     try again later; the server's log says more to whoever runs it
     ");
 }
+
+#[tokio::test]
+async fn lists_come_in_pages_that_follow_each_other() {
+    let data = Data::new();
+    for number in 1..=25_u32 {
+        let record = sample::resolved(id(&format!("{number:08x}")));
+        data.add(record, &format!("6.1.{number}-cloud-amd64"));
+    }
+    let server = Server::start(&data);
+    let mut releases = vec![];
+    let mut next = Some(String::new());
+    while let Some(after) = next {
+        let path = format!("/v1/kernels?series=6.1&limit=10{after}");
+        let page: serde_json::Value =
+            serde_json::from_str(&get(&server, &path).await.text().await.unwrap()).unwrap();
+        let kernels = page["kernels"].as_array().unwrap();
+        assert!((1..=10).contains(&kernels.len()));
+        releases.extend(kernels.iter().map(|one| one["release"].as_str().unwrap().to_owned()));
+        next = page["next"].as_str().map(|next| format!("&after={next}"));
+    }
+    let expected: Vec<String> =
+        (1..=25).rev().map(|number| format!("6.1.{number}-cloud-amd64")).collect();
+    assert_eq!(releases, expected);
+    let coverage = get(&server, "/v1/coverage").await.text().await.unwrap();
+    insta::assert_snapshot!(coverage.replace("},", "},\n"));
+    let unresolved = get(&server, "/v1/unresolved").await.text().await.unwrap();
+    insta::assert_snapshot!(unresolved.replace("},", "},\n"));
+    for wrong in ["limit=0", "limit=1001", "limit=x", "x=y", "after=z", "status=maybe"] {
+        let (status, cache, text, _) =
+            error(get(&server, &format!("/v1/kernels?{wrong}")).await).await;
+        assert_eq!((status, cache.as_str()), (400, "no-store"), "{wrong}");
+        assert!(text.starts_with("the query is wrong: "), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_answered_is_described() {
+    let data = Data::new();
+    let server = Server::start(&data);
+    let response = get(&server, "/openapi.json").await;
+    assert_eq!(header(&response, "content-type"), "application/json");
+    insta::assert_snapshot!("openapi", response.text().await.unwrap());
+}

@@ -1,8 +1,11 @@
 //! What the resolver saw: for those who want to check its choice, or to know why there is none.
 //!
-//! The runs are made once more, on the same rulesets, with somebody who writes everything down. So
-//! plain resolving pays nothing for it.
+//! Somebody looks on and writes everything down while the resolver makes its runs, so that telling of
+//! a plan costs a fraction of finding it, and plain resolving pays nothing ([`record`]). Where there is
+//! no plan the resolver stops at the first run that went wrong; then the runs are made once more, to
+//! the end.
 
+mod record;
 mod roles;
 mod sites;
 mod watch;
@@ -17,6 +20,7 @@ use super::link::{self, Key, KeyState, Linked, Placement};
 use super::rules::RuleId;
 use super::run::{self, Budget, Stop, Styles, Surroundings};
 use super::settle;
+use super::spectate::At;
 use super::world::{Case, World};
 use super::worlds::{self, Vocabulary};
 use super::x86_64::kprobe::Rules;
@@ -117,7 +121,18 @@ pub struct Failure {
 
 /// Resolves a function, and tells what was seen on the way.
 pub fn observe(function: &Function) -> Report {
-    let outcome = super::resolve(function);
+    let mut recorder = record::Recorder::default();
+    let outcome = super::resolve_before(function, &mut |_| {}, &mut recorder);
+    let recorded = outcome.is_ok().then(|| recorder.done()).flatten();
+    report(function, outcome, recorded)
+}
+
+/// `recorded`: what was seen when the resolver found its plan.
+fn report(
+    function: &Function,
+    outcome: Result<Findings, Unresolved>,
+    recorded: Option<(Observed, Choice)>,
+) -> Report {
     let keys = link::keys(function).unwrap_or_default();
     let mut report = Report {
         outcome,
@@ -139,6 +154,10 @@ pub fn observe(function: &Function) -> Report {
         report.instructions = decoded.map(|decoded| Seen::never(decoded.place)).collect();
         return report;
     };
+    if let Some((observed, choice)) = recorded {
+        observed.finish(function, [&first, &again], Some(choice), &mut report);
+        return report;
+    }
     let candidates = Abi::candidates(&function.fields).unwrap_or_default();
     let budget = Budget::default();
     let mut best: Option<Observed> = None;
@@ -161,7 +180,7 @@ pub fn observe(function: &Function) -> Report {
         }
     }
     if let Some(best) = best {
-        best.finish(function, [&first, &again], &mut report);
+        best.finish(function, [&first, &again], None, &mut report);
     } else {
         let decoded = first[0].instructions.iter();
         report.instructions = decoded.map(|decoded| Seen::never(decoded.place)).collect();
@@ -187,6 +206,7 @@ impl Seen {
 }
 
 /// All runs with one layout.
+#[derive(Debug)]
 struct Observed {
     abi: Abi,
     stats: Vec<Stat>,
@@ -220,29 +240,21 @@ impl Observed {
         };
         // The first runs tell where the verdict is, which the others know from the start.
         let walk = worlds::walk(&vocabulary, SEEDS[0]);
-        let mut turns = vec![[0; 2]; first.instructions.len()];
         for case in &walk {
             let world = World::new(&case.scene, abi, first);
             let warnings = run::warnings(first, function);
             let around = Surroundings { linked: first, abi, warnings: &warnings, budget };
-            watch.enter(&world);
+            watch.enter();
             watch.begin_run();
-            let mut inner = Watching { watch: &mut watch, world: &world, linked: first };
+            let at = At { linked: first, world: &world };
+            let mut inner = Watching { watch: &mut watch, at };
             let edges = &mut observed.edges;
             let mut watching = super::Watching { linked: first, inner: &mut inner, edges };
             // A run that fails will fail again below, where its reason is told.
             let _ = run::run(around, &world, case.scene.seed, &mut watching);
             watch.end_run(Some(case.expected.end.outcome()));
-            for (number, stat) in watch.stats.iter().enumerate() {
-                observed.walk[number] += stat.visits.iter().sum::<u64>();
-                turns[number][0] += stat.edges[0];
-                turns[number][1] += stat.edges[1];
-            }
-            watch.forget(first);
         }
-        for (stat, edges) in watch.stats.iter_mut().zip(turns) {
-            stat.edges = edges;
-        }
+        observed.walk = watch.walked(first);
         let mut styles = Styles::ANY;
         'runs: for which in 0..2 {
             let warnings = run::warnings(&images[which][0], function);
@@ -250,11 +262,12 @@ impl Observed {
             let runs = super::Runs { images: images[which], abi, cases: &cases, warnings, budget };
             for (number, case) in cases.iter().enumerate() {
                 let world = World::new(&case.scene, abi, &images[which][0]);
-                watch.enter(&world);
+                watch.enter();
                 for linked in runs.states(number, case) {
                     let around = Surroundings { linked, abi, warnings: &runs.warnings, budget };
                     watch.begin_run();
-                    let mut inner = Watching { watch: &mut watch, world: &world, linked };
+                    let at = At { linked, world: &world };
+                    let mut inner = Watching { watch: &mut watch, at };
                     let edges = &mut observed.edges;
                     let mut watching = super::Watching { linked, inner: &mut inner, edges };
                     let ran = run::run(around, &world, case.scene.seed, &mut watching);
@@ -290,7 +303,7 @@ impl Observed {
 
     fn fail(
         &mut self,
-        watch: &Watch<'_>,
+        watch: &Watch,
         linked: &Linked,
         case: &Case,
         calls: &[(RuleId, usize)],
@@ -322,7 +335,13 @@ impl Observed {
     }
 
     /// Chooses as the resolver does, keeping what it throws away.
-    fn finish(self, function: &Function, images: [&[Linked]; 2], report: &mut Report) {
+    fn finish(
+        self,
+        function: &Function,
+        images: [&[Linked]; 2],
+        choice: Option<Choice>,
+        report: &mut Report,
+    ) {
         let first = &images[0][0];
         let rules = Rules::new(function, first);
         report.edges = super::count_edges(function, first, &self.edges);
@@ -335,7 +354,8 @@ impl Observed {
         let kind = if conditional { Kind::Conditional } else { Kind::DropOnly };
         let mut sites = vec![Vec::new(); first.instructions.len()];
         if self.runs[3] == 0 {
-            let choice = Choice::new(function, images[0], &self.abi, &rules, kind);
+            let choice =
+                choice.unwrap_or_else(|| Choice::new(function, images[0], &self.abi, &rules, kind));
             let ranked = choice.ranked(first, &rules, &self.walk);
             let drops = &choice.drops;
             sites = sites::sites(
@@ -376,6 +396,7 @@ impl Observed {
 }
 
 /// The candidates of the choice with their pointers.
+#[derive(Debug)]
 struct Choice {
     candidates: Vec<Candidate>,
     found: Vec<Option<Found>>,

@@ -5,7 +5,10 @@
 use crate::resolve::layout::{Abi, NetSource, RuleStore};
 use crate::resolve::memory::{Address, Memory};
 use crate::resolve::world::World;
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    hash::{BuildHasherDefault, Hasher},
+};
 
 /// What a value may be to a reader of the listing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -126,8 +129,30 @@ impl Roles {
 }
 
 /// What all addresses of a world are.
-#[derive(Debug, Default)]
-pub(super) struct Known(HashMap<u64, Roles>);
+#[derive(Debug, Clone, Default)]
+pub(super) struct Known(HashMap<u64, Roles, BuildHasherDefault<Spread>>);
+
+/// Hashes addresses of made-up worlds, that nobody can choose: a look-up for every place of every
+/// instruction has to be quick.
+#[derive(Debug, Clone, Default)]
+struct Spread(u64);
+
+impl Hasher for Spread {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
+    }
+
+    fn write_u64(&mut self, value: u64) {
+        let spread = (self.0 ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 = spread ^ spread >> 32;
+    }
+}
 
 impl Known {
     pub(super) fn new(world: &World, abi: &Abi) -> Self {

@@ -1,5 +1,10 @@
 //! Watches runs for the report: who comes by, which way branches go, who is called, what every
 //! register and stack slot holds.
+//!
+//! All but the last is counted at every visit. Naming the values of all places takes longer than the
+//! instruction itself, so it is done at the first visits of each instruction, and from there on in one
+//! run of each ruleset, in another state of the static keys each time: what is true in all of those is
+//! what is told.
 
 use super::roles::{Known, Role, Roles};
 use super::{Callee, Holding};
@@ -9,6 +14,7 @@ use crate::resolve::link::Linked;
 use crate::resolve::memory::{Address, Memory};
 use crate::resolve::rules::Outcome;
 use crate::resolve::run::{Observer, only_watches};
+use crate::resolve::spectate::At;
 use crate::resolve::world::World;
 use crate::resolve::x86_64::machine::Cpu;
 use iced_x86::{FlowControl, Instruction, OpKind};
@@ -19,6 +25,9 @@ use std::collections::BTreeSet;
 pub(super) const TRAIL: usize = 12;
 /// Most targets of an indirect jump, and most callees, that are told.
 const MAX_TARGETS: usize = 64;
+
+/// Visits of each instruction at which values are looked at, whatever the run.
+const FIRST_LOOKS: u32 = 256;
 
 /// What an instruction does that needs watching.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +78,8 @@ pub(super) struct Stat {
     varies: u128,
     /// From the registers that frames are addressed by to `struct nft_regs`.
     regs: [Same; 2],
+    /// How often values were looked at.
+    looks: u32,
     /// In this run.
     count: u32,
     freed: bool,
@@ -113,13 +124,20 @@ impl Stat {
 }
 
 /// Watches; one for all runs.
-pub(super) struct Watch<'a> {
-    abi: &'a Abi,
+#[derive(Debug, Clone)]
+pub(super) struct Watch {
+    abi: Abi,
     /// The frame's, that the code names.
     pub(super) slots: Vec<Slot>,
     pub(super) stats: Vec<Stat>,
     touched: Vec<usize>,
-    known: Known,
+    /// Of this ruleset, once it is asked for.
+    known: Option<Known>,
+    /// Number of the ruleset, of the run on it, and how many there were on the one before.
+    ruleset: usize,
+    run: usize,
+    runs_before: usize,
+    looking: bool,
     pkt: u64,
     /// The rule whose expression was evaluated last.
     rule: Option<Address>,
@@ -135,8 +153,8 @@ pub(super) struct Watch<'a> {
     pub(super) evaluations: Vec<usize>,
 }
 
-impl<'a> Watch<'a> {
-    pub(super) fn new(linked: &Linked, abi: &'a Abi) -> Self {
+impl Watch {
+    pub(super) fn new(linked: &Linked, abi: &Abi) -> Self {
         let slots = Frame::new(linked).slots;
         let stat = |instruction: &Instruction| Stat {
             kind: kind(instruction, linked),
@@ -151,16 +169,21 @@ impl<'a> Watch<'a> {
             first: vec![None; 16 + slots.len()],
             varies: 0,
             regs: [Same::Unseen; 2],
+            looks: 0,
             count: 0,
             freed: false,
         };
         let stats = linked.instructions.iter().map(|decoded| stat(&decoded.instruction)).collect();
         Self {
-            abi,
+            abi: abi.clone(),
             slots,
             stats,
             touched: Vec::new(),
-            known: Known::default(),
+            known: None,
+            ruleset: 0,
+            run: 0,
+            runs_before: 1,
+            looking: true,
             pkt: 0,
             rule: None,
             regs: None,
@@ -174,15 +197,18 @@ impl<'a> Watch<'a> {
     }
 
     /// All runs up to the next call of this are of this world.
-    pub(super) fn enter(&mut self, world: &World) {
-        self.known = Known::new(world, self.abi);
-        (self.pkt, self.stack) = (world.pkt.0, world.stack.0);
+    pub(super) fn enter(&mut self) {
+        self.known = None;
+        self.ruleset += 1;
+        (self.runs_before, self.run) = (self.run.max(1), 0);
     }
 
     pub(super) fn begin_run(&mut self) {
         (self.rule, self.last, self.steps) = (None, None, 0);
-        self.regs = self.regs_distance.map(|distance| self.stack.wrapping_sub(distance));
+        (self.regs, self.pkt) = (None, 0);
         self.evaluations.clear();
+        self.looking = self.run == self.ruleset % self.runs_before;
+        self.run += 1;
     }
 
     /// `None`: it did not end as it should.
@@ -200,10 +226,21 @@ impl<'a> Watch<'a> {
         }
     }
 
+    /// Forgets the first runs, but for the ways that branches went; how often each instruction was run.
+    pub(super) fn walked(&mut self, linked: &Linked) -> Vec<u64> {
+        let visits = self.stats.iter().map(|stat| stat.visits.iter().sum()).collect();
+        let turns: Vec<[u64; 2]> = self.stats.iter().map(|stat| stat.edges).collect();
+        self.forget(linked);
+        for (stat, edges) in self.stats.iter_mut().zip(turns) {
+            stat.edges = edges;
+        }
+        visits
+    }
+
     /// Forgets what was seen, but not where `struct nft_regs` is.
-    pub(super) fn forget(&mut self, linked: &Linked) {
+    fn forget(&mut self, linked: &Linked) {
         let distance = self.regs_distance;
-        *self = Self { regs_distance: distance, ..Self::new(linked, self.abi) };
+        *self = Self { regs_distance: distance, ..Self::new(linked, &self.abi) };
     }
 
     /// The last instructions of the run, the last one last.
@@ -218,7 +255,7 @@ impl<'a> Watch<'a> {
         let (rdi, rsi, rdx) = (cpu.get(Reg::Rdi), cpu.get(Reg::Rsi), cpu.get(Reg::Rdx));
         let inside = linked.instruction_at(target).is_some();
         let evaluation = world.expressions.get(&rdi).filter(|_| rdx == self.pkt && !inside);
-        let name = linked.name_at(Address(target)).unwrap_or_default().to_owned();
+        let name = linked.name_at(Address(target)).unwrap_or_default();
         if let Some(evaluation) = evaluation {
             let rule = evaluation.of.and_then(|(rule, _)| world.rules.get(&rule).copied());
             self.rule = rule.or(self.rule);
@@ -230,12 +267,18 @@ impl<'a> Watch<'a> {
         if callees.len() < MAX_TARGETS {
             let evaluates = evaluation.is_some();
             let given = [rdi, rsi, rdx].contains(&world.skb.0);
-            let frees = given && !inside && !evaluates && !only_watches(&name);
-            callees.insert(Callee { name, evaluates, frees });
+            let frees = given && !inside && !evaluates && !only_watches(name);
+            let known = |callee: &Callee| {
+                (callee.name.as_str(), callee.evaluates, callee.frees) == (name, evaluates, frees)
+            };
+            if !callees.iter().any(known) {
+                callees.insert(Callee { name: name.to_owned(), evaluates, frees });
+            }
         }
     }
 
-    fn hold(&mut self, number: usize, cpu: &Cpu, memory: &Memory) {
+    fn hold(&mut self, number: usize, cpu: &Cpu, memory: &Memory, world: &World) {
+        let known = self.known.get_or_insert_with(|| Known::new(world, &self.abi));
         let code = self.regs.and_then(|regs| {
             let at = regs.wrapping_add(u64::from(self.abi.verdict_code));
             memory.read(Address(at), 4).ok()
@@ -256,7 +299,7 @@ impl<'a> Watch<'a> {
                 stat.roles[place] = Roles::default();
                 continue;
             };
-            let mut roles = self.known.of(value);
+            let mut roles = known.of(value);
             if self.rule.is_some_and(|rule| rule.0 == value) {
                 roles.add(Role::Rule);
             }
@@ -282,46 +325,76 @@ impl<'a> Watch<'a> {
     }
 }
 
-/// Watches the runs of one world and image.
-pub(super) struct Watching<'w, 'a> {
-    pub(super) watch: &'w mut Watch<'a>,
-    pub(super) world: &'w World,
-    pub(super) linked: &'w Linked,
-}
-
-impl Observer for Watching<'_, '_> {
-    fn visit(&mut self, number: usize, cpu: &Cpu, memory: &Memory, freed: bool) {
-        let watch = &mut *self.watch;
-        if let Some(from) = watch.last.take() {
-            let targets = &mut watch.stats[from].targets;
+impl Watch {
+    pub(super) fn visit(
+        &mut self,
+        at: At<'_>,
+        number: usize,
+        cpu: &Cpu,
+        memory: &Memory,
+        freed: bool,
+    ) {
+        if self.steps == 0 {
+            (self.pkt, self.stack) = (at.world.pkt.0, at.world.stack.0);
+            self.regs = self.regs_distance.map(|distance| self.stack.wrapping_sub(distance));
+        }
+        if let Some(from) = self.last.take() {
+            let targets = &mut self.stats[from].targets;
             if targets.len() < MAX_TARGETS {
                 targets.insert(number);
             }
         }
-        watch.trail[watch.steps % TRAIL] = number;
-        watch.steps += 1;
-        watch.hold(number, cpu, memory);
-        let stat = &mut watch.stats[number];
+        self.trail[self.steps % TRAIL] = number;
+        self.steps += 1;
+        if self.looks(number) {
+            self.stats[number].looks += 1;
+            self.hold(number, cpu, memory, at.world);
+        }
+        let stat = &mut self.stats[number];
         if stat.count == 0 {
-            watch.touched.push(number);
+            self.touched.push(number);
         }
         stat.count += 1;
         stat.freed |= freed;
         match stat.kind {
             Kind::Plain => {}
-            Kind::Call => watch.called(number, cpu, memory, (self.linked, self.world)),
-            Kind::Indirect => watch.last = Some(number),
+            Kind::Call => self.called(number, cpu, memory, (at.linked, at.world)),
+            Kind::Indirect => self.last = Some(number),
         }
     }
 
+    /// Whether values are looked at at this visit.
+    fn looks(&self, number: usize) -> bool {
+        self.looking || self.stats[number].looks < FIRST_LOOKS
+    }
+
+    pub(super) fn edge(&mut self, number: usize, taken: bool) {
+        self.stats[number].edges[usize::from(taken)] += 1;
+    }
+}
+
+/// Watches the runs of one world and image.
+pub(super) struct Watching<'w> {
+    pub(super) watch: &'w mut Watch,
+    pub(super) at: At<'w>,
+}
+
+impl Observer for Watching<'_> {
+    fn visit(&mut self, number: usize, cpu: &Cpu, memory: &Memory, freed: bool) {
+        self.watch.visit(self.at, number, cpu, memory, freed);
+    }
+
     fn weight(&self, number: usize) -> u64 {
+        if !self.watch.looks(number) {
+            return 1;
+        }
         // Every place that may still hold something is a look-up.
         let live = self.watch.stats[number].roles.iter().filter(|roles| !roles.is_empty()).count();
         1 + live as u64 / 8
     }
 
     fn edge(&mut self, number: usize, taken: bool) {
-        self.watch.stats[number].edges[usize::from(taken)] += 1;
+        self.watch.edge(number, taken);
     }
 }
 

@@ -4,10 +4,12 @@
 //! joints. The shortest are next to the code, and arrows in one column never touch. What finds no
 //! column is not drawn; its target is in the instruction anyway.
 
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// A jump between two lines.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Jump {
     /// Line of the jump.
     pub from: usize,
@@ -20,7 +22,8 @@ pub struct Jump {
 }
 
 /// What makes a jump.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum JumpKind {
     /// A `jmp`, or one through a table.
     Always,
@@ -39,6 +42,30 @@ pub struct Cell {
     pub untaken: bool,
     /// Number of the arrow that the cell belongs to, for colours.
     pub arrow: u16,
+}
+
+impl Cell {
+    /// Its character: of those that draw boxes, or ASCII.
+    pub fn glyph(self, unicode: bool) -> char {
+        const BOX: [char; 16] =
+            [' ', '╵', '╷', '│', '╴', '╯', '╮', '┤', '╶', '╰', '╭', '├', '─', '┴', '┬', '┼'];
+        let arms = usize::from(self.arms & (UP | DOWN | LEFT | RIGHT));
+        if unicode {
+            return match BOX[arms] {
+                '│' if self.untaken => '┊',
+                '─' if self.untaken => '╌',
+                glyph => glyph,
+            };
+        }
+        match (self.arms & (UP | DOWN) != 0, self.arms & (LEFT | RIGHT) != 0) {
+            (false, false) => ' ',
+            (true, false) if self.untaken => ':',
+            (true, false) => '|',
+            (false, true) if self.untaken => '.',
+            (false, true) => '-',
+            (true, true) => '+',
+        }
+    }
 }
 
 /// To the line above.
@@ -177,7 +204,7 @@ mod tests {
 
     fn drawn(lines: usize, jumps: &[Jump], columns: usize) -> Vec<String> {
         let gutter = Gutter::new(lines, jumps, columns);
-        let glyph = |cell: &Cell| super::super::text::glyph(*cell, true);
+        let glyph = |cell: &Cell| cell.glyph(true);
         (0..lines).map(|line| gutter.line(line).iter().map(glyph).collect()).collect()
     }
 

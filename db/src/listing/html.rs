@@ -1,24 +1,25 @@
-//! The listing as a page: nothing from elsewhere, no script, for any width and for light and dark.
+//! The listing as markup: nothing from elsewhere, no script, for any width and for light and dark.
 //!
 //! Every line is a row with a picture of its piece of the arrows, which grows with the row; so text
 //! may wrap on a telephone and arrows still meet.
 
 use super::arrows::{Cell, DOWN, Gutter, RIGHT, UP};
 use super::{Class, Fact, Line, LineKind, Listing, Mark, Section, Span, Tone};
-use nfdrop_db::render::escape;
+use crate::render::escape;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 /// Jumps side by side.
-pub const COLUMNS: usize = 14;
+pub const COLUMNS: u8 = 14;
 /// Where arrows meet the first line of a row, in pixels; `page.css` has lines of twice this.
 const MIDDLE: u32 = 10;
 
 /// What [`fragment`] looks like; for a `style` element.
 pub const STYLE: &str = include_str!("page.css");
 
-/// A page of its own.
-pub fn page(listing: &Listing) -> String {
+/// A page of its own, of the build that the title tells.
+pub fn page(title: &str, listing: &Listing) -> String {
+    let title = escape(title);
     format!(
         "<!doctype html>\n\
          <html lang=\"en\">\n\
@@ -26,21 +27,21 @@ pub fn page(listing: &Listing) -> String {
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; \
          style-src 'unsafe-inline'\">\n\
-         <title>{}</title>\n\
+         <title>{title}</title>\n\
          <style>\n{STYLE}</style>\n\
-         {}</html>\n",
-        escape(&listing.title),
+         <h1 class=\"title\">{title}</h1>\n{}</html>\n",
         fragment(listing)
     )
 }
 
 /// The listing as an element to be put into a page that has [`STYLE`].
 pub fn fragment(listing: &Listing) -> String {
-    let mut page = Page { out: String::new(), listing, ids: BTreeSet::new() };
+    let gutter = listing.gutter();
+    let mut page = Page { out: String::new(), listing, gutter, ids: BTreeSet::new() };
     for line in listing.lines.iter().filter(|line| line.kind == LineKind::Instruction) {
         page.ids.insert((line.part, line.at));
     }
-    let _ = write!(page.out, "<article class=\"nfdrop\">\n<h1>{}</h1>\n", escape(&listing.title));
+    page.out.push_str("<article class=\"nfdrop\">\n");
     page.facts(&listing.facts);
     if !listing.lines.is_empty() {
         page.legend();
@@ -56,6 +57,7 @@ pub fn fragment(listing: &Listing) -> String {
 struct Page<'a> {
     out: String,
     listing: &'a Listing,
+    gutter: Gutter,
     /// Part and offset of all instructions that are shown.
     ids: BTreeSet<(u16, u32)>,
 }
@@ -84,8 +86,8 @@ impl Page<'_> {
     }
 
     fn lines(&mut self) {
-        let columns = self.listing.gutter.columns;
-        let _ = writeln!(self.out, "<div class=\"listing\" style=\"--columns:{columns}\">");
+        // A class, since styles of elements are forbidden where a policy allows one sheet.
+        let _ = writeln!(self.out, "<div class=\"listing w{}\">", self.gutter.columns);
         let lines = &self.listing.lines;
         for (number, line) in lines.iter().enumerate() {
             self.line(number, line);
@@ -113,8 +115,7 @@ impl Page<'_> {
         if line.kind == LineKind::Instruction {
             let _ = write!(self.out, " id=\"{}\"", id(line.part, line.at));
         }
-        let _ =
-            write!(self.out, "><i>{glyph}</i><span class=\"at\">{}</span>", escape(&line.offset));
+        let _ = write!(self.out, "><i>{glyph}</i><span class=\"at\">{}</span>", line.offset());
         self.out.push_str("<span class=\"runs\">");
         if let Some(counts) = line.counts {
             let shown = if self.listing.failed { 4 } else { 3 };
@@ -128,7 +129,7 @@ impl Page<'_> {
             }
         }
         self.out.push_str("</span><span class=\"arrows\">");
-        picture(&mut self.out, &self.listing.gutter, number);
+        picture(&mut self.out, &self.gutter, number);
         self.out.push_str("</span><div class=\"text\"><code>");
         self.spans(&line.code, line.part);
         self.out.push_str("</code>");
