@@ -82,7 +82,8 @@ impl Server {
         let mut line = String::new();
         BufReader::new(child.stderr.take().unwrap()).read_line(&mut line).unwrap();
         let mut server = Self { child, address: String::new() };
-        server.address = line.trim().strip_prefix("listening on http://").expect(&line).to_owned();
+        let address = line.trim().strip_prefix("listening on http://").expect(&line);
+        address.clone_into(&mut server.address);
         server
     }
 

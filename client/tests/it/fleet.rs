@@ -71,7 +71,9 @@ async fn ask(hosts: &str, servers: &[&str], more: &[&str]) -> Ended {
     machine.write("hosts", hosts);
     let hosts = machine.path("hosts").display().to_string();
     let mut arguments = vec!["plan", "--hosts", &hosts];
-    servers.iter().for_each(|server| arguments.extend(["--server", server]));
+    for server in servers {
+        arguments.extend(["--server", server]);
+    }
     arguments.extend(more);
     let mut ended = machine.run(&arguments).await;
     for (number, server) in servers.iter().enumerate() {
@@ -129,7 +131,8 @@ async fn what_a_server_leaves_out_is_asked_for_again_and_large_fleets_in_parts()
     assert_eq!((ended.code, server.requests()), (2, 3));
 
     let server = Batch::new().serve().await;
-    let hosts: String = (0..25_000).map(|number| format!("{number:08x}\n")).collect();
+    let hosts: Vec<String> = (0..25_000).map(|number| format!("{number:08x}")).collect();
+    let hosts = hosts.join("\n");
     let ended = ask(&hosts, &[&server.url], &[]).await;
     assert!(ended.stderr.starts_with("0 of 25000 hosts are covered"), "{}", ended.stderr);
     assert_eq!((ended.code, ended.stdout.lines().count(), server.requests()), (2, 25_001, 3));

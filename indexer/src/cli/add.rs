@@ -4,7 +4,7 @@ use super::{
     ERROR, UNRESOLVED,
     inputs::{self, Content, Input, Inputs},
     put, say,
-    signing::SignKey,
+    signing::{self, SignKey},
 };
 use anyhow::Context as _;
 use nfdrop_db::{
@@ -81,7 +81,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<u8> {
             }
         }
     }
-    if !args.key.finish(&store)? {
+    if !signing::finish(&store)? {
         code = ERROR;
     }
     Ok(code)

@@ -1,6 +1,11 @@
 //! `nfdrop-indexer crawl`.
 
-use super::{ERROR, progress::Progress, put, say, signing::SignKey};
+use super::{
+    ERROR,
+    progress::Progress,
+    put, say,
+    signing::{self, SignKey},
+};
 use anyhow::Context as _;
 use nfdrop_db::Store;
 use nfdrop_indexer::{
@@ -205,7 +210,7 @@ async fn crawl(args: Args, progress: &Arc<Progress>) -> anyhow::Result<u8> {
     let store = crawl.store.clone();
     let summary = crawl.run(&survey, &selection, stop).await?;
     progress.finish();
-    let signed = args.key.finish(&store)?;
+    let signed = signing::finish(&store)?;
     say(summary.text(begun.elapsed().as_secs()).trim_end());
     if summary.suites.is_empty() {
         anyhow::bail!("no suite was found; check the mirror's URL");

@@ -1,6 +1,9 @@
 //! `nfdrop-indexer merge`.
 
-use super::{ERROR, put, signing::SignKey};
+use super::{
+    ERROR, put,
+    signing::{self, SignKey},
+};
 use nfdrop_db::Store;
 use std::path::PathBuf;
 
@@ -42,5 +45,5 @@ pub(super) fn run(args: &Args) -> anyhow::Result<u8> {
         );
         put(line.as_bytes())?;
     }
-    Ok(if args.key.finish(&store)? { 0 } else { ERROR })
+    Ok(if signing::finish(&store)? { 0 } else { ERROR })
 }

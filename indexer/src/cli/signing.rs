@@ -85,18 +85,18 @@ impl SignKey {
             None => store,
         })
     }
+}
 
-    /// Signs what is there without this key's signature. Whether all that is there is signed, where it
-    /// has to be.
-    pub(super) fn finish(&self, store: &Store) -> anyhow::Result<bool> {
-        let Signed { signed, damaged, .. } =
-            store.sign_stored(|_| ()).context("signing what is stored")?;
-        if signed > 0 {
-            say(format_args!("{signed} builds had no signature of this key: signed"));
-        }
-        say_damaged(damaged);
-        Ok(damaged == 0)
+/// Signs what is there without the signature of the store's key, where it has one. Whether nothing was left
+/// out.
+pub(super) fn finish(store: &Store) -> anyhow::Result<bool> {
+    let Signed { signed, damaged, .. } =
+        store.sign_stored(|_| ()).context("signing what is stored")?;
+    if signed > 0 {
+        say(format_args!("{signed} builds had no signature of this key: signed"));
     }
+    say_damaged(damaged);
+    Ok(damaged == 0)
 }
 
 pub(super) fn keygen(args: &KeygenArgs) -> anyhow::Result<u8> {

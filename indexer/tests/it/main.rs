@@ -8,4 +8,5 @@ mod explain;
 mod faults;
 mod files;
 mod rpm;
+mod signed;
 mod support;
