@@ -21,6 +21,7 @@ client-static: ## The client as one static file for every distribution; prints w
 	@CARGO='$(CARGO)' ci/build-client
 
 test: lint ## Everything CI checks: lint and all tests
+	@ci/install-deps browser
 	$(CARGO) test --workspace --all-features --locked
 
 test-kernels: ## Plans on real kernels, in QEMU: the newest of every series and flavour

@@ -2,10 +2,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends where something is amiss")]
 
+mod browser;
 mod federation;
 mod http;
 mod https;
 mod limits;
+mod pages;
 mod process;
 mod signed;
 mod support;
