@@ -6,7 +6,7 @@ BINARIES = -p nfdrop-indexer -p nfdrop-server -p nfdrop-client
 SCRIPTS = ci/install-deps ci/build-client ci/run-demo .ci/run $(addprefix tests/guest/,bpftrace client cost flood init many scenario sites start)
 
 .DEFAULT_GOAL := help
-.PHONY: help run client-static test test-kernels lint bench bench-crawl bench-kernel fuzz mutants deny clean
+.PHONY: help run client-static test test-kernels lint bench bench-crawl bench-kernel bench-server fuzz mutants deny clean
 
 help: ## Show this
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -21,6 +21,7 @@ client-static: ## The client as one static file for every distribution; prints w
 	@CARGO='$(CARGO)' ci/build-client
 
 test: lint ## Everything CI checks: lint and all tests
+	@ci/install-deps test
 	$(CARGO) test --workspace --all-features --locked
 
 test-kernels: ## Plans on real kernels, in QEMU: the newest of every series and flavour
@@ -47,6 +48,11 @@ bench: ## CPU seconds of the resolver, and of whole kernels that `make run` has 
 bench-crawl: ## A crawl from the first byte to the stored plan, beside dpkg-deb and tar
 	@ci/install-deps
 	$(CARGO) bench --locked -p nfdrop-indexer --bench crawl
+
+bench-server: ## Answers a second, beside a bare handler and debuginfod; makes a database of 3 GB once
+	@ci/install-deps bench
+	$(CARGO) build --release --locked -p nfdrop-server
+	$(CARGO) bench --locked -p nfdrop-server --bench load
 
 mutants: ## 20,000 changed functions; each gets the same plan, one that holds, or a reason
 	@ci/install-deps

@@ -159,7 +159,7 @@ fn resolved(plan: &Plan, host: &str) -> Markup {
             "With bpftrace",
             "curl -sSO ",
             host,
-            &format!("/buildid/{build_id}/nfdrop.bt && bpftrace nfdrop.bt"),
+            &format!("/buildid/{build_id}/nfdrop.bt && sudo bpftrace nfdrop.bt"),
         ))
         (command(
             "Show this plan",

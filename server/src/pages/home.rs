@@ -82,7 +82,7 @@ pub(super) fn page(overview: &Overview, host: &str) -> Markup {
                 at once." }
         } @else {
             p { "Resolved of all kernels, by series and flavour. A number leads to its kernels." }
-            ul.key {
+            ul.scale {
                 li { span.s3 {} "all" } li { span.s2 {} "half or more" }
                 li { span.s1 {} "fewer" } li { span.s0 {} "none" }
             }

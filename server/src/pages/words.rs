@@ -94,9 +94,9 @@ pub(super) fn event(event: Event) -> &'static str {
 /// What a probe costs.
 pub(super) fn cost(cost: Cost) -> &'static str {
     match cost {
-        Cost::Optimized => "the kernel turns it into a jump",
-        Cost::Boosted => "a breakpoint at each hit",
-        Cost::Trap => "a breakpoint and a single step at each hit",
+        Cost::Optimized => "The kernel turns the probe into a jump",
+        Cost::Boosted => "It is a breakpoint at each hit",
+        Cost::Trap => "It is a breakpoint and a single step at each hit",
     }
 }
 

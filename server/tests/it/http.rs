@@ -465,19 +465,6 @@ async fn what_is_no_database_does_not_take_its_place() {
 }
 
 #[tokio::test]
-async fn the_page_lists_kernels_by_series() {
-    let data = Data::new();
-    data.add(sample::resolved(id("33333333")), "6.9.1-<script>alert(1)</script>");
-    let server = Server::start(&data);
-    let response = get(&server, "/").await;
-    assert_eq!(header(&response, "content-type"), "text/html; charset=utf-8");
-    assert!(header(&response, "content-security-policy").starts_with("default-src 'none'"));
-    let page = response.text().await.unwrap().replace(&server.address, "ADDRESS");
-    let (_, body) = page.split_once("</style>").unwrap();
-    insta::assert_snapshot!(body);
-}
-
-#[tokio::test]
 async fn a_broken_record_is_an_error_of_the_server() {
     let data = Data::new();
     let connection = rusqlite::Connection::open(data.path()).unwrap();

@@ -2,11 +2,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends where something is amiss")]
 
+mod browser;
 mod described;
 mod federation;
 mod http;
 mod https;
 mod limits;
+mod pages;
 mod process;
 mod signed;
 mod support;
