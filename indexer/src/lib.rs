@@ -4,6 +4,8 @@
 pub mod crawl;
 pub mod explain;
 #[cfg(feature = "crawl")]
+pub mod export;
+#[cfg(feature = "crawl")]
 pub mod fetch;
 pub mod image;
 #[cfg(feature = "crawl")]

@@ -128,6 +128,14 @@ impl Snapshot {
         self.recent.get(hex).or_else(|| self.base.get(hex)).map(|entry| &entry.0)
     }
 
+    /// The build-ids, in hex, ascending.
+    pub fn ids(&self) -> Vec<String> {
+        let all = self.base.iter().chain(&self.recent);
+        let ids: std::collections::BTreeSet<_> =
+            all.map(|entry| String::from_utf8_lossy(entry.0.id()).into_owned()).collect();
+        ids.into_iter().collect()
+    }
+
     /// How many there are.
     pub fn tally(&self) -> &Tally {
         &self.tally

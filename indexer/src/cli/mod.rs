@@ -5,6 +5,7 @@
 mod add;
 mod crawl;
 mod explain;
+mod export;
 mod extract;
 mod generate;
 mod inputs;
@@ -39,6 +40,7 @@ enum Command {
     Crawl(crawl::Args),
     Add(add::Args),
     Merge(merge::Args),
+    Export(export::Args),
     Keygen(signing::KeygenArgs),
     Sign(signing::SignArgs),
     List(list::Args),
@@ -60,6 +62,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Crawl(args) => crawl::run(args),
         Command::Add(args) => add::run(&args),
         Command::Merge(args) => merge::run(&args),
+        Command::Export(args) => export::run(&args),
         Command::Keygen(args) => signing::keygen(&args),
         Command::Sign(args) => signing::sign(&args),
         Command::List(args) => list::run(&args),

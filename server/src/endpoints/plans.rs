@@ -280,11 +280,14 @@ impl Writer {
         self.first = true;
     }
 
+    /// All builds of a release, or, where one of them cannot be told, nothing: who takes a part for the
+    /// whole takes a kernel for covered that may not be.
     fn release<'a>(
         &mut self,
         release: &str,
         builds: impl Iterator<Item = &'a std::sync::Arc<Held>>,
     ) -> Result<(), QuestionError> {
+        let (before, first) = (self.bytes.len(), self.first);
         if !self.next() {
             return Ok(());
         }
@@ -292,11 +295,17 @@ impl Writer {
         serde_json::to_writer(&mut self.bytes, release)?;
         self.bytes.extend_from_slice(b",\"builds\":[");
         self.first = true;
+        let complete = std::mem::replace(&mut self.complete, true);
         for held in builds {
             self.held(held);
         }
-        self.bytes.extend_from_slice(b"]}");
-        self.first = false;
+        if self.complete {
+            self.bytes.extend_from_slice(b"]}");
+            (self.complete, self.first) = (complete, false);
+        } else {
+            self.bytes.truncate(before);
+            self.first = first;
+        }
         Ok(())
     }
 
