@@ -191,8 +191,11 @@ async fn bare(path: &str) -> anyhow::Result<()> {
 
 /// As `load.lua` makes it.
 fn id(number: u64) -> anyhow::Result<BuildId> {
-    let mixed = number.wrapping_mul(2_654_435_761) % (1 << 32);
-    Ok(format!("{mixed:08x}{number:032x}").parse()?)
+    Ok(format!("{:08x}{number:032x}", mixed(number)).parse()?)
+}
+
+fn mixed(number: u64) -> u64 {
+    number.wrapping_mul(2_654_435_761) % (1 << 32)
 }
 
 /// A record as a real one is in its size, and like no other in its body.
@@ -227,8 +230,12 @@ fn database(cache: &Path, builds: u64) -> anyhow::Result<PathBuf> {
     let kernel = |number: u64| {
         sample::kernel(record(number), &format!("6.{}.{number}-bench-amd64", number % 20))
     };
-    for number in 0..builds {
-        store.put_kernel(&kernel(number))?;
+    // In the order of their ids, so that pages of the file are written once.
+    let mut numbers: Vec<u64> = (0..builds).collect();
+    numbers.sort_by_cached_key(|number| mixed(*number));
+    for page in numbers.chunks(10_000) {
+        let page: Vec<_> = page.iter().map(|number| kernel(*number)).collect();
+        store.put_kernels(&page)?;
     }
     store.finish()?;
     drop(store);

@@ -17,8 +17,8 @@ use super::{
     kernels::place,
     listing::put_listing,
     read::{self, KnownAs},
-    signature::put_signature,
     series,
+    signature::put_signature,
 };
 use crate::{Plan, Record, hex};
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
@@ -32,64 +32,31 @@ const MAX_PACKAGES: usize = 64;
 impl Store {
     /// Stores what became of a kernel, in one transaction that is on disk when this returns.
     pub fn put_kernel(&self, put: &KernelOutcome) -> Result<(), StoreError> {
-        let set = set_sha256(&put.kernel)?;
-        let time = time(put.indexed_at);
-        match &put.outcome {
-            Outcome::Build(build) => {
-                check_build(&put.kernel, build)?;
-                let signature = self.sign(&build.record);
-                self.write(|connection| {
-                    let kernel = &put.kernel;
-                    let whole = kernel.packages.iter().all(|package| !package.transport_only);
-                    let vouched = kernel.signed_by.is_some() && whole;
-                    put_build(connection, build, vouched, signature.as_deref())?;
-                    let id = build.record.build_id.to_string();
-                    let vmlinux = build.vmlinux_build_id.as_ref().map(ToString::to_string);
-                    let vmlinux = vmlinux.as_deref();
-                    // `check_build` found it, with its hash.
-                    let package = kernel.packages.iter().find(|p| p.name == build.package);
-                    let Some((package, sha256)) =
-                        package.and_then(|package| Some((package, package.sha256.as_deref()?)))
-                    else {
-                        return Ok(());
-                    };
-                    put_package(
-                        connection,
-                        &PackageRow {
-                            distro: &kernel.distro,
-                            suite: &kernel.suite,
-                            package: &package.name,
-                            version: &kernel.version,
-                            arch: &kernel.arch,
-                            sha256,
-                            release: &kernel.release,
-                            url: &package.url,
-                            set: &set,
-                            signed_by: kernel.signed_by.as_deref(),
-                            vmlinux,
-                            build_id: &id,
-                            indexed_at: time,
-                            transport_only: !whole,
-                        },
-                    )
-                })
-            }
-            Outcome::Failed { reason, detail, analyzer } => {
-                check_text(&format!("kernel {}", put.kernel.release), "analyzer", analyzer)?;
-                let detail = Record::clean_detail(detail);
-                self.write(|connection| {
-                    put_failure(
-                        connection,
-                        &put.kernel,
-                        &set,
-                        reason.name(),
-                        &detail,
-                        analyzer,
-                        time,
-                    )
-                })
-            }
+        self.put_kernels(std::slice::from_ref(put))
+    }
+
+    /// As [`Store::put_kernel`], of several kernels in one transaction.
+    pub fn put_kernels(&self, all: &[KernelOutcome]) -> Result<(), StoreError> {
+        let mut checked = Vec::with_capacity(all.len());
+        for put in all {
+            let signature = match &put.outcome {
+                Outcome::Build(build) => {
+                    check_build(&put.kernel, build)?;
+                    self.sign(&build.record)
+                }
+                Outcome::Failed { analyzer, .. } => {
+                    let subject = format!("kernel {}", put.kernel.release);
+                    check_text(&subject, "analyzer", analyzer)?;
+                    None
+                }
+            };
+            checked.push((put, set_sha256(&put.kernel)?, signature));
         }
+        self.write(|connection| {
+            checked.iter().try_for_each(|(put, set, signature)| {
+                put_checked(connection, put, set, signature.as_deref())
+            })
+        })
     }
 
     /// As [`Store::known`]; what is known is also noted for this kernel's suite, so that there is
@@ -213,6 +180,56 @@ impl Store {
             Ok(value)
         };
         run().map_err(|cause| StoreError::from_sqlite(self.path(), cause))
+    }
+}
+
+fn put_checked(
+    connection: &Connection,
+    put: &KernelOutcome,
+    set: &str,
+    signature: Option<&str>,
+) -> rusqlite::Result<()> {
+    let time = time(put.indexed_at);
+    match &put.outcome {
+        Outcome::Build(build) => {
+            let kernel = &put.kernel;
+            let whole = kernel.packages.iter().all(|package| !package.transport_only);
+            let vouched = kernel.signed_by.is_some() && whole;
+            put_build(connection, build, vouched, signature)?;
+            let id = build.record.build_id.to_string();
+            let vmlinux = build.vmlinux_build_id.as_ref().map(ToString::to_string);
+            let vmlinux = vmlinux.as_deref();
+            // `check_build` found it, with its hash.
+            let package = kernel.packages.iter().find(|p| p.name == build.package);
+            let Some((package, sha256)) =
+                package.and_then(|package| Some((package, package.sha256.as_deref()?)))
+            else {
+                return Ok(());
+            };
+            put_package(
+                connection,
+                &PackageRow {
+                    distro: &kernel.distro,
+                    suite: &kernel.suite,
+                    package: &package.name,
+                    version: &kernel.version,
+                    arch: &kernel.arch,
+                    sha256,
+                    release: &kernel.release,
+                    url: &package.url,
+                    set,
+                    signed_by: kernel.signed_by.as_deref(),
+                    vmlinux,
+                    build_id: &id,
+                    indexed_at: time,
+                    transport_only: !whole,
+                },
+            )
+        }
+        Outcome::Failed { reason, detail, analyzer } => {
+            let detail = Record::clean_detail(detail);
+            put_failure(connection, &put.kernel, set, reason.name(), &detail, analyzer, time)
+        }
     }
 }
 
