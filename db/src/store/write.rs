@@ -17,8 +17,8 @@ use super::{
     kernels::place,
     listing::put_listing,
     read::{self, KnownAs},
-    signature::put_signature,
     series,
+    signature::put_signature,
 };
 use crate::{Plan, Record, hex};
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
