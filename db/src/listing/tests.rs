@@ -68,7 +68,7 @@ fn jumps_may_lead_anywhere() {
     let bytes = with(|l| {
         l.jumps = [(0, 9), (9, 0), (usize::MAX, 1)]
             .map(|(from, to)| Jump { from, to, ..l.jumps[0] })
-            .into()
+            .into();
     });
     assert_eq!(Listing::parse(&bytes).unwrap().gutter().columns, 0);
 }

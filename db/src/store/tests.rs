@@ -1242,7 +1242,7 @@ fn kernels_are_listed_newest_first_in_pages() {
     assert_eq!(filtered(KernelFilter { distro: Some(wrong), ..none() }), (0, 0));
     let flavour = Some("cloud-amd64".to_owned());
     let distro = Some("debian".to_owned());
-    assert_eq!(filtered(KernelFilter { flavour, distro, ..none() }), (10, 1));
+    assert_eq!(filtered(KernelFilter { distro, flavour, ..none() }), (10, 1));
     let cells = store.coverage().unwrap();
     let cells: Vec<String> = cells
         .iter()

@@ -177,7 +177,7 @@ fn command(label: &str, before: &str, host: &str, after: &str) -> Markup {
     html! {
         div.command {
             pre tabindex="0" role="region" aria-label=(label) {
-                code { (before) span.server { "http://" (host) } (after) }
+                code { (before) @if !host.is_empty() { span.server { "http://" (host) } } (after) }
             }
             button.copy type="button" hidden { "Copy" }
         }

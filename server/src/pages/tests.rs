@@ -11,7 +11,7 @@ fn row(number: u32) -> KernelRow {
         release: format!("6.{number}.0-{EVIL}"),
         distro: EVIL.to_owned(),
         build_id: BuildId::from_bytes(&number.to_be_bytes()).unwrap(),
-        reason: (number % 2 == 0).then_some(Reason::NoSite),
+        reason: number.is_multiple_of(2).then_some(Reason::NoSite),
     }
 }
 
@@ -84,7 +84,7 @@ fn build_page(packages: u32) -> maud::Markup {
         indexed_at: u64::MAX,
     };
     let mut record = sample::resolved(id.clone());
-    if packages % 2 == 1 {
+    if !packages.is_multiple_of(2) {
         record = Record::unresolved(id, Reason::Diverged, EVIL);
     }
     let packages = (0..packages).map(package).collect();

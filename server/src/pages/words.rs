@@ -109,7 +109,7 @@ pub(super) fn visitors(probe: &Probe) -> String {
     format!("others come by too, and are told apart: it is a drop if {}", when.join(" and "))
 }
 
-/// Seconds since 1970 as a date (Howard Hinnant's civil_from_days).
+/// Seconds since 1970 as a date (Howard Hinnant's `civil_from_days`).
 pub(super) fn date(seconds: u64) -> String {
     let days = (seconds / 86_400).min(3_000_000) + 719_468;
     let (era, day_of_era) = (days / 146_097, days % 146_097);
@@ -133,7 +133,7 @@ pub(super) fn thousands(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place) % 3 == 0 {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);

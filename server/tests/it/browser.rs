@@ -60,12 +60,12 @@ impl Browser {
         let from = BufReader::new(File::open(path("from")).unwrap());
         let (session, events) = (None, Vec::new());
         let mut browser = Self { child, to, from, session, asked: 0, events, _folder: folder };
-        let target = browser.ask("Target.createTarget", json!({ "url": "about:blank" }));
+        let target = browser.ask("Target.createTarget", &json!({ "url": "about:blank" }));
         let attach = json!({ "targetId": target["targetId"], "flatten": true });
-        let session = browser.ask("Target.attachToTarget", attach);
+        let session = browser.ask("Target.attachToTarget", &attach);
         browser.session = session["sessionId"].as_str().map(str::to_owned);
         for domain in ["Page", "Runtime", "Log", "Network"] {
-            browser.ask(&format!("{domain}.enable"), json!({}));
+            browser.ask(&format!("{domain}.enable"), &json!({}));
         }
         Some(browser)
     }
@@ -77,7 +77,7 @@ impl Browser {
         serde_json::from_slice(&bytes).unwrap()
     }
 
-    fn ask(&mut self, method: &str, params: Value) -> Value {
+    fn ask(&mut self, method: &str, params: &Value) -> Value {
         self.asked += 1;
         let mut message = json!({ "id": self.asked, "method": method, "params": params });
         if let Some(session) = &self.session {
@@ -100,10 +100,10 @@ impl Browser {
     fn load(&mut self, url: &str, width: u32, script: bool) -> (Vec<String>, Vec<String>) {
         let size =
             json!({ "width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500 });
-        self.ask("Emulation.setDeviceMetricsOverride", size);
-        self.ask("Emulation.setScriptExecutionDisabled", json!({ "value": !script }));
+        self.ask("Emulation.setDeviceMetricsOverride", &size);
+        self.ask("Emulation.setScriptExecutionDisabled", &json!({ "value": !script }));
         self.events.clear();
-        self.ask("Page.navigate", json!({ "url": url }));
+        self.ask("Page.navigate", &json!({ "url": url }));
         while !self.events.iter().any(|event| event["method"] == "Page.loadEventFired") {
             let event = self.read();
             self.events.push(event);
@@ -128,13 +128,13 @@ impl Browser {
     fn value(&mut self, expression: &str) -> Value {
         let asked =
             json!({ "expression": expression, "returnByValue": true, "awaitPromise": true });
-        self.ask("Runtime.evaluate", asked)["result"]["value"].take()
+        self.ask("Runtime.evaluate", &asked)["result"]["value"].take()
     }
 
     /// The page as it is now.
     fn page(&mut self) -> String {
-        let root = self.ask("DOM.getDocument", json!({}))["root"]["nodeId"].clone();
-        let html = self.ask("DOM.getOuterHTML", json!({ "nodeId": root }));
+        let root = self.ask("DOM.getDocument", &json!({}))["root"]["nodeId"].clone();
+        let html = self.ask("DOM.getOuterHTML", &json!({ "nodeId": root }));
         html["outerHTML"].as_str().unwrap().to_owned()
     }
 }
@@ -191,8 +191,9 @@ fn nothing_is_wider_than_a_telephone() {
     for path in paths() {
         for width in [390, 1200] {
             browser.load(&server.url(&path), width, true);
-            let found = browser.value("[innerWidth, document.documentElement.scrollWidth]");
-            assert_eq!(found, json!([width, width]), "{path}");
+            let found =
+                browser.value("[innerWidth, document.documentElement.scrollWidth <= innerWidth]");
+            assert_eq!(found, json!([width, true]), "{path}");
         }
     }
 }
@@ -205,7 +206,7 @@ fn text_stands_out_from_its_ground() {
     let server = Server::start(&data);
     for scheme in ["light", "dark"] {
         let features = json!([{ "name": "prefers-color-scheme", "value": scheme }]);
-        browser.ask("Emulation.setEmulatedMedia", json!({ "features": features }));
+        browser.ask("Emulation.setEmulatedMedia", &json!({ "features": features }));
         for path in paths() {
             browser.load(&server.url(&path), 1200, true);
             let weak = browser.value(include_str!("contrast.js"));

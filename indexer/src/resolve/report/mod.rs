@@ -123,15 +123,15 @@ pub struct Failure {
 pub fn observe(function: &Function) -> Report {
     let mut recorder = record::Recorder::default();
     let outcome = super::resolve_before(function, &mut |_| {}, &mut recorder);
-    let recorded = outcome.is_ok().then(|| recorder.done()).flatten();
-    report(function, outcome, recorded)
+    let seen = outcome.is_ok().then(|| recorder.done()).flatten();
+    report(function, outcome, seen)
 }
 
-/// `recorded`: what was seen when the resolver found its plan.
+/// `seen`: what was seen when the resolver found its plan.
 fn report(
     function: &Function,
     outcome: Result<Findings, Unresolved>,
-    recorded: Option<(Observed, Choice)>,
+    seen: Option<(Observed, Choice)>,
 ) -> Report {
     let keys = link::keys(function).unwrap_or_default();
     let mut report = Report {
@@ -154,7 +154,7 @@ fn report(
         report.instructions = decoded.map(|decoded| Seen::never(decoded.place)).collect();
         return report;
     };
-    if let Some((observed, choice)) = recorded {
+    if let Some((observed, choice)) = seen {
         observed.finish(function, [&first, &again], Some(choice), &mut report);
         return report;
     }
