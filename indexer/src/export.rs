@@ -121,6 +121,11 @@ impl Target {
         let error = |cause: String| ExportError::Place { place: place.to_owned(), cause };
         if let Some(rest) = place.strip_prefix("s3://") {
             let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+            if bucket.is_empty() {
+                return Err(error("there is no bucket: s3://BUCKET/PREFIX".to_owned()));
+            }
+            // Fails only where it has been done before.
+            let _ = rustls::crypto::ring::default_provider().install_default();
             let store = AmazonS3Builder::from_env().with_bucket_name(bucket).build();
             return Ok(Self {
                 store: Arc::new(store.map_err(|e| error(e.to_string()))?),

@@ -13,10 +13,12 @@ use nfdrop_db::{BuildId, FnOffset, Record, Store, sample};
 use std::{
     env,
     fs::{self, File},
-    io::{BufRead as _, BufReader, Read as _, Write as _},
+    io::{BufRead as _, BufReader, ErrorKind::WouldBlock, Read as _, Write as _},
     net::TcpStream,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -85,7 +87,119 @@ fn main() -> anyhow::Result<()> {
         }
         println!("  {:<32} {:>10} MiB", "resident after that", server.resident()?);
     }
-    debuginfod(&reference)
+    debuginfod(&reference)?;
+    hostile(&small)
+}
+
+/// Well-behaved clients beside others that are not.
+fn hostile(database: &Path) -> anyhow::Result<()> {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let most = rustix::process::Rlimit { current: limit.maximum, ..limit };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, most)?;
+    let server = Running::start(
+        Command::new(SERVER).arg("--db").arg(database).args(["--listen", "127.0.0.1:0"]),
+        "listening on http://",
+    )?;
+    let script = ["hit", "1000", "2"];
+    let alone = load(&server.address, &script, 16)?;
+    line("16 clients that pause, alone", &alone, None);
+    let before = server.resident()?;
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for attack in [idle, slow_heads, slow_bodies, garbage, paths] {
+            scope.spawn(|| attack(&server.address, &stop));
+        }
+        let measured = (0..3).map(|_| {
+            let load = load(&server.address, &script, 16)?;
+            line("  beside hostile ones", &load, None);
+            println!("  {:<32} {:>10} MiB", "resident", server.resident()?);
+            Ok(())
+        });
+        let measured: anyhow::Result<()> = measured.collect();
+        stop.store(true, Relaxed);
+        measured
+    })?;
+    println!("  {:<32} {before:>10} MiB", "resident before");
+    Ok(())
+}
+
+/// Five thousand connections on which nothing is said; those that are closed are opened again.
+fn idle(address: &str, stop: &AtomicBool) {
+    let mut open: Vec<TcpStream> = vec![];
+    while !stop.load(Relaxed) {
+        while open.len() < 5_000
+            && let Ok(stream) = TcpStream::connect(address)
+        {
+            let _ = stream.set_nonblocking(true);
+            open.push(stream);
+        }
+        open.retain(
+            |stream| matches!(stream.peek(&mut [0]), Err(error) if error.kind() == WouldBlock),
+        );
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Heads and bodies that come a byte at a time.
+fn trickle(address: &str, stop: &AtomicBool, begin: &str, more: &str) {
+    let mut open: Vec<TcpStream> = vec![];
+    while !stop.load(Relaxed) {
+        while open.len() < 300
+            && let Ok(mut stream) = TcpStream::connect(address)
+        {
+            let _ = stream.write_all(begin.as_bytes());
+            open.push(stream);
+        }
+        open.retain_mut(|stream| stream.write_all(more.as_bytes()).is_ok());
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
+fn slow_heads(address: &str, stop: &AtomicBool) {
+    trickle(address, stop, "GET / HTTP/1.1\r\nhost: a\r\nx: ", "y");
+}
+
+fn slow_bodies(address: &str, stop: &AtomicBool) {
+    let begin = "POST /v1/plans HTTP/1.1\r\nhost: a\r\ncontent-length: 1000000\r\n\r\n";
+    trickle(address, stop, begin, " ");
+}
+
+fn send(address: &str, bytes: &[u8]) {
+    if let Ok(mut stream) = TcpStream::connect(address) {
+        let _ = stream.set_read_timeout(Some(Duration::from_secs(1)));
+        let _ = stream.write_all(bytes);
+        let _ = stream.read(&mut [0; 4096]);
+    }
+    thread::sleep(Duration::from_millis(1));
+}
+
+/// Huge heads, and what is no HTTP, one behind the other.
+fn garbage(address: &str, stop: &AtomicBool) {
+    let huge = format!("GET / HTTP/1.1\r\nhost: a\r\n{}\r\n", "a: b\r\n".repeat(5000));
+    let pipelined =
+        "GET /healthz/live HTTP/1.1\r\nhost: a\r\n\r\n".repeat(50) + "\u{0}\u{1}garbage\r\n\r\n";
+    while !stop.load(Relaxed) {
+        send(address, huge.as_bytes());
+        send(address, pipelined.as_bytes());
+        send(address, &[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3]);
+    }
+}
+
+fn paths(address: &str, stop: &AtomicBool) {
+    while !stop.load(Relaxed) {
+        for path in [
+            "/buildid/../../etc/passwd",
+            "/buildid/%00/plan",
+            "/buildid/ZZ/plan",
+            "//",
+            "/search?q=%ff",
+        ] {
+            send(
+                address,
+                format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").as_bytes(),
+            );
+        }
+    }
 }
 
 fn name(kind: &str) -> &'static str {
@@ -278,7 +392,7 @@ fn debuginfod(reference: &Load) -> anyhow::Result<()> {
     let start = Instant::now();
     while !has(&server.address, &path) {
         ensure!(start.elapsed() < Duration::from_mins(1), "debuginfod has indexed nothing");
-        std::thread::sleep(Duration::from_millis(100));
+        thread::sleep(Duration::from_millis(100));
     }
     let size = fs::metadata(files.join("small"))?.len();
     let peer = load(&server.address, &["fixed", "1", "0", &path], CONNECTIONS)?;

@@ -59,7 +59,7 @@ enum Only {
 /// What is answered; [`Writer`] writes it.
 #[derive(Debug, ToSchema)]
 #[expect(dead_code, reason = "only described")]
-struct Results {
+struct Batch {
     /// Of every build-id, in the order of the question.
     results: Vec<Told>,
     /// Of every release, in the order of the question.
@@ -119,7 +119,7 @@ pub enum QuestionError {
     path = "/v1/plans",
     request_body(content = Question, content_type = "application/json"),
     responses(
-        (status = 200, description = "What is known of them", body = Results),
+        (status = 200, description = "What is known of them", body = Batch),
         (status = 400, description = "Not a question", body = crate::error::Said),
         (status = 413, description = "The question is too long", body = crate::error::Said),
     )

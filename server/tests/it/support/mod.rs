@@ -91,7 +91,7 @@ impl Server {
         }
         let line = line.replace("https://", "http://");
         let address = line.trim().strip_prefix("listening on http://");
-        server.address = address.expect(&line).to_owned();
+        address.expect(&line).clone_into(&mut server.address);
         server
     }
 
