@@ -106,8 +106,10 @@ fn hostile(database: &Path) -> anyhow::Result<()> {
     let before = server.resident()?;
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
-        for attack in [idle, slow_heads, slow_bodies, garbage, paths] {
-            scope.spawn(|| attack(&server.address, &stop));
+        let attacks: [fn(&str, &AtomicBool); 5] = [idle, slow_heads, slow_bodies, garbage, paths];
+        for attack in attacks {
+            let (address, stop) = (&server.address, &stop);
+            scope.spawn(move || attack(address, stop));
         }
         let measured = (0..3).map(|_| {
             let load = load(&server.address, &script, 16)?;

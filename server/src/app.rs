@@ -6,15 +6,16 @@ use crate::{
     database::Database,
     encoding::Encoded,
     endpoints,
+    error::Error,
     metrics::{Metrics, Route},
     snapshot::{Held, State},
     upstream::Upstream,
 };
 use axum::{
     Router,
-    body::Body,
+    body::{Body, Bytes, HttpBody},
     http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header},
-    response::Response,
+    response::{IntoResponse as _, Response},
 };
 use std::{sync::Arc, time::Instant};
 use tower::ServiceExt as _;
@@ -65,14 +66,19 @@ impl App {
         Service { app: Some(self.clone()), router: endpoints::router(self.clone()) }
     }
 
-    /// The answer to a request for a plan, where it is one and the plan is in memory.
+    /// The answer to a request for a plan, where it is one, and memory has it or nobody else could.
     fn at_once(&self, method: &Method, path: &str, headers: &HeaderMap) -> Option<Response> {
         let hex = path.strip_prefix("/buildid/")?.strip_suffix("/plan")?;
         if !matches!(*method, Method::GET | Method::HEAD) {
             return None;
         }
-        let held = self.database().record(hex.as_bytes())?;
-        Some(answer(&held)?.to(headers, self.encoded()))
+        match self.database().record(hex.as_bytes()) {
+            Some(held) => Some(answer(&held)?.to(headers, self.encoded())),
+            None if self.upstream().is_none() => {
+                Some(Error::NeverSeen(hex.parse().ok()?).into_response())
+            }
+            None => None,
+        }
     }
 }
 
@@ -106,7 +112,11 @@ impl Service {
     }
 
     /// The response to a request.
-    pub async fn respond(&self, request: Request<Body>) -> Response {
+    pub async fn respond<B>(&self, request: Request<B>) -> Response
+    where
+        B: HttpBody<Data = Bytes> + Send + 'static,
+        B::Error: Into<axum::BoxError>,
+    {
         let start = Instant::now();
         let route = Route::of(request.method(), request.uri().path());
         let method = request.method().clone();
@@ -119,7 +129,7 @@ impl Service {
             match at_once {
                 Some(response) => response,
                 // Its error is infallible.
-                None => match self.router.clone().oneshot(request).await {
+                None => match self.router.clone().oneshot(request.map(Body::new)).await {
                     Ok(response) => response,
                     Err(never) => match never {},
                 },

@@ -7,7 +7,6 @@
 
 use crate::{app::Service, error::Error, metrics::Metrics, tls::Tls};
 use axum::{
-    body::Body,
     http::{Request, StatusCode},
     middleware,
     response::{IntoResponse, Response},
@@ -277,7 +276,7 @@ async fn drive(
     let activity = &place.activity;
     let service = service_fn(async |request: Request<Incoming>| {
         activity.busy();
-        let response = service.respond(request.map(Body::new)).await;
+        let response = service.respond(request).await;
         activity.idle();
         Ok::<_, Infallible>(response)
     });

@@ -87,8 +87,8 @@ impl SignKey {
     }
 }
 
-/// Signs what is there without the signature of the store's key, where it has one. Whether nothing was left
-/// out.
+/// Signs what is there without the signature of the store's key, where it has one, and puts all of it into
+/// the database's own file, as far as its readers let it. Whether nothing was left out.
 pub(super) fn finish(store: &Store) -> anyhow::Result<bool> {
     let Signed { signed, damaged, .. } =
         store.sign_stored(|_| ()).context("signing what is stored")?;
@@ -96,6 +96,8 @@ pub(super) fn finish(store: &Store) -> anyhow::Result<bool> {
         say(format_args!("{signed} builds had no signature of this key: signed"));
     }
     say_damaged(damaged);
+    // Where somebody reads on, the log stays, which is as good.
+    store.finish().context("ending the database's log")?;
     Ok(damaged == 0)
 }
 
