@@ -39,6 +39,7 @@ impl Store {
     pub fn put_kernels(&self, all: &[KernelOutcome]) -> Result<(), StoreError> {
         let mut checked = Vec::with_capacity(all.len());
         for put in all {
+            let set = set_sha256(&put.kernel)?;
             let signature = match &put.outcome {
                 Outcome::Build(build) => {
                     check_build(&put.kernel, build)?;
@@ -50,7 +51,7 @@ impl Store {
                     None
                 }
             };
-            checked.push((put, set_sha256(&put.kernel)?, signature));
+            checked.push((put, set, signature));
         }
         self.write(|connection| {
             checked.iter().try_for_each(|(put, set, signature)| {
