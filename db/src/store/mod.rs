@@ -20,6 +20,7 @@
 mod body;
 mod check;
 mod error;
+mod inventory;
 mod kernels;
 mod listing;
 mod merge;
@@ -32,6 +33,7 @@ mod write;
 
 pub use body::{Body, BodyOutcome, InputKey, PlanTemplate};
 pub use error::StoreError;
+pub use inventory::{Held, Inventory, PackageName};
 pub use kernels::{
     Cell, Cursor, KernelFilter, KernelRow, MAX_QUERY, MIN_DIGITS, Matches, NoCursor,
 };
@@ -164,7 +166,7 @@ pub struct Source {
     pub arch: String,
     /// SHA-256 of the package index, lower-case hex.
     pub index_sha256: Option<String>,
-    /// Kernels the index lists.
+    /// Kernels the index lists. 0 where no mirror offers the suite any more.
     pub kernels: u64,
     /// Fingerprint of the key that signed the index; `None`: not verified.
     pub signed_by: Option<String>,
@@ -174,6 +176,14 @@ pub struct Source {
     pub stale_since: Option<u64>,
     /// Seconds since 1970.
     pub crawled_at: u64,
+}
+
+impl Source {
+    /// Whether it lists markedly fewer kernels than it did: less than four fifths. A mirror that is half
+    /// synchronised looks the same as one with nothing new.
+    pub fn has_shrunk(&self, before: u64) -> bool {
+        self.kernels.saturating_mul(5) < before.saturating_mul(4)
+    }
 }
 
 impl Store {

@@ -262,39 +262,12 @@ impl Store {
 
     /// Kernels that never got to a build-id, sorted.
     pub fn failures(&self) -> Result<Vec<Failure>, StoreError> {
-        self.read(|connection| {
-            let sql = "SELECT distro, suite, release, version, arch, reason, detail, analyzer, \
-                       indexed_at FROM failures ORDER BY distro, suite, release, version, arch";
-            let mut statement = connection.prepare_cached(sql)?;
-            let rows = statement.query_map([], failure)?;
-            rows.collect()
-        })
+        self.read(failures)
     }
 
     /// What the suites looked like when they were last crawled, sorted.
     pub fn sources(&self) -> Result<Vec<Source>, StoreError> {
-        self.read(|connection| {
-            let sql = "SELECT distro, suite, arch, index_sha256, kernels, signed_by, reason, \
-                       detail, stale_since, crawled_at FROM sources ORDER BY distro, suite, arch";
-            let mut statement = connection.prepare_cached(sql)?;
-            let rows = statement.query_map([], |row| {
-                let reason: Option<Reason> = optional(row, 6)?;
-                let detail: Option<String> = row.get(7)?;
-                let stale: Option<i64> = row.get(8)?;
-                Ok(Source {
-                    distro: row.get(0)?,
-                    suite: row.get(1)?,
-                    arch: row.get(2)?,
-                    index_sha256: row.get(3)?,
-                    kernels: seconds(row, 4)?,
-                    signed_by: row.get(5)?,
-                    failure: reason.map(|reason| (reason, detail.unwrap_or_default())),
-                    stale_since: stale.map(|_| seconds(row, 8)).transpose()?,
-                    crawled_at: seconds(row, 9)?,
-                })
-            })?;
-            rows.collect()
-        })
+        self.read(sources)
     }
 
     /// How much there is.
@@ -334,6 +307,37 @@ impl Store {
         let known = self.read(|connection| known(connection, &set, kernel, accept))?;
         Ok(known.map(|(known, _)| known))
     }
+}
+
+pub(super) fn failures(connection: &Connection) -> rusqlite::Result<Vec<Failure>> {
+    let sql = "SELECT distro, suite, release, version, arch, reason, detail, analyzer, \
+               indexed_at FROM failures ORDER BY distro, suite, release, version, arch";
+    let mut statement = connection.prepare_cached(sql)?;
+    let rows = statement.query_map([], failure)?;
+    rows.collect()
+}
+
+pub(super) fn sources(connection: &Connection) -> rusqlite::Result<Vec<Source>> {
+    let sql = "SELECT distro, suite, arch, index_sha256, kernels, signed_by, reason, \
+               detail, stale_since, crawled_at FROM sources ORDER BY distro, suite, arch";
+    let mut statement = connection.prepare_cached(sql)?;
+    let rows = statement.query_map([], |row| {
+        let reason: Option<Reason> = optional(row, 6)?;
+        let detail: Option<String> = row.get(7)?;
+        let stale: Option<i64> = row.get(8)?;
+        Ok(Source {
+            distro: row.get(0)?,
+            suite: row.get(1)?,
+            arch: row.get(2)?,
+            index_sha256: row.get(3)?,
+            kernels: seconds(row, 4)?,
+            signed_by: row.get(5)?,
+            failure: reason.map(|reason| (reason, detail.unwrap_or_default())),
+            stale_since: stale.map(|_| seconds(row, 8)).transpose()?,
+            crawled_at: seconds(row, 9)?,
+        })
+    })?;
+    rows.collect()
 }
 
 /// Which known outcomes need no work again.
