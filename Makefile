@@ -3,7 +3,7 @@
 CARGO ?= cargo
 FUZZ_SECONDS ?= 900
 BINARIES = -p nfdrop-indexer -p nfdrop-server -p nfdrop-client
-SCRIPTS = ci/install-deps ci/build-client ci/run-demo .ci/run $(addprefix tests/guest/,bpftrace client cost flood init many scenario sites start)
+SCRIPTS = ci/install-deps ci/build-client ci/run-demo .ci/run $(addprefix ci/workflows/,crawl gate issues keep publish restore) $(addprefix tests/guest/,bpftrace client cost flood init many scenario sites start)
 
 .DEFAULT_GOAL := help
 .PHONY: help run client-static test test-kernels lint bench bench-crawl bench-kernel bench-server fuzz mutants deny clean
@@ -36,6 +36,7 @@ lint: ## Formatting, clippy and shellcheck; warnings are errors
 	$(CARGO) clippy --workspace --all-targets --all-features --locked -- -D warnings
 	@if command -v shellcheck >/dev/null; then shellcheck $(SCRIPTS); \
 	else echo 'shellcheck is missing: the shell scripts are not checked' >&2; fi
+	@if command -v actionlint >/dev/null; then actionlint ci/workflows/*.yml; fi
 
 bench-kernel: ## What learning of drops costs, in instructions per packet, on real kernels in QEMU
 	@ci/install-deps

@@ -10,3 +10,4 @@ mod files;
 mod rpm;
 mod signed;
 mod support;
+mod workflow;
