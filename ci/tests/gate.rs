@@ -440,3 +440,27 @@ fn a_page_per_unresolved_body() {
     To see it: fetch the package, then `nfdrop-indexer explain PACKAGE`. Once a newer analyzer resolves it, the next crawl closes this.
     "##);
 }
+
+/// As the schema of GitHub's workflows says, which the validator brings along.
+#[test]
+fn the_workflow_templates_are_what_github_reads() {
+    let tools = tools();
+    if !tools.join("sarif-2.1.0.json").exists()
+        && env::var_os("NFDROP_OFFLINE").is_some_and(|value| value == "1")
+    {
+        return;
+    }
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("workflows");
+    let mut command = Command::new(tools.join("bin/check-jsonschema"));
+    command.args(["--builtin-schema", "vendor.github-workflows"]);
+    let templates = ["crawl.yml", "project.yml"].map(|name| folder.join(name));
+    let (code, stdout, stderr) = run(command.args(&templates));
+    assert_eq!(code, 0, "{stdout}{stderr}");
+    // What they call is there.
+    for template in &templates {
+        let text = fs::read_to_string(template).unwrap();
+        for word in text.split_whitespace().filter(|word| word.starts_with("ci/workflows/")) {
+            assert!(folder.join("../..").join(word).exists(), "{word}");
+        }
+    }
+}
