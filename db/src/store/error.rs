@@ -37,10 +37,16 @@ pub enum StoreError {
         /// The file's.
         found: i32,
     },
+    /// Nothing is in the file yet.
+    #[error("{path} is empty; name the file that `nfdrop-indexer crawl --db` wrote")]
+    Empty {
+        /// The file.
+        path: PathBuf,
+    },
     /// Written by a newer nfdrop.
     #[error(
-        "{path} has schema version {found}, the newest known here is {known}: update nfdrop, or \
-         crawl into a new file"
+        "the database {path} has schema {found}, this program reads {known}: it is newer than this \
+         program; take a newer nfdrop, or crawl into a new file"
     )]
     Newer {
         /// The file.
@@ -52,8 +58,8 @@ pub enum StoreError {
     },
     /// Opened for reading only, but wants a migration.
     #[error(
-        "{path} has schema version {found}, expected {known}: run `nfdrop-indexer crawl --db` on \
-         it once, which migrates it"
+        "the database {path} has schema {found}, this program reads {known}: run `nfdrop-indexer db \
+         migrate --db {path}`"
     )]
     Older {
         /// The file.

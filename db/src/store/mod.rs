@@ -23,6 +23,7 @@ mod error;
 mod inventory;
 mod kernels;
 mod listing;
+mod maintain;
 mod merge;
 mod open;
 mod read;
@@ -38,10 +39,9 @@ pub use kernels::{
     Cell, Cursor, KernelFilter, KernelRow, MAX_QUERY, MIN_DIGITS, Matches, NoCursor,
 };
 pub use listing::PackedListing;
+pub use maintain::{Migrated, Vacuumed};
 pub use merge::Merged;
-pub use read::{
-    Accept, BuildFilter, BuildSummary, Changed, Counts, Failure, Known, flavour, series,
-};
+pub use read::{Accept, Changed, Counts, Failure, Known, flavour, series};
 pub use signature::{MAX_SIGNATURE, Signed, Signer, trusted_comment};
 pub use stats::{Group, Stats, Tally};
 pub use watch::{FileId, Log, Watcher, log_of};
@@ -191,6 +191,12 @@ impl Store {
     pub fn create_or_open(path: impl AsRef<Path>) -> Result<Self, StoreError> {
         let writer = open::writer(path.as_ref())?;
         Ok(Self::new(path.as_ref(), Some(writer), Vec::new()))
+    }
+
+    /// Opens an existing database of this schema for reading and writing.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, StoreError> {
+        drop(open::reader(path.as_ref())?);
+        Self::create_or_open(path)
     }
 
     /// Opens an existing database for reading, as the server does.

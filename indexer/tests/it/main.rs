@@ -4,6 +4,7 @@
 
 mod arch;
 mod crawl;
+mod database;
 mod explain;
 mod faults;
 mod files;
