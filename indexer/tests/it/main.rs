@@ -8,6 +8,7 @@ mod database;
 mod explain;
 mod faults;
 mod files;
+mod killed;
 mod rpm;
 mod signed;
 mod support;
