@@ -70,11 +70,8 @@ fn two_namespaces_are_a_fleet() {
     let programs = work.path().join("programs");
     fs::create_dir(&programs).unwrap();
     for name in ["nfdrop-indexer", "nfdrop-server"] {
-        std::os::unix::fs::symlink(
-            programs::directory().unwrap().join(name),
-            programs.join(name),
-        )
-        .unwrap();
+        std::os::unix::fs::symlink(programs::directory().unwrap().join(name), programs.join(name))
+            .unwrap();
     }
     // As it is handed out: the guest has no libraries for another one.
     let client = programs.join("nfdrop-client");
@@ -124,8 +121,20 @@ fn holds(said: &str) {
     has(&["cloud-amd64", "covered"]);
     has(&["nothing found that keeps nfdrop from attaching here"]);
     has(&["attached: rule_drop", "policy_drop", "http://10.77.0.1:7767"]);
-    has(&[" drop ", "inet filter input -> noise", "udp 10.77.0.1:", "10.77.0.2:514", "counter drop"]);
-    has(&[" reject ", "inet filter input", "tcp 10.77.0.1:", "10.77.0.2:23", "reject with tcp reset"]);
+    has(&[
+        " drop ",
+        "inet filter input -> noise",
+        "udp 10.77.0.1:",
+        "10.77.0.2:514",
+        "counter drop",
+    ]);
+    has(&[
+        " reject ",
+        "inet filter input",
+        "tcp 10.77.0.1:",
+        "10.77.0.2:23",
+        "reject with tcp reset",
+    ]);
     has(&[" policy ", "inet filter input", "udp 10.77.0.1:", "10.77.0.2:9"]);
     has(&["summary: ", "6 printed", "0 lost in the ring", "0 missed by the kprobes"]);
     has(&["nfdrop_drops_total{family=\"inet\",table=\"filter\",chain=\"noise\""]);
