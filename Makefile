@@ -3,10 +3,10 @@
 CARGO ?= cargo
 FUZZ_SECONDS ?= 900
 BINARIES = -p nfdrop-indexer -p nfdrop-server -p nfdrop-client
-SCRIPTS = ci/install-deps ci/build-client ci/run-demo .ci/run $(addprefix tests/guest/,bpftrace client cost flood init many scenario sites start) $(addprefix docs/rehearsal/,boot guest init)
+SCRIPTS = ci/install-deps ci/build-client ci/run-demo .ci/run $(addprefix tests/guest/,bpftrace client cost flood init many scenario sites start)
 
 .DEFAULT_GOAL := help
-.PHONY: help run client-static test test-kernels lint bench bench-crawl bench-kernel bench-server fuzz mutants deny book clean
+.PHONY: help run client-static test test-kernels lint bench bench-crawl bench-kernel bench-server fuzz mutants deny clean
 
 help: ## Show this
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -29,6 +29,7 @@ test-kernels: ## Plans on real kernels, in QEMU: the newest of every series and 
 	$(CARGO) test --locked -p nfdrop-tests --test bpftrace --test kernels -- \
 		--include-ignored --nocapture
 
+SCRIPTS += $(addprefix docs/rehearsal/,boot guest init)
 lint: ## Formatting, clippy and shellcheck; warnings are errors
 	@ci/install-deps
 	$(CARGO) fmt --all --check
@@ -70,6 +71,7 @@ fuzz: ## Fuzz what reads files of strangers: an hour, or FUZZ_SECONDS for each t
 deny: ## Licences, sources and duplicates of all dependencies; needs cargo-deny
 	$(CARGO) deny --locked check bans licenses sources
 
+.PHONY: book
 book: ## The handbook as pages, in target/book; needs mdbook
 	@command -v mdbook >/dev/null || { \
 		echo 'mdbook is missing: $(CARGO) install --locked mdbook@0.5.4 (the pages can be read in docs/src, too)' >&2; exit 1; }
