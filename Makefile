@@ -43,6 +43,7 @@ test-kernels: ## Plans on real kernels, in QEMU: the newest of every series and 
 	$(CARGO) test --locked -p nfdrop-tests --test bpftrace --test kernels -- \
 		--include-ignored --nocapture
 
+SCRIPTS += $(addprefix docs/rehearsal/,boot guest init)
 lint: ## Formatting, clippy and shellcheck; warnings are errors
 	@ci/install-deps
 	$(CARGO) fmt --all --check
@@ -85,6 +86,12 @@ fuzz: ## Fuzz what reads files of strangers: an hour, or FUZZ_SECONDS for each t
 deny: ## Licences, sources and duplicates of all dependencies
 	@command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny
 	$(CARGO) deny --locked check bans licenses sources
+
+.PHONY: book
+book: ## The handbook as pages, in target/book; needs mdbook
+	@command -v mdbook >/dev/null || { \
+		echo 'mdbook is missing: $(CARGO) install --locked mdbook@0.5.4 (the pages can be read in docs/src, too)' >&2; exit 1; }
+	mdbook build docs
 
 clean: ## Remove what was built; the database and the cache stay
 	$(CARGO) clean

@@ -1,6 +1,7 @@
 //! What the tests share: the corpus of real functions, and the way to it.
 
 pub mod debian;
+pub mod handbook;
 pub mod programs;
 pub mod vm;
 
