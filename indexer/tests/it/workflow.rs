@@ -9,7 +9,9 @@ use super::{
     },
 };
 use std::{
-    env, fs,
+    env,
+    fmt::Write as _,
+    fs,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::Command,
@@ -18,6 +20,8 @@ use std::{
 /// `gh` with a folder for GitHub. What it does not know ends the test.
 const GH: &str = r#"#!/usr/bin/env bash
 set -euo pipefail
+# Paths are from where it was called.
+from=$PWD
 mkdir -p "$GH_FOLDER/issues" "$GH_FOLDER/releases"
 cd "$GH_FOLDER"
 echo "$1 $2" >>log
@@ -37,12 +41,12 @@ case "$1 $2" in
         [[ $3 == --label && $5 == --title && $7 == --body-file ]]
         mkdir "issues/$number"
         printf '%s' "$6" >"issues/$number/title"
-        cp "$8" "issues/$number/body"
+        cp "$from/$8" "issues/$number/body"
         printf OPEN >"issues/$number/state" ;;
     "issue edit")
         [[ $4 == --title && $6 == --body-file ]]
         printf '%s' "$5" >"issues/$3/title"
-        cp "$7" "issues/$3/body" ;;
+        cp "$from/$7" "issues/$3/body" ;;
     "issue close") printf CLOSED >"issues/$3/state" ;;
     "issue reopen") printf OPEN >"issues/$3/state" ;;
     "release view")
@@ -51,10 +55,10 @@ case "$1 $2" in
             exit 1
         fi ;;
     "release create") mkdir "releases/$3" ;;
-    "release upload") cp "$4" "releases/$3/" ;;
+    "release upload") cp "$from/$4" "releases/$3/" ;;
     "release download")
         [[ $4 == --pattern && $6 == --dir ]]
-        cp "releases/$3/$5" "$7/" ;;
+        cp "releases/$3/$5" "$from/$7/" ;;
     *) echo "unknown: $*" >&2; exit 99 ;;
 esac
 "#;
@@ -125,22 +129,22 @@ impl Runner {
     /// all steps said. Publishes only behind a gate that passes.
     fn run(&self) -> (i32, String) {
         let _ = fs::remove_dir_all(self.path("nfdrop"));
-        let mut all = String::new();
-        let mut step = |name: &str| {
+        let all = std::cell::RefCell::new(String::new());
+        let step = |name: &str| {
             let (code, said) = self.step(name);
-            all += &format!("--- {name}: {code}\n{said}");
+            let _ = write!(all.borrow_mut(), "--- {name}: {code}\n{said}");
             code
         };
-        assert_eq!([step("restore"), step("crawl")], [0, 0]);
-        let gate = step("gate");
-        assert_eq!(step("issues"), 0);
+        let begun = [step("restore"), step("crawl")];
+        let (gate, issues) = (step("gate"), step("issues"));
+        assert_eq!((begun, issues), ([0, 0], 0), "{}", all.borrow());
         if gate == 0 {
-            assert_eq!([step("publish"), step("keep")], [0, 0], "{all}");
+            assert_eq!([step("publish"), step("keep")], [0, 0], "{}", all.borrow());
         } else {
             // Whoever forgets what the gate said is reminded.
             assert_eq!(step("publish"), 1);
         }
-        (gate, all)
+        (gate, all.into_inner())
     }
 }
 

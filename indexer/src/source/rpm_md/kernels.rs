@@ -353,12 +353,12 @@ mod tests {
                 "linux 6.1.83-1.ph5",
                 "linux-esx 6.1.83-1.ph5",
                 "kernel odd",
-                "kernel 6-1",
+                "kernel 66-1",
             ],
         );
         insta::assert_snapshot!(lines(&[all]), @r#"
         0.0 "" odd: kernel ["all"]
-        0.0 "" 6-1.x86_64: kernel ["all"]
+        0.0 "" 66-1.x86_64: kernel ["all"]
         4.18 "" 4.18.0-553.5.1.el8_10.x86_64: kernel-core ["all"]
         4.18 "rt" 4.18.0-553.rt7.342.el8_10.x86_64: kernel-rt-core ["all"]
         5.4 "uek" 5.4.17-2136.330.7.1.el8uek.x86_64: kernel-uek ["all"]
