@@ -118,7 +118,7 @@ fn holds(said: &str) {
         assert!(found, "no line with {words:?}");
     };
     has(&["listening on http://10.77.0.1:7767"]);
-    has(&["cloud-amd64", "covered"]);
+    has(&["1 of 1 hosts are covered"]);
     has(&["nothing found that keeps nfdrop from attaching here"]);
     has(&["attached: rule_drop", "policy_drop", "http://10.77.0.1:7767"]);
     has(&[
