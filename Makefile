@@ -3,10 +3,10 @@
 CARGO ?= cargo
 FUZZ_SECONDS ?= 900
 BINARIES = -p nfdrop-indexer -p nfdrop-server -p nfdrop-client
-SCRIPTS = ci/install-deps ci/build-client ci/run-demo .ci/run $(addprefix tests/guest/,bpftrace client cost flood init many scenario sites start)
+SCRIPTS = ci/install-deps ci/build-static ci/build-packages ci/reproducible ci/sbom ci/run-demo .ci/run $(addprefix ci/workflows/,crawl gate issues keep publish restore) $(addprefix tests/guest/,bpftrace client cost flood init many scenario sites start)
 
 .DEFAULT_GOAL := help
-.PHONY: help run client-static test test-kernels lint bench bench-crawl bench-kernel bench-server fuzz mutants deny clean
+.PHONY: help run client-static packages reproducible sbom test test-kernels lint bench bench-crawl bench-kernel bench-server fuzz mutants deny clean
 
 help: ## Show this
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -18,7 +18,21 @@ run: ## Index the newest cloud kernels of your Debian mirror, serve and show a p
 
 client-static: ## The client as one static file for every distribution; prints where it is
 	@ci/install-deps
-	@CARGO='$(CARGO)' ci/build-client
+	@CARGO='$(CARGO)' ci/build-static nfdrop-client
+
+packages: ## .deb and .rpm of client and server, of static programs; prints where they are
+	@ci/install-deps
+	@CARGO='$(CARGO)' ci/build-static nfdrop-client nfdrop-server nfdrop-indexer >&2
+	@ci/build-packages "$${CARGO_TARGET_DIR:-target}/x86_64-unknown-linux-gnu/dist" target/packages
+
+reproducible: ## The static client built twice, in two folders: the same bytes, or it fails
+	@ci/install-deps
+	@CARGO='$(CARGO)' ci/reproducible
+
+sbom: ## What each program is made of, as CycloneDX; prints where it is
+	@ci/install-deps
+	@command -v cargo-cyclonedx >/dev/null || $(CARGO) install --locked cargo-cyclonedx
+	@CARGO='$(CARGO)' ci/sbom target/sbom
 
 test: lint ## Everything CI checks: lint and all tests
 	@ci/install-deps test
@@ -37,6 +51,7 @@ lint: ## Formatting, clippy and shellcheck; warnings are errors
 	$(CARGO) clippy --workspace --all-targets --all-features --locked -- -D warnings
 	@if command -v shellcheck >/dev/null; then shellcheck $(SCRIPTS); \
 	else echo 'shellcheck is missing: the shell scripts are not checked' >&2; fi
+	@if command -v actionlint >/dev/null; then actionlint ci/workflows/*.yml; fi
 
 bench-kernel: ## What learning of drops costs, in instructions per packet, on real kernels in QEMU
 	@ci/install-deps
@@ -68,7 +83,8 @@ fuzz: ## Fuzz what reads files of strangers: an hour, or FUZZ_SECONDS for each t
 			-rss_limit_mb=512 -timeout=60 -max_total_time=$(FUZZ_SECONDS) || exit 1; \
 	done
 
-deny: ## Licences, sources and duplicates of all dependencies; needs cargo-deny
+deny: ## Licences, sources and duplicates of all dependencies
+	@command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny
 	$(CARGO) deny --locked check bans licenses sources
 
 .PHONY: book

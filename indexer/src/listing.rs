@@ -2,31 +2,67 @@
 
 use crate::source::version::Version;
 use nfdrop_db::{
-    Event, Plan, Record, Status, Store, StoreError,
-    store::{BuildFilter, BuildSummary},
+    BuildId, Event, Plan, Reason, Record, Store, StoreError,
+    store::{Cursor, KernelFilter},
 };
-use std::{cmp::Reverse, fmt::Write as _};
+use std::{
+    cmp::Reverse,
+    collections::{HashMap, hash_map::Entry},
+    fmt::Write as _,
+};
+
+/// Kernels read at a time.
+const PAGE: usize = 1000;
+
+/// A build, and the releases that it is known as.
+struct Build {
+    id: BuildId,
+    reason: Option<Reason>,
+    /// The newest first.
+    releases: Vec<String>,
+}
+
+/// All builds, in the order of the newest release that each is known as.
+fn builds(store: &Store) -> Result<Vec<Build>, StoreError> {
+    let (mut builds, mut known): (Vec<Build>, HashMap<BuildId, usize>) = Default::default();
+    let mut after: Option<Cursor> = None;
+    loop {
+        let page = store.kernels(&KernelFilter::default(), after.as_ref(), PAGE)?;
+        let Some(last) = page.last() else { return Ok(builds) };
+        after = Some(last.clone().into());
+        for row in page {
+            match known.entry(row.build_id) {
+                Entry::Occupied(entry) => {
+                    let releases = &mut builds[*entry.get()].releases;
+                    // Several distributions may have it.
+                    if !releases.contains(&row.release) {
+                        releases.push(row.release);
+                    }
+                }
+                Entry::Vacant(entry) => {
+                    let (id, releases) = (entry.key().clone(), vec![row.release]);
+                    entry.insert(builds.len());
+                    builds.push(Build { id, reason: row.reason, releases });
+                }
+            }
+        }
+    }
+}
 
 /// The builds of a database in columns: build-id, release, status, and where the plan's probes are.
 /// Kernels that never got to a build-id follow, with a dash for it.
 pub fn listing(store: &Store) -> Result<String, StoreError> {
-    let mut builds = store.builds(&BuildFilter::default())?;
-    builds.sort_by_cached_key(|build| Reverse(newest(build)));
     let mut rows =
         vec![["build-id", "release", "status", "rule drop", "policy drop"].map(str::to_owned)];
-    for build in builds {
-        let record = store.record(&build.build_id)?;
+    for build in builds(store)? {
+        let record = store.record(&build.id)?;
         // What cannot be read is the server's to report; here it has no probes.
         let plan = record.and_then(|bytes| Record::parse_canonical(&bytes).ok()?.plan);
         let probes = |event| plan.as_ref().map(|plan| probes(plan, event)).unwrap_or_default();
-        let status = match build.reason.filter(|_| build.status == Status::Unresolved) {
-            Some(reason) => reason.to_string(),
-            None => build.status.to_string(),
-        };
         rows.push([
-            build.build_id.to_string(),
+            build.id.to_string(),
             build.releases.join(","),
-            status,
+            build.reason.map_or("resolved", Reason::name).to_owned(),
             probes(Event::RuleDrop),
             probes(Event::PolicyDrop),
         ]);
@@ -40,11 +76,6 @@ pub fn listing(store: &Store) -> Result<String, StoreError> {
         ["-".to_owned(), failure.release, failure.reason.to_string(), none(), none()]
     }));
     Ok(columns(&rows))
-}
-
-/// The newest release a build is known as.
-fn newest(build: &BuildSummary) -> Option<Version> {
-    build.releases.iter().map(|release| Version::dpkg(release.as_str())).max()
 }
 
 /// `+0x3fe optimized`, and the conditions of those that have some.
@@ -76,7 +107,7 @@ fn columns<const N: usize>(rows: &[[String; N]]) -> String {
 mod tests {
     use super::*;
     use nfdrop_db::{
-        BuildId, Condition, Location, Reason, Reg, sample,
+        Condition, Location, Reg, sample,
         store::{KernelOutcome, Outcome},
     };
 
@@ -101,6 +132,7 @@ mod tests {
         for outcome in [
             sample::kernel(conditional, "5.10.0-46-cloud-amd64"),
             sample::kernel(sample::resolved(id(1)), "6.12.117+deb13-cloud-amd64"),
+            sample::kernel(sample::resolved(id(1)), "6.8.1-cloud-amd64"),
             failure("sid"),
             failure("forky"),
             sample::kernel(sample::unresolved(id(3)), "6.9.7-cloud-amd64"),
@@ -108,11 +140,11 @@ mod tests {
             store.put_kernel(&outcome).unwrap();
         }
         insta::assert_snapshot!(listing(&store).unwrap(), @"
-        build-id  release                     status                  rule drop                              policy drop
-        01010101  6.12.117+deb13-cloud-amd64  resolved                +0x3fe optimized                       +0x5bc optimized
-        03030303  6.9.7-cloud-amd64           no_site
-        02020202  5.10.0-46-cloud-amd64       resolved                +0x3fe optimized if rdx & 0xff == 0x0  +0x5bc optimized
-        -         7.0.1-cloud-amd64           incomplete_package_set
+        build-id  release                                       status                  rule drop                              policy drop
+        01010101  6.12.117+deb13-cloud-amd64,6.8.1-cloud-amd64  resolved                +0x3fe optimized                       +0x5bc optimized
+        03030303  6.9.7-cloud-amd64                             no_site
+        02020202  5.10.0-46-cloud-amd64                         resolved                +0x3fe optimized if rdx & 0xff == 0x0  +0x5bc optimized
+        -         7.0.1-cloud-amd64                             incomplete_package_set
         ");
     }
 }

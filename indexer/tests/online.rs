@@ -5,7 +5,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends where something is missing")]
 
-use nfdrop_db::{Store, store::BuildFilter};
+use nfdrop_db::{Store, store::KernelFilter};
 use std::{path::Path, process::Command};
 
 fn crawl(db: &Path, filter: &str, limit: &str) -> String {
@@ -33,7 +33,7 @@ fn kernels_of_the_machines_mirror_resolve() {
     let counts = store.counts().unwrap();
     assert!(counts.resolved >= 1, "{said}");
     assert_eq!(store.check().unwrap(), Vec::<String>::new());
-    for build in store.builds(&BuildFilter::default()).unwrap() {
+    for build in store.kernels(&KernelFilter::default(), None, 100).unwrap() {
         assert_eq!(build.reason, None, "{build:?}\n{said}");
         let provenance = store.provenance(&build.build_id).unwrap();
         assert!(provenance.iter().all(|entry| entry.signed_by.is_some()), "{provenance:?}");

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use std::{
     env,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::LazyLock,
 };
@@ -35,4 +35,12 @@ pub fn program(name: &str) -> Result<Command> {
     let mut command = Command::new(directory()?.join(name));
     command.env_clear();
     Ok(command)
+}
+
+/// A program of a Debian package: the system's, or where `ci/install-deps test` has unpacked it.
+pub fn tool(package: &str, path: &str) -> Option<PathBuf> {
+    let cache = env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let home = || Some(PathBuf::from(env::var_os("HOME")?).join(".cache"));
+    let own = cache.or_else(home)?.join("nfdrop/tools").join(package).join(path);
+    [Path::new("/").join(path), own].into_iter().find(|path| path.exists())
 }

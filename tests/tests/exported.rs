@@ -4,7 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test ends where something is missing")]
 
 use nfdrop_db::{Record, Store, sample};
-use nfdrop_tests::programs::program;
+use nfdrop_tests::programs::{program, tool};
 use std::{
     collections::BTreeMap,
     env, fs,
@@ -173,21 +173,13 @@ fn what_is_somebody_elses_is_left_alone() {
     }
 }
 
-/// nginx, where `ci/install-deps test` has put it or the system has it.
-fn nginx() -> Option<PathBuf> {
-    let cache = env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-    let home = || Some(PathBuf::from(env::var_os("HOME")?).join(".cache"));
-    let own = cache.or_else(home)?.join("nfdrop/tools/nginx/usr/sbin/nginx");
-    [PathBuf::from("/usr/sbin/nginx"), own].into_iter().find(|path| path.exists())
-}
-
 fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 #[test]
 fn from_nginx_the_client_gets_the_same() {
-    let Some(nginx) = nginx() else {
+    let Some(nginx) = tool("nginx", "usr/sbin/nginx") else {
         assert_eq!(
             env::var("NFDROP_OFFLINE").as_deref(),
             Ok("1"),

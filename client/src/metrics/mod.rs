@@ -200,4 +200,52 @@ mod tests {
         let reversed: Vec<_> = rows.into_iter().rev().collect();
         assert_eq!(exposition.text(&reversed, &counters()), text);
     }
+    /// The words in a text that are made of what names of metrics and labels are made of.
+    fn words(text: &str) -> impl Iterator<Item = &str> {
+        text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').filter(|word| !word.is_empty())
+    }
+
+    /// Every `by (a, b)` and `{{a}}` of a text.
+    fn labels(text: &str) -> impl Iterator<Item = &str> {
+        let between = |begin: &'static str, end: &'static str| {
+            text.split(begin).skip(1).filter_map(move |rest| Some(rest.split_once(end)?.0))
+        };
+        between("by (", ")").chain(between("{{", "}}")).flat_map(words)
+    }
+
+    #[test]
+    fn dashboard_and_alerts_are_of_metrics_and_labels_that_there_are() {
+        let text = Exposition::default().text(&[row("t", Some("in"), 7, 1)], &counters());
+        let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+        let types: BTreeMap<&str, &str> = types.collect();
+        assert_eq!(types.len(), 8);
+        let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/../ci/packaging");
+        let mut seen = BTreeSet::new();
+        for file in ["grafana/nfdrop.json", "prometheus/alerts.yml", "prometheus/alerts_test.yml"] {
+            let content = std::fs::read_to_string(format!("{directory}/{file}")).unwrap();
+            for name in words(&content).filter(|word| word.starts_with("nfdrop_")) {
+                let known = types.get_key_value(name);
+                seen.insert(known.unwrap_or_else(|| panic!("{file}: there is no {name}")).0);
+            }
+            // Those of Prometheus, and of templates.
+            let others = ["instance", "labels", "value", "version", "humanize"];
+            for label in labels(&content) {
+                assert!(NAMES.contains(&label) || others.contains(&label), "{file}: {label}");
+            }
+            // A counter by itself is the sum since the start, which nobody wants to see.
+            for (name, _) in types.iter().filter(|(_, kind)| **kind == "counter") {
+                for (at, _) in content.match_indices(name).filter(|_| !file.ends_with("_test.yml"))
+                {
+                    let before = &content[..at];
+                    let function = ["rate(", "increase(", "label_values("];
+                    assert!(function.iter().any(|name| before.ends_with(name)), "{file}: {name}");
+                }
+            }
+        }
+        assert_eq!(seen.len(), types.len(), "each is in the dashboard or an alert");
+        let dashboard = std::fs::read(format!("{directory}/grafana/nfdrop.json")).unwrap();
+        let dashboard: serde_json::Value = serde_json::from_slice(&dashboard).unwrap();
+        let panels = dashboard["panels"].as_array().unwrap();
+        assert!(panels.iter().all(|panel| !panel["targets"].as_array().unwrap().is_empty()));
+    }
 }

@@ -8,6 +8,7 @@
 pub mod arrows;
 mod bounded;
 pub mod html;
+pub mod text;
 
 use arrows::{Gutter, Jump};
 use bounded::at_most;

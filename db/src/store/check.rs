@@ -3,14 +3,17 @@
 use super::{
     InputKey, PackedListing, Store, StoreError,
     body::BodyOutcome,
+    flavour,
+    kernels::place,
     listing,
     read::{self, optional, required},
-    signature,
+    series, signature,
+    write::{check_sha256, check_text},
 };
-use crate::{BuildId, Reason, Record, Status, hex};
-use rusqlite::{Connection, types::ValueRef};
+use crate::{BuildId, PlanError, Reason, Record, RecordError, Status, hex};
+use rusqlite::{Connection, Row, types::ValueRef};
 use sha2::{Digest as _, Sha256};
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 
 /// Per table the columns that are content, and so all but the times.
 const CONTENT: [(&str, &str); 6] = [
@@ -62,28 +65,296 @@ impl Store {
         })
     }
 
-    /// What is wrong with the database, a line each: SQLite's own checks, then every record, body,
-    /// reference and signature's form. Empty where all is well.
+    /// What is wrong with the database, a sentence each that ends with what to do: SQLite's own checks,
+    /// then all that the store promises of its rows: records, bodies, references, signatures' form,
+    /// listings, hashes, names. Empty where all is well; an error only where nothing could be looked at.
     pub fn check(&self) -> Result<Vec<String>, StoreError> {
         self.read(|connection| {
-            let mut problems = Vec::new();
-            let mut statement = connection.prepare("PRAGMA integrity_check")?;
-            for line in statement.query_map([], |row| row.get::<_, String>(0))? {
-                let line = line?;
-                if line != "ok" {
-                    problems.push(line);
+            let mut faults = Faults::default();
+            for (part, check) in CHECKS {
+                faults.begin();
+                match check(connection, &mut faults) {
+                    Ok(()) => {}
+                    // The other parts may be whole.
+                    Err(error) => faults.add(
+                        part,
+                        format_args!("cannot be read on: {}", told(&error)),
+                        RESTORE,
+                    ),
                 }
+                faults.end(part);
             }
-            let mut statement = connection.prepare("PRAGMA foreign_key_check")?;
-            for table in statement.query_map([], |row| row.get::<_, String>(0))? {
-                problems.push(format!("{}: refers to a row that is not there", table?));
-            }
-            check_builds(connection, &mut problems)?;
-            check_bodies(connection, &mut problems)?;
-            check_listings(connection, &mut problems)?;
-            Ok(problems)
+            Ok(faults.all)
         })
     }
+}
+
+/// What is looked at, and how.
+const CHECKS: [(&str, Check); 8] = [
+    ("the file", check_file),
+    ("references", check_references),
+    ("builds", check_builds),
+    ("bodies", check_bodies),
+    ("listings", check_listings),
+    ("packages", check_packages),
+    ("failures", check_failures),
+    ("suites", check_sources),
+];
+
+type Check = fn(&Connection, &mut Faults) -> rusqlite::Result<()>;
+
+/// Faults told of each part; a damaged file may have as many as rows.
+const MOST: usize = 100;
+
+const RESTORE: &str = "restore a copy, or crawl into a new file";
+const CRAWL: &str = "crawl again, which looks at its packages anew";
+const CRAWL_SUITE: &str = "crawl it again";
+const SIGN: &str = "sign it again with `nfdrop-indexer sign`";
+const ANEW: &str = "it is made anew when a kernel needs it, or merge a database that has it";
+
+/// What was found so far.
+#[derive(Default)]
+struct Faults {
+    all: Vec<String>,
+    /// Of the part that is being looked at.
+    count: usize,
+}
+
+impl Faults {
+    fn begin(&mut self) {
+        self.count = 0;
+    }
+
+    fn add(&mut self, subject: impl Display, what: impl Display, mend: &str) {
+        self.count += 1;
+        if self.count <= MOST {
+            // Some of it is quoted from the file, and ends up on a terminal.
+            let text = format!("{subject}: {what}; {mend}");
+            self.all.push(Record::clean_detail(&text));
+        }
+    }
+
+    fn end(&mut self, part: &str) {
+        if let Some(more @ 1..) = self.count.checked_sub(MOST) {
+            self.all.push(format!("{part}: {more} more faults like these"));
+        }
+    }
+}
+
+/// In words of what was read, not of the library that read it.
+fn told(error: &rusqlite::Error) -> String {
+    match error {
+        rusqlite::Error::FromSqlConversionFailure(_, _, source) => source.to_string(),
+        error => error.to_string(),
+    }
+}
+
+fn check_file(connection: &Connection, faults: &mut Faults) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare("PRAGMA integrity_check")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let text: String = row.get(0)?;
+        if text != "ok" {
+            faults.add("the file", text, RESTORE);
+        }
+    }
+    Ok(())
+}
+
+fn check_references(connection: &Connection, faults: &mut Faults) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare("PRAGMA foreign_key_check")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let (table, parent): (String, String) = (row.get(0)?, row.get(2)?);
+        faults.add(&table, format_args!("a row of {parent} that it refers to is missing"), RESTORE);
+    }
+    Ok(())
+}
+
+fn check_builds(connection: &Connection, faults: &mut Faults) -> rusqlite::Result<()> {
+    let sql = "SELECT build_id, object, arch, input_key, status, reason, detail, record, analyzer, \
+               signature FROM builds ORDER BY build_id";
+    let mut statement = connection.prepare(sql)?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let id: BuildId = match required(row, 0) {
+            Ok(id) => id,
+            Err(error) => {
+                faults.add("builds", told(&error), RESTORE);
+                continue;
+            }
+        };
+        if let Err(error) = check_build(connection, row, &id, faults) {
+            faults.add(format_args!("build {id}"), told(&error), RESTORE);
+        }
+    }
+    Ok(())
+}
+
+fn check_build(
+    connection: &Connection,
+    row: &Row<'_>,
+    id: &BuildId,
+    faults: &mut Faults,
+) -> rusqlite::Result<()> {
+    let subject = format!("build {id}");
+    let record = match Record::parse_canonical(row.get_ref(7)?.as_blob()?) {
+        Ok(record) => record,
+        Err(error @ RecordError::Plan(PlanError::NewerSchema(_))) => {
+            faults.add(subject, error, "it was stored by a newer nfdrop: take that one");
+            return Ok(());
+        }
+        Err(error) => {
+            faults.add(subject, error, CRAWL);
+            return Ok(());
+        }
+    };
+    let signature: Option<String> = row.get(9)?;
+    if let Some(what) = signature.and_then(|text| signature::problem(id, &text)) {
+        faults.add(&subject, format_args!("its signature {what}"), SIGN);
+    }
+    let status: Option<Status> = required(row, 4).ok();
+    let reason: Option<Reason> = optional(row, 5).unwrap_or_default();
+    let same = (&record.build_id, Some(record.status), record.reason) == (id, status, reason)
+        && record.detail == row.get(6)?;
+    let (object, arch): (String, String) = (row.get(1)?, row.get(2)?);
+    let analyzer: String = row.get(8)?;
+    let same_plan = record.plan.as_ref().is_none_or(|plan| {
+        (&plan.object, &plan.arch, &plan.evidence.analyzer) == (&object, &arch, &analyzer)
+    });
+    if !(same && same_plan) {
+        faults.add(&subject, "the record says something else than its row", RESTORE);
+    }
+    let key: Option<[u8; 32]> = row.get(3)?;
+    if let Some(key) = key.map(InputKey)
+        && let Ok(Some(body)) = read::body(connection, &key)
+        && body.analyzer == analyzer
+        && Some(&body.outcome) != BodyOutcome::of(&record).as_ref()
+    {
+        let what = format!("the record says something else than its body {key}");
+        faults.add(&subject, what, RESTORE);
+    }
+    Ok(())
+}
+
+fn check_bodies(connection: &Connection, faults: &mut Faults) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare("SELECT input_key FROM bodies ORDER BY input_key")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let key = InputKey(row.get(0)?);
+        if let Err(error) = read::body(connection, &key) {
+            faults.add(format_args!("body {key}"), told(&error), ANEW);
+        }
+    }
+    Ok(())
+}
+
+fn check_listings(connection: &Connection, faults: &mut Faults) -> rusqlite::Result<()> {
+    let mut last: Option<InputKey> = None;
+    loop {
+        let page = listing::page(connection, last.as_ref(), 8)?;
+        let Some((key, ..)) = page.last() else { return Ok(()) };
+        last = Some(*key);
+        for (key, bytes, _) in page {
+            if let Err(error) = PackedListing::from_bytes(bytes).and_then(|packed| packed.unpack())
+            {
+                faults.add(format_args!("listing of {key}"), error, ANEW);
+            }
+        }
+    }
+}
+
+/// What lists and tables are read from is made of the release.
+fn check_place(row: &Row<'_>, from: usize, release: &str) -> rusqlite::Result<bool> {
+    let found: [String; 3] = [row.get(from)?, row.get(from + 1)?, row.get(from + 2)?];
+    // Of an older version's row, which the next writer fills in.
+    let unfilled = found.iter().all(String::is_empty);
+    Ok(unfilled || found == [series(release), flavour(release), &place(release)])
+}
+
+const TEXT: &str = "one of its texts is empty, longer than 2048 bytes or has control characters";
+const HASH: &str = "its hash is not 64 lower-case hex digits";
+const PLACE: &str = "its series, flavour or place are not those of its release";
+
+fn check_packages(connection: &Connection, faults: &mut Faults) -> rusqlite::Result<()> {
+    let sql = "SELECT distro, suite, package, version, arch, release, url, set_sha256, signed_by, \
+               sha256, vmlinux_build_id, series, flavour, place FROM packages";
+    let mut statement = connection.prepare(sql)?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let mut texts: Vec<String> = Vec::with_capacity(9);
+        for column in 0..8 {
+            texts.push(row.get(column)?);
+        }
+        texts.extend(row.get::<_, Option<String>>(8)?);
+        let subject = format!("package {} {} in {}", texts[2], texts[3], texts[1]);
+        if !texts.iter().all(|text| check_text("", "", text).is_ok()) {
+            faults.add(&subject, TEXT, RESTORE);
+        }
+        let (sha256, url, set) = (row.get::<_, String>(9)?, &texts[6], &texts[7]);
+        if check_sha256("", "", &sha256).is_err() {
+            faults.add(&subject, HASH, RESTORE);
+        }
+        if !set.split(' ').any(|part| part == sha256 || part == url.replace(' ', "%20")) {
+            faults.add(&subject, "it is not in the set that it is said to be of", RESTORE);
+        }
+        if let Err(error) = optional::<BuildId>(row, 10) {
+            faults.add(&subject, told(&error), RESTORE);
+        }
+        if !check_place(row, 11, &texts[5])? {
+            faults.add(&subject, PLACE, RESTORE);
+        }
+    }
+    Ok(())
+}
+
+fn check_failures(connection: &Connection, faults: &mut Faults) -> rusqlite::Result<()> {
+    let sql = "SELECT distro, suite, release, version, arch, analyzer, reason, series, flavour, place, \
+               EXISTS (SELECT 1 FROM packages AS p WHERE p.release = f.release AND p.distro = f.distro \
+               AND p.suite = f.suite AND p.version = f.version AND p.arch = f.arch) FROM failures AS f";
+    let mut statement = connection.prepare(sql)?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let mut texts: Vec<String> = Vec::with_capacity(6);
+        for column in 0..6 {
+            texts.push(row.get(column)?);
+        }
+        let subject = format!("kernel {} {} in {}", texts[2], texts[3], texts[1]);
+        if !texts.iter().all(|text| check_text("", "", text).is_ok()) {
+            faults.add(&subject, TEXT, RESTORE);
+        }
+        if let Err(error) = required::<Reason>(row, 6) {
+            faults.add(&subject, told(&error), RESTORE);
+        }
+        if !check_place(row, 7, &texts[2])? {
+            faults.add(&subject, PLACE, RESTORE);
+        }
+        if row.get(10)? {
+            faults.add(&subject, "it has a build, and is noted as a failure too", RESTORE);
+        }
+    }
+    Ok(())
+}
+
+fn check_sources(connection: &Connection, faults: &mut Faults) -> rusqlite::Result<()> {
+    let sql = "SELECT distro, suite, arch, index_sha256, reason FROM sources";
+    let mut statement = connection.prepare(sql)?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let texts: [String; 3] = [row.get(0)?, row.get(1)?, row.get(2)?];
+        let subject = format!("suite {} of {}", texts[1], texts[0]);
+        if !texts.iter().all(|text| check_text("", "", text).is_ok()) {
+            faults.add(&subject, TEXT, CRAWL_SUITE);
+        }
+        let hash: Option<String> = row.get(3)?;
+        if hash.is_some_and(|hash| check_sha256("", "", &hash).is_err()) {
+            faults.add(&subject, HASH, CRAWL_SUITE);
+        }
+        if let Err(error) = optional::<Reason>(row, 4) {
+            faults.add(&subject, told(&error), CRAWL_SUITE);
+        }
+    }
+    Ok(())
 }
 
 fn write_value(line: &mut String, name: &str, value: ValueRef<'_>) {
@@ -104,80 +375,4 @@ fn write_value(line: &mut String, name: &str, value: ValueRef<'_>) {
             _ => write!(line, " {name}={}", hex::encode(bytes)),
         },
     };
-}
-
-fn check_builds(connection: &Connection, problems: &mut Vec<String>) -> rusqlite::Result<()> {
-    let sql = "SELECT build_id, object, arch, input_key, status, reason, detail, record, analyzer, \
-               signature FROM builds ORDER BY build_id";
-    let mut statement = connection.prepare(sql)?;
-    let mut rows = statement.query([])?;
-    while let Some(row) = rows.next()? {
-        let id: BuildId = match required(row, 0) {
-            Ok(id) => id,
-            Err(error) => {
-                problems.push(format!("builds: {error}"));
-                continue;
-            }
-        };
-        let record: Vec<u8> = row.get(7)?;
-        let record = match Record::parse_canonical(&record) {
-            Ok(record) => record,
-            Err(error) => {
-                problems.push(format!("build {id}: {error}"));
-                continue;
-            }
-        };
-        let signature: Option<String> = row.get(9)?;
-        if let Some(what) = signature.and_then(|text| signature::problem(&id, &text)) {
-            problems.push(format!("build {id}: its signature {what}"));
-        }
-        let status: Option<Status> = required(row, 4).ok();
-        let reason: Option<Reason> = optional(row, 5).unwrap_or_default();
-        let same = (&record.build_id, Some(record.status), record.reason) == (&id, status, reason)
-            && record.detail == row.get(6)?;
-        let (object, arch): (String, String) = (row.get(1)?, row.get(2)?);
-        let analyzer: String = row.get(8)?;
-        let same_plan = record.plan.as_ref().is_none_or(|plan| {
-            (&plan.object, &plan.arch, &plan.evidence.analyzer) == (&object, &arch, &analyzer)
-        });
-        if !(same && same_plan) {
-            problems.push(format!("build {id}: the record says something else than its row"));
-        }
-        let key: Option<[u8; 32]> = row.get(3)?;
-        if let Some(key) = key.map(InputKey)
-            && let Ok(Some(body)) = read::body(connection, &key)
-            && body.analyzer == analyzer
-            && Some(&body.outcome) != BodyOutcome::of(&record).as_ref()
-        {
-            problems
-                .push(format!("build {id}: the record says something else than its body {key}"));
-        }
-    }
-    Ok(())
-}
-
-fn check_bodies(connection: &Connection, problems: &mut Vec<String>) -> rusqlite::Result<()> {
-    let mut statement = connection.prepare("SELECT input_key FROM bodies ORDER BY input_key")?;
-    let keys = statement.query_map([], |row| row.get(0))?;
-    for key in keys.collect::<Result<Vec<[u8; 32]>, _>>()?.into_iter().map(InputKey) {
-        if let Err(error) = read::body(connection, &key) {
-            problems.push(format!("body {key}: {error}"));
-        }
-    }
-    Ok(())
-}
-
-fn check_listings(connection: &Connection, problems: &mut Vec<String>) -> rusqlite::Result<()> {
-    let mut last: Option<InputKey> = None;
-    loop {
-        let page = listing::page(connection, last.as_ref(), 8)?;
-        let Some((key, ..)) = page.last() else { return Ok(()) };
-        last = Some(*key);
-        for (key, bytes, _) in page {
-            if let Err(error) = PackedListing::from_bytes(bytes).and_then(|packed| packed.unpack())
-            {
-                problems.push(format!("listing of {key}: {error}"));
-            }
-        }
-    }
 }

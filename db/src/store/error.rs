@@ -37,10 +37,16 @@ pub enum StoreError {
         /// The file's.
         found: i32,
     },
+    /// Nothing is in the file yet.
+    #[error("{path} is empty; name the file that `nfdrop-indexer crawl --db` wrote")]
+    Empty {
+        /// The file.
+        path: PathBuf,
+    },
     /// Written by a newer nfdrop.
     #[error(
-        "{path} has schema version {found}, the newest known here is {known}: update nfdrop, or \
-         crawl into a new file"
+        "the database {path} has schema {found}, this program reads {known}: it is newer than this \
+         program; take a newer nfdrop, or crawl into a new file"
     )]
     Newer {
         /// The file.
@@ -52,8 +58,8 @@ pub enum StoreError {
     },
     /// Opened for reading only, but wants a migration.
     #[error(
-        "{path} has schema version {found}, expected {known}: run `nfdrop-indexer crawl --db` on \
-         it once, which migrates it"
+        "the database {path} has schema {found}, this program reads {known}: run `nfdrop-indexer db \
+         migrate --db {path}`"
     )]
     Older {
         /// The file.
@@ -139,6 +145,11 @@ impl StoreError {
     /// Sorts SQLite's error codes.
     pub(super) fn from_sqlite(path: &Path, cause: rusqlite::Error) -> Self {
         let path = path.to_owned();
+        // Room for the shared memory beside it: SQLite calls this a failure of the disk.
+        let extended = cause.sqlite_error().map(|error| error.extended_code);
+        if extended == Some(rusqlite::ffi::SQLITE_IOERR_SHMSIZE) {
+            return Self::Full { path };
+        }
         match cause.sqlite_error_code() {
             Some(ErrorCode::CannotOpen | ErrorCode::PermissionDenied | ErrorCode::ReadOnly) => {
                 Self::Open { path, cause: cause.to_string() }

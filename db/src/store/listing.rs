@@ -80,6 +80,8 @@ pub(super) fn put_listing(
     });
     let new = (analyzer_rank(analyzer), listing.as_bytes());
     if let Some((analyzer, listing)) = old.optional()?
+        // A damaged one ranks lowest.
+        && PackedListing::from_bytes(listing.as_slice()).is_ok_and(|packed| packed.unpack().is_ok())
         && (analyzer_rank(&analyzer), listing.as_slice()) >= new
     {
         return Ok(());

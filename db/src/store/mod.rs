@@ -20,8 +20,10 @@
 mod body;
 mod check;
 mod error;
+mod inventory;
 mod kernels;
 mod listing;
+mod maintain;
 mod merge;
 mod open;
 mod read;
@@ -32,14 +34,14 @@ mod write;
 
 pub use body::{Body, BodyOutcome, InputKey, PlanTemplate};
 pub use error::StoreError;
+pub use inventory::{Held, Inventory, PackageName};
 pub use kernels::{
     Cell, Cursor, KernelFilter, KernelRow, MAX_QUERY, MIN_DIGITS, Matches, NoCursor,
 };
 pub use listing::PackedListing;
+pub use maintain::{Migrated, Vacuumed};
 pub use merge::Merged;
-pub use read::{
-    Accept, BuildFilter, BuildSummary, Changed, Counts, Failure, Known, flavour, series,
-};
+pub use read::{Accept, Changed, Counts, Failure, Known, flavour, series};
 pub use signature::{MAX_SIGNATURE, Signed, Signer, trusted_comment};
 pub use stats::{Group, Stats, Tally};
 pub use watch::{FileId, Log, Watcher, log_of};
@@ -164,7 +166,7 @@ pub struct Source {
     pub arch: String,
     /// SHA-256 of the package index, lower-case hex.
     pub index_sha256: Option<String>,
-    /// Kernels the index lists.
+    /// Kernels the index lists. 0 where no mirror offers the suite any more.
     pub kernels: u64,
     /// Fingerprint of the key that signed the index; `None`: not verified.
     pub signed_by: Option<String>,
@@ -176,11 +178,25 @@ pub struct Source {
     pub crawled_at: u64,
 }
 
+impl Source {
+    /// Whether it lists markedly fewer kernels than it did: less than four fifths. A mirror that is half
+    /// synchronised looks the same as one with nothing new.
+    pub fn has_shrunk(&self, before: u64) -> bool {
+        self.kernels.saturating_mul(5) < before.saturating_mul(4)
+    }
+}
+
 impl Store {
     /// Opens a database for reading and writing; creates it, or brings it to this version.
     pub fn create_or_open(path: impl AsRef<Path>) -> Result<Self, StoreError> {
         let writer = open::writer(path.as_ref())?;
         Ok(Self::new(path.as_ref(), Some(writer), Vec::new()))
+    }
+
+    /// Opens an existing database of this schema for reading and writing.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, StoreError> {
+        drop(open::reader(path.as_ref())?);
+        Self::create_or_open(path)
     }
 
     /// Opens an existing database for reading, as the server does.

@@ -21,7 +21,13 @@ const MIGRATIONS: &[M] = &[
     M::up(include_str!("schema-3.sql")),
 ];
 /// `user_version` of a file that is up to date.
-const VERSION: i64 = MIGRATIONS.len() as i64;
+pub(super) const VERSION: i64 = MIGRATIONS.len() as i64;
+/// What each version has that the one before had not, for people.
+pub(super) const BRINGS: [&str; MIGRATIONS.len()] = [
+    "bodies, builds, packages, failures and suites",
+    "which packages were fetched in parts only",
+    "signatures, listings of bodies, and indices to list kernels from",
+];
 /// Longest value read or written, in bytes; above the longest record. A file that holds a longer
 /// one was not written by this program.
 const MAX_VALUE: i32 = 1 << 20;
@@ -63,9 +69,15 @@ fn try_writer(path: &Path) -> Result<Connection, StoreError> {
             });
         }
     }
-    compare_schema(path, &connection)?;
+    compare_schema(path, &connection, VERSION)?;
     kernels::fill(&connection).map_err(error)?;
     Ok(connection)
+}
+
+/// Which version an existing file of nfdrop's has, this program's or an older one.
+pub(super) fn version_of(path: &Path) -> Result<i64, StoreError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    identify(path, &connect(path, flags)?, Access::Look)
 }
 
 /// Opens for reading.
@@ -73,7 +85,6 @@ pub(super) fn reader(path: &Path) -> Result<Connection, StoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = connect(path, flags)?;
     identify(path, &connection, Access::Read)?;
-    compare_schema(path, &connection)?;
     Ok(connection)
 }
 
@@ -94,13 +105,16 @@ pub(super) fn immutable(path: &Path) -> Result<Connection, StoreError> {
         | OpenFlags::SQLITE_OPEN_URI;
     let connection = connect(Path::new(&uri), flags)?;
     identify(path, &connection, Access::Read)?;
-    compare_schema(path, &connection)?;
     Ok(connection)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Access {
+    /// Only files of this version.
     Read,
+    /// Older ones too.
+    Look,
+    /// Those, and such that have yet to become a database.
     Write,
 }
 
@@ -123,28 +137,40 @@ fn version(connection: &Connection) -> rusqlite::Result<i64> {
     connection.pragma_query_value(None, "user_version", |row| row.get(0))
 }
 
-/// Refuses other programs' files and other versions' files before anything is written.
-fn identify(path: &Path, connection: &Connection, access: Access) -> Result<(), StoreError> {
-    // One transaction: another process may be creating the file right now.
+/// Refuses other programs' files, other versions' files and such with other tables than their version
+/// has, before anything is written; the version.
+fn identify(path: &Path, connection: &Connection, access: Access) -> Result<i64, StoreError> {
+    let error = |cause| StoreError::from_sqlite(path, cause);
+    // One transaction: another process may be creating or migrating the file right now.
+    let connection = connection.unchecked_transaction().map_err(error)?;
     let look = || -> rusqlite::Result<(i32, i64, bool)> {
-        let connection = connection.unchecked_transaction()?;
         let id = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
         let sql = "SELECT EXISTS (SELECT 1 FROM sqlite_schema)";
         Ok((id, version(&connection)?, connection.query_row(sql, [], |row| row.get(0))?))
     };
-    let (id, found, has_tables) = look().map_err(|cause| StoreError::from_sqlite(path, cause))?;
-    let path = path.to_owned();
-    let new = id == 0 && found == 0 && !has_tables;
-    if id != APPLICATION_ID && !(new && access == Access::Write) {
-        return Err(StoreError::NotNfdrop { path, expected: APPLICATION_ID, found: id });
+    let (id, found, has_tables) = look().map_err(error)?;
+    let owned = || path.to_owned();
+    if id == 0 && found == 0 && !has_tables {
+        return if access == Access::Write {
+            Ok(0)
+        } else {
+            Err(StoreError::Empty { path: owned() })
+        };
+    }
+    if id != APPLICATION_ID {
+        return Err(StoreError::NotNfdrop { path: owned(), expected: APPLICATION_ID, found: id });
     }
     match found {
-        found if found > VERSION => Err(StoreError::Newer { path, found, known: VERSION }),
-        found if found < VERSION && access == Access::Read => {
-            Err(StoreError::Older { path, found, known: VERSION })
+        found if found > VERSION => {
+            return Err(StoreError::Newer { path: owned(), found, known: VERSION });
         }
-        _ => Ok(()),
+        found if found < VERSION && access == Access::Read => {
+            return Err(StoreError::Older { path: owned(), found, known: VERSION });
+        }
+        _ => {}
     }
+    compare_schema(path, &connection, found)?;
+    Ok(found)
 }
 
 fn migrate(connection: &mut Connection) -> Result<(), rusqlite_migration::Error> {
@@ -160,12 +186,15 @@ fn schema(connection: &Connection) -> rusqlite::Result<Vec<String>> {
     rows.collect()
 }
 
-/// A view or trigger under a table's name would run when the table is used.
-fn compare_schema(path: &Path, connection: &Connection) -> Result<(), StoreError> {
+/// Whether the tables are those of this version. A view or trigger under a table's name would run when
+/// the table is used.
+fn compare_schema(path: &Path, connection: &Connection, version: i64) -> Result<(), StoreError> {
     let error = |cause| StoreError::from_sqlite(path, cause);
     let found = schema(connection).map_err(error)?;
     let mut fresh = Connection::open_in_memory().map_err(error)?;
-    migrate(&mut fresh)
+    let version = usize::try_from(version).unwrap_or(0);
+    Migrations::from_slice(MIGRATIONS)
+        .to_version(&mut fresh, version)
         .map_err(|cause| StoreError::Corrupt { path: path.to_owned(), cause: cause.to_string() })?;
     let expected = schema(&fresh).map_err(error)?;
     let differs = |a: &[String], b: &[String]| a.iter().find(|sql| !b.contains(sql)).cloned();
@@ -176,6 +205,15 @@ fn compare_schema(path: &Path, connection: &Connection) -> Result<(), StoreError
             Err(StoreError::OtherSchema { path: path.to_owned(), what })
         }
     }
+}
+
+/// A new file of an older version.
+#[cfg(any(test, feature = "test-util"))]
+pub(super) fn older(path: &Path, version: usize) -> Connection {
+    let mut connection = Connection::open(path).expect("a test's folder can be written");
+    let migrations = Migrations::from_slice(MIGRATIONS);
+    migrations.to_version(&mut connection, version).expect("a version that there was");
+    connection
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use super::{
     Body, BodyOutcome, InputKey, Kernel, PlanTemplate, Source, Store, StoreError, kernels::failure,
     write,
 };
-use crate::{BuildId, Permanence, Provenance, Reason, Status};
+use crate::{BuildId, Permanence, Provenance, Reason, Record};
 use rusqlite::{Connection, OptionalExtension, Row, params, types::Type};
 use std::{collections::BTreeMap, str::FromStr};
 
@@ -15,46 +15,6 @@ pub enum Known {
     Build(BuildId),
     /// These packages never get to a build-id.
     Failed(Reason),
-}
-
-/// Which builds to list. All that is `None` takes everything.
-#[derive(Debug, Clone, Default)]
-pub struct BuildFilter {
-    /// With or without a plan.
-    pub status: Option<Status>,
-    /// Without a plan for this reason.
-    pub reason: Option<Reason>,
-    /// Of this [`series`], `6.12`.
-    pub series: Option<String>,
-    /// Of this [`flavour`], `cloud-amd64`.
-    pub flavour: Option<String>,
-    /// Exactly this release.
-    pub release: Option<String>,
-    /// Build-ids above this one only: the last of the page before.
-    pub after: Option<BuildId>,
-    /// At most this many.
-    pub limit: Option<usize>,
-}
-
-/// A build in a list.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BuildSummary {
-    /// Its identity.
-    pub build_id: BuildId,
-    /// `nf_tables` or `vmlinux`.
-    pub object: String,
-    /// `x86_64`.
-    pub arch: String,
-    /// With or without a plan.
-    pub status: Status,
-    /// Why without.
-    pub reason: Option<Reason>,
-    /// Particulars, for people.
-    pub detail: Option<String>,
-    /// Version of the analyzer.
-    pub analyzer: String,
-    /// The releases it is known as, ascending as text, each once.
-    pub releases: Vec<String>,
 }
 
 /// A build as it was last written.
@@ -202,51 +162,6 @@ impl Store {
         })
     }
 
-    /// Builds in ascending order of their ids.
-    pub fn builds(&self, filter: &BuildFilter) -> Result<Vec<BuildSummary>, StoreError> {
-        self.read(|connection| {
-            let mut releases = connection.prepare_cached(
-                "SELECT DISTINCT release FROM packages WHERE build_id = ?1 ORDER BY release",
-            )?;
-            let mut statement = connection.prepare_cached(
-                "SELECT build_id, object, arch, status, reason, detail, analyzer FROM builds \
-                 WHERE build_id > ?1 AND (?2 IS NULL OR status = ?2) AND (?3 IS NULL OR reason = ?3) \
-                 AND (?4 IS NULL OR build_id IN (SELECT build_id FROM packages WHERE release = ?4)) \
-                 ORDER BY build_id",
-            )?;
-            let after = filter.after.as_ref().map(BuildId::to_string).unwrap_or_default();
-            let status = filter.status.map(|status| status.to_string());
-            let reason = filter.reason.map(Reason::name);
-            let mut rows = statement.query(params![after, status, reason, filter.release])?;
-            let mut found = Vec::new();
-            let limit = filter.limit.unwrap_or(usize::MAX);
-            while found.len() < limit
-                && let Some(row) = rows.next()?
-            {
-                let id: String = row.get(0)?;
-                let names = releases.query_map([id], |row| row.get(0))?;
-                let build = BuildSummary {
-                    build_id: required(row, 0)?,
-                    object: row.get(1)?,
-                    arch: row.get(2)?,
-                    status: required(row, 3)?,
-                    reason: optional(row, 4)?,
-                    detail: row.get(5)?,
-                    analyzer: row.get(6)?,
-                    releases: names.collect::<Result<_, _>>()?,
-                };
-                let matches = |wanted: &Option<String>, part: fn(&str) -> &str| {
-                    let Some(wanted) = wanted else { return true };
-                    build.releases.iter().any(|release| part(release) == wanted)
-                };
-                if matches(&filter.series, series) && matches(&filter.flavour, flavour) {
-                    found.push(build);
-                }
-            }
-            Ok(found)
-        })
-    }
-
     /// Of each of these releases all builds that are known as it, ascending.
     pub fn builds_of(&self, releases: &[String]) -> Result<Vec<Vec<BuildId>>, StoreError> {
         self.read(|connection| {
@@ -262,39 +177,12 @@ impl Store {
 
     /// Kernels that never got to a build-id, sorted.
     pub fn failures(&self) -> Result<Vec<Failure>, StoreError> {
-        self.read(|connection| {
-            let sql = "SELECT distro, suite, release, version, arch, reason, detail, analyzer, \
-                       indexed_at FROM failures ORDER BY distro, suite, release, version, arch";
-            let mut statement = connection.prepare_cached(sql)?;
-            let rows = statement.query_map([], failure)?;
-            rows.collect()
-        })
+        self.read(failures)
     }
 
     /// What the suites looked like when they were last crawled, sorted.
     pub fn sources(&self) -> Result<Vec<Source>, StoreError> {
-        self.read(|connection| {
-            let sql = "SELECT distro, suite, arch, index_sha256, kernels, signed_by, reason, \
-                       detail, stale_since, crawled_at FROM sources ORDER BY distro, suite, arch";
-            let mut statement = connection.prepare_cached(sql)?;
-            let rows = statement.query_map([], |row| {
-                let reason: Option<Reason> = optional(row, 6)?;
-                let detail: Option<String> = row.get(7)?;
-                let stale: Option<i64> = row.get(8)?;
-                Ok(Source {
-                    distro: row.get(0)?,
-                    suite: row.get(1)?,
-                    arch: row.get(2)?,
-                    index_sha256: row.get(3)?,
-                    kernels: seconds(row, 4)?,
-                    signed_by: row.get(5)?,
-                    failure: reason.map(|reason| (reason, detail.unwrap_or_default())),
-                    stale_since: stale.map(|_| seconds(row, 8)).transpose()?,
-                    crawled_at: seconds(row, 9)?,
-                })
-            })?;
-            rows.collect()
-        })
+        self.read(sources)
     }
 
     /// How much there is.
@@ -334,6 +222,37 @@ impl Store {
         let known = self.read(|connection| known(connection, &set, kernel, accept))?;
         Ok(known.map(|(known, _)| known))
     }
+}
+
+pub(super) fn failures(connection: &Connection) -> rusqlite::Result<Vec<Failure>> {
+    let sql = "SELECT distro, suite, release, version, arch, reason, detail, analyzer, \
+               indexed_at FROM failures ORDER BY distro, suite, release, version, arch";
+    let mut statement = connection.prepare_cached(sql)?;
+    let rows = statement.query_map([], failure)?;
+    rows.collect()
+}
+
+pub(super) fn sources(connection: &Connection) -> rusqlite::Result<Vec<Source>> {
+    let sql = "SELECT distro, suite, arch, index_sha256, kernels, signed_by, reason, \
+               detail, stale_since, crawled_at FROM sources ORDER BY distro, suite, arch";
+    let mut statement = connection.prepare_cached(sql)?;
+    let rows = statement.query_map([], |row| {
+        let reason: Option<Reason> = optional(row, 6)?;
+        let detail: Option<String> = row.get(7)?;
+        let stale: Option<i64> = row.get(8)?;
+        Ok(Source {
+            distro: row.get(0)?,
+            suite: row.get(1)?,
+            arch: row.get(2)?,
+            index_sha256: row.get(3)?,
+            kernels: seconds(row, 4)?,
+            signed_by: row.get(5)?,
+            failure: reason.map(|reason| (reason, detail.unwrap_or_default())),
+            stale_since: stale.map(|_| seconds(row, 8)).transpose()?,
+            crawled_at: seconds(row, 9)?,
+        })
+    })?;
+    rows.collect()
 }
 
 /// Which known outcomes need no work again.
@@ -380,7 +299,7 @@ pub(super) fn known(
     };
     let mut statement = connection.prepare_cached(
         "SELECT build_id, builds.analyzer, builds.reason, package, vmlinux_build_id, release, \
-         sha256, signed_by, transport_only \
+         sha256, signed_by, transport_only, record \
          FROM packages JOIN builds USING (build_id) WHERE set_sha256 = ?1 \
          AND (?2 OR (distro = ?3 AND suite = ?4 AND version = ?5 AND (?6 OR signed_by NOT NULL))) \
          AND (?7 OR transport_only = 0) ORDER BY build_id, package, vmlinux_build_id DESC, sha256 LIMIT 1",
@@ -400,7 +319,10 @@ pub(super) fn known(
             signed_by: row.get(7)?,
             transport_only: row.get(8)?,
         });
-        Ok((done(&stored, optional(row, 2)?), Known::Build(required(row, 0)?), package))
+        // A damaged one is work to do: only so does a crawl mend it.
+        let sound = Record::parse_canonical(row.get_ref(9)?.as_blob()?).is_ok();
+        let done = sound && done(&stored, optional(row, 2)?);
+        Ok((done, Known::Build(required(row, 0)?), package))
     });
     if let Some((done, known, found)) = build.optional()? {
         return Ok(done.then_some((known, found)));

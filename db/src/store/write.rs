@@ -12,7 +12,7 @@
 
 use super::{
     Accept, Build, InputKey, Kernel, KernelOutcome, Known, Outcome, Source, Store, StoreError,
-    body::BodyOutcome,
+    body::{BodyOutcome, PlanTemplate},
     flavour,
     kernels::place,
     listing::put_listing,
@@ -361,6 +361,8 @@ fn put_body(connection: &Connection, key: &InputKey, build: &Stored) -> rusqlite
     });
     let new = (analyzer_rank(&build.analyzer), plan, reason.map(str::to_owned), detail);
     if let Some((analyzer, plan, reason, detail)) = old.optional()?
+        // A damaged one ranks lowest.
+        && plan.as_deref().is_none_or(|plan| PlanTemplate::parse(plan).is_ok())
         && (analyzer_rank(&analyzer), plan, reason, detail) >= new
     {
         return Ok(());

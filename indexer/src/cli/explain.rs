@@ -2,12 +2,12 @@
 
 use super::{UNRESOLVED, inputs, put, say};
 use clap::{ColorChoice, ValueEnum};
-use nfdrop_db::listing::html;
+use nfdrop_db::listing::{
+    html,
+    text::{self, Style},
+};
 use nfdrop_indexer::{
-    explain::{
-        self, Syntax,
-        text::{self, Style},
-    },
+    explain::{self, Syntax},
     resolve::report,
 };
 use std::{env, io, path::PathBuf};

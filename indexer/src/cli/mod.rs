@@ -4,6 +4,7 @@
 
 mod add;
 mod crawl;
+mod db;
 mod explain;
 mod export;
 mod extract;
@@ -45,13 +46,14 @@ enum Command {
     Sign(signing::SignArgs),
     List(list::Args),
     Stats(stats::Args),
+    Db(db::Args),
     Completions(generate::CompletionsArgs),
     Man(generate::ManArgs),
 }
 
 /// Error.
 const ERROR: u8 = 1;
-/// Some file is unresolved.
+/// Some file is unresolved, or damaged.
 const UNRESOLVED: u8 = 2;
 
 pub(crate) fn main() -> ExitCode {
@@ -67,6 +69,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Sign(args) => signing::sign(&args),
         Command::List(args) => list::run(&args),
         Command::Stats(args) => stats::run(&args),
+        Command::Db(args) => db::run(&args),
         Command::Completions(args) => generate::completions(&args),
         Command::Man(args) => generate::man(&args),
     };

@@ -79,7 +79,14 @@ impl SignKey {
     pub(super) fn open(&self, db: &Path) -> anyhow::Result<Store> {
         // A key that cannot be used is said before anything is written.
         let signer = self.sign_key.as_deref().map(load).transpose()?;
+        let older = Store::schema_of(db).ok().filter(|schema| *schema < Store::SCHEMA);
         let store = Store::create_or_open(db)?;
+        if let Some(from) = older {
+            let (db, to) = (db.display(), Store::SCHEMA);
+            say(format_args!(
+                "{db} had schema {from}, has {to} now: programs of an older nfdrop no longer open it"
+            ));
+        }
         Ok(match signer {
             Some(signer) => store.signing(signer),
             None => store,
@@ -123,10 +130,7 @@ pub(super) fn keygen(args: &KeygenArgs) -> anyhow::Result<u8> {
 pub(super) fn sign(args: &SignArgs) -> anyhow::Result<u8> {
     let signer = load(&args.sign_key)?;
     let db = args.db.display();
-    if !args.db.exists() {
-        bail!("there is no database {db}; name the file that `nfdrop-indexer crawl --db` wrote");
-    }
-    let store = Store::create_or_open(&args.db)?.signing(signer);
+    let store = Store::open(&args.db)?.signing(signer);
     let Signed { builds, signed, damaged } = store.sign_stored(|_| ())?;
     put(format!("{db}: {builds} builds, {signed} signed now\n").as_bytes())?;
     say_damaged(damaged);

@@ -164,7 +164,8 @@ impl Crawl {
         }
         // Last, so that what was lost is told by the next crawl if this one does not get to the end.
         if !summary.interrupted {
-            for source in sources(survey) {
+            let known = self.store.sources()?;
+            for source in sources(survey, &known) {
                 self.store.put_source(&source)?;
             }
         }
@@ -298,9 +299,6 @@ fn kernels_of(kernel: &KernelSet, built: Option<&Built>) -> Vec<Kernel> {
     kernel.suites.iter().map(in_suite).collect()
 }
 
-/// Suites that list fewer kernels than this share of what they did last time have lost some.
-const SHRUNK: (u64, u64) = (4, 5);
-
 /// What is wrong with suites that were read: known ones that no mirror offers any more, and those that
 /// list markedly fewer kernels than when they were last crawled. A mirror that is half synchronised, or
 /// a distribution that moved, looks the same as one with nothing new.
@@ -310,36 +308,53 @@ pub fn lost(survey: &Survey, known: &[Source]) -> Vec<(String, String)> {
     for outcome in &survey.suites {
         let Repository { source, distro, suite, arch, .. } = &outcome.repository;
         let before = known.iter().find(|k| (&k.distro, &k.suite, &k.arch) == (distro, suite, arch));
-        let before = before.map_or(0, |source| source.kernels);
-        let now = listed.get(&(distro.as_str(), suite.as_str())).copied().unwrap_or(0) as u64;
+        let Some(before) = before else { continue };
         let why = match &outcome.result {
-            Ok(None) if before > 0 => format!(
-                "no mirror offers it any more, and it listed {before} kernels; if it has moved, name \
-                 the place in the catalogue or with --mirror {source}=URL"
-            ),
-            Ok(Some(_)) if now.saturating_mul(SHRUNK.1) < before.saturating_mul(SHRUNK.0) => {
+            Ok(None) => {
+                let listed = match before.kernels {
+                    0 => String::new(),
+                    kernels => format!(", and it listed {kernels} kernels"),
+                };
                 format!(
-                    "it lists {now} kernels, and listed {before} when it was last crawled; what is known \
-                 stays, look at the mirror"
+                    "no mirror offers it any more{listed}; if it has moved, name the place in the \
+                     catalogue or with --mirror {source}=URL"
                 )
             }
-            _ => continue,
+            Ok(Some(_)) => {
+                let now = listed.get(&(distro.as_str(), suite.as_str())).copied().unwrap_or(0);
+                let now = Source { kernels: now as u64, ..before.clone() };
+                if !now.has_shrunk(before.kernels) {
+                    continue;
+                }
+                format!(
+                    "it lists {} kernels, and listed {} when it was last crawled; what is known \
+                     stays, look at the mirror",
+                    now.kernels, before.kernels
+                )
+            }
+            Err(_) => continue,
         };
         lost.push((format!("{distro} {suite}"), why));
     }
     lost
 }
 
-/// What the suites looked like.
-fn sources(survey: &Survey) -> impl Iterator<Item = Source> {
+/// What the suites looked like. One that was there before and is not any more lists nothing now: a gate
+/// that compares two databases has to see that.
+fn sources(survey: &Survey, known: &[Source]) -> impl Iterator<Item = Source> {
     let listed = listed(&survey.kernels);
     survey.suites.iter().filter_map(move |outcome| {
+        let Repository { distro, suite, arch, .. } = &outcome.repository;
+        let is_known = || {
+            let mut known = known.iter();
+            known.any(|k| (&k.distro, &k.suite, &k.arch) == (distro, suite, arch))
+        };
         let (signed_by, failure) = match &outcome.result {
+            Ok(None) if is_known() => (None, None),
             Ok(None) => return None,
             Ok(Some(suite)) => (suite.signed_by.clone(), None),
             Err(error) => (None, Some((error.reason(), error.to_string()))),
         };
-        let Repository { distro, suite, arch, .. } = &outcome.repository;
         let kernels = listed.get(&(distro.as_str(), suite.as_str())).copied().unwrap_or(0);
         Some(Source {
             distro: distro.clone(),

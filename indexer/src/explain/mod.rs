@@ -13,7 +13,6 @@
 mod disasm;
 mod meaning;
 mod notes;
-pub mod text;
 
 #[cfg(test)]
 mod tests;

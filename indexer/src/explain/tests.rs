@@ -1,13 +1,15 @@
 //! The listing of real functions as snapshots, and of functions that nobody should have to read.
 
-use super::text::Style;
-use super::{Syntax, clean, text};
+use super::{Syntax, clean};
 use crate::image::function::{
     Function, JumpLabel, MAX_PART, ObjectKind, Part, PartKind, Place, Relocation, RelocationKind,
     SYMBOL,
 };
 use crate::resolve::report::{Report, observe};
-use nfdrop_db::listing::{Class, Line, LineKind, Listing, MAX_LINES, Mark, html};
+use nfdrop_db::listing::{
+    Class, Line, LineKind, Listing, MAX_LINES, Mark, html,
+    text::{self, Style},
+};
 use nfdrop_db::{Event, Share};
 use std::path::Path;
 

@@ -32,8 +32,36 @@ pub struct Fault {
 #[derive(Debug, Clone)]
 struct Region {
     base: u64,
-    bytes: Arc<Vec<u8>>,
+    bytes: Bytes,
     writable: bool,
+}
+
+/// Runs on the same world share its bytes, and most of what a run writes is its stack: whether that
+/// is its own already is asked often, and an [`Arc`] answers it with an atomic operation.
+#[derive(Debug, Clone)]
+enum Bytes {
+    Shared(Arc<Vec<u8>>),
+    Own(Vec<u8>),
+}
+
+impl Bytes {
+    fn get(&self) -> &[u8] {
+        match self {
+            Self::Shared(bytes) => bytes,
+            Self::Own(bytes) => bytes,
+        }
+    }
+
+    /// To be written: copied the first time.
+    fn own(&mut self) -> &mut [u8] {
+        if let Self::Shared(bytes) = self {
+            *self = Self::Own(bytes.to_vec());
+        }
+        match self {
+            Self::Own(bytes) => bytes,
+            Self::Shared(_) => &mut [],
+        }
+    }
 }
 
 /// All memory of a run.
@@ -84,7 +112,7 @@ pub fn is_shadow(address: Address) -> bool {
 impl Memory {
     /// Adds a region; regions must not overlap. Bytes that are shared are copied when first written.
     pub fn map(&mut self, base: Address, bytes: impl Into<Arc<Vec<u8>>>, writable: bool) {
-        self.regions.push(Region { base: base.0, bytes: bytes.into(), writable });
+        self.regions.push(Region { base: base.0, bytes: Bytes::Shared(bytes.into()), writable });
     }
 
     /// Adds junk wherever `exists` says, unless a region lies there.
@@ -116,15 +144,24 @@ impl Memory {
 
     /// As [`Memory::write`], where no region is.
     fn write_surroundings(&mut self, address: u64, size: usize, value: u64) -> Option<()> {
-        for (at, &byte) in value.to_le_bytes()[..size].iter().enumerate() {
-            let address = address.checked_add(at as u64)?;
-            let (aligned, shift) = (address & !7, (address & 7) * 8);
-            let word = self.surrounding(aligned)?;
-            if self.written.len() >= MAX_WRITTEN && !self.written.contains_key(&aligned) {
-                return None;
-            }
-            self.written.insert(aligned, word & !(0xff << shift) | u64::from(byte) << shift);
+        let (aligned, shift) = (address & !7, (address & 7) * 8);
+        let bits = size as u64 * 8;
+        let low = bits.min(64 - shift);
+        self.write_word(aligned, u64::MAX >> (64 - low) << shift, value << shift)?;
+        if low < bits {
+            let mask = u64::MAX >> (64 - (bits - low));
+            self.write_word(aligned.checked_add(8)?, mask, value >> low)?;
         }
+        Some(())
+    }
+
+    /// These bits of the aligned u64 at an address of the surroundings.
+    fn write_word(&mut self, aligned: u64, mask: u64, value: u64) -> Option<()> {
+        let word = self.surrounding(aligned)?;
+        if self.written.len() >= MAX_WRITTEN && !self.written.contains_key(&aligned) {
+            return None;
+        }
+        self.written.insert(aligned, word & !mask | value & mask);
         Some(())
     }
 
@@ -132,7 +169,7 @@ impl Memory {
         self.regions.iter().enumerate().find_map(|(index, region)| {
             let offset = usize::try_from(address.wrapping_sub(region.base)).ok()?;
             let end = offset.checked_add(size)?;
-            (end <= region.bytes.len()).then_some((index, offset))
+            (end <= region.bytes.get().len()).then_some((index, offset))
         })
     }
 
@@ -143,25 +180,31 @@ impl Memory {
             return self.read_surroundings(address.0, size).ok_or(fault);
         };
         let mut value = [0; 8];
-        value[..size].copy_from_slice(&self.regions[index].bytes[offset..offset + size]);
+        let bytes = &self.regions[index].bytes.get()[offset..];
+        // Of a known length: most reads are of these.
+        if let (8, Some(word)) = (size, bytes.first_chunk()) {
+            return Ok(u64::from_le_bytes(*word));
+        }
+        value[..size].copy_from_slice(&bytes[..size]);
         Ok(u64::from_le_bytes(value))
     }
 
     /// As [`Memory::map`], to be looked through first: what most accesses go to.
     pub fn map_first(&mut self, base: Address, bytes: Vec<u8>, writable: bool) {
-        self.regions.insert(0, Region { base: base.0, bytes: bytes.into(), writable });
+        let bytes = Bytes::Shared(bytes.into());
+        self.regions.insert(0, Region { base: base.0, bytes, writable });
     }
 
     /// The region that is looked through first.
     pub fn first(&self) -> Near<'_> {
         let first = self.regions.first();
-        first.map_or(Near { base: 0, bytes: &[] }, |r| Near { base: r.base, bytes: &r.bytes })
+        first.map_or(Near { base: 0, bytes: &[] }, |r| Near { base: r.base, bytes: r.bytes.get() })
     }
 
     /// The region an address is in, for many reads near it: one look-up for all of them.
     pub fn near(&self, address: Address) -> Near<'_> {
         let found = self.locate(address.0, 1).map(|(index, _)| &self.regions[index]);
-        found.map_or(Near { base: 0, bytes: &[] }, |r| Near { base: r.base, bytes: &r.bytes })
+        found.map_or(Near { base: 0, bytes: &[] }, |r| Near { base: r.base, bytes: r.bytes.get() })
     }
 
     /// The low `size` bytes (1 to 8) of `value`.
@@ -174,8 +217,11 @@ impl Memory {
         if !region.writable {
             return Err(fault);
         }
-        let bytes = Arc::make_mut(&mut region.bytes);
-        bytes[offset..offset + size].copy_from_slice(&value.to_le_bytes()[..size]);
+        let bytes = &mut region.bytes.own()[offset..];
+        match bytes.first_chunk_mut() {
+            Some(word) if size == 8 => *word = value.to_le_bytes(),
+            _ => bytes[..size].copy_from_slice(&value.to_le_bytes()[..size]),
+        }
         Ok(())
     }
 }

@@ -302,6 +302,8 @@ fn images(function: &Function, placement: Placement) -> Result<Vec<Linked>, Unre
 struct Edges {
     taken: Vec<[bool; 2]>,
     shadow: Vec<bool>,
+    /// Which instructions may read it and have not been seen to do so.
+    may_shadow: Vec<bool>,
     has_shadow: bool,
 }
 
@@ -309,7 +311,9 @@ impl Edges {
     fn new(linked: &Linked) -> Self {
         let count = linked.instructions.len();
         let has_shadow = linked.symbol_names().any(|name| name.starts_with("__asan_"));
-        Self { taken: vec![[false; 2]; count], shadow: vec![false; count], has_shadow }
+        let may_shadow = |decoded: &link::Decoded| has_shadow && may_shadow(&decoded.instruction);
+        let may_shadow = linked.instructions.iter().map(may_shadow).collect();
+        Self { taken: vec![[false; 2]; count], shadow: vec![false; count], may_shadow, has_shadow }
     }
 
     /// Whether a conditional branch belongs to KASAN's check of an access: nothing but arithmetic lies
@@ -336,6 +340,14 @@ impl Edges {
     }
 }
 
+/// Whether an instruction has an operand in memory that is not plainly in the frame.
+fn may_shadow(i: &iced_x86::Instruction) -> bool {
+    let in_memory = (0..i.op_count()).any(|n| i.op_kind(n) == iced_x86::OpKind::Memory);
+    let (base, index) = (i.memory_base(), i.memory_index());
+    let in_frame = base == iced_x86::Register::RSP && index == iced_x86::Register::None;
+    in_memory && !in_frame
+}
+
 /// Both an observer of its own kind and of the edges.
 struct Watching<'a, O> {
     linked: &'a Linked,
@@ -345,11 +357,12 @@ struct Watching<'a, O> {
 
 impl<O: Observer> Observer for Watching<'_, O> {
     fn visit(&mut self, instruction: usize, cpu: &Cpu, memory: &memory::Memory, freed: bool) {
-        if self.edges.has_shadow && !self.edges.shadow[instruction] {
+        if self.edges.may_shadow[instruction] {
             let i = &self.linked.instructions[instruction].instruction;
-            let reads = (0..i.op_count()).any(|n| i.op_kind(n) == iced_x86::OpKind::Memory);
-            let address = cpu.effective_address(i).filter(|_| reads);
-            self.edges.shadow[instruction] = address.is_some_and(memory::is_shadow);
+            if cpu.effective_address(i).is_some_and(memory::is_shadow) {
+                self.edges.shadow[instruction] = true;
+                self.edges.may_shadow[instruction] = false;
+            }
         }
         self.inner.visit(instruction, cpu, memory, freed);
     }

@@ -21,6 +21,9 @@ pub struct Scene {
     pub packet: Packet,
     /// Which of the two generations is active; the other one holds rules that must not be seen.
     pub generation: usize,
+    /// Whether rules are as long as their length can say, with expressions that take all that room
+    /// (`nft_compat`'s hold a whole match of iptables), else as rules mostly are.
+    pub wide: bool,
     /// Of addresses and junk.
     pub seed: u64,
 }
@@ -338,10 +341,8 @@ impl Builder<'_> {
         let decoy = [decoy(random)];
         let rules = if active { &scene.ruleset.chains[index].rules } else { &decoy[..] };
         // An expression is its `ops` pointer and its data.
-        let sizes: Vec<Vec<usize>> = rules
-            .iter()
-            .map(|rule| rule.expressions.iter().map(|e| size(e, random)).collect())
-            .collect();
+        let sizes: Vec<Vec<usize>> =
+            rules.iter().map(|rule| sizes(rule, scene.wide, random)).collect();
         let header = self.abi.rule_data as usize;
         let rule_sizes: Vec<usize> =
             sizes.iter().map(|sizes| header + sizes.iter().sum::<usize>()).collect();
@@ -423,12 +424,14 @@ impl Builder<'_> {
             for _ in 0..decoys {
                 let rule = decoy(random);
                 let other = if random.one_in(2) { 3 } else { 0 };
-                nodes.push(self.node(&rule, None, active | other, genmask, chains, random));
+                let sizes = sizes(&rule, false, random);
+                nodes.push(self.node(&rule, &sizes, None, active | other, genmask, chains, random));
             }
             let Some((number, rule)) = entry else { break };
             let id = RuleId { chain: index, rule: number };
             let mask = if random.one_in(2) { 0 } else { 3 & !active };
-            let node = self.node(rule, Some(id), mask, genmask, chains, random);
+            let sizes = sizes(rule, scene.wide, random);
+            let node = self.node(rule, &sizes, Some(id), mask, genmask, chains, random);
             self.rules.insert(id, node);
             nodes.push(node);
         }
@@ -439,22 +442,23 @@ impl Builder<'_> {
         }
     }
 
+    #[expect(clippy::too_many_arguments, reason = "all that is known of a rule")]
     fn node(
         &mut self,
         rule: &Rule,
+        sizes: &[usize],
         id: Option<RuleId>,
         mask: u64,
         genmask: BitField,
         chains: &[Address],
         random: &mut Random,
     ) -> Address {
-        let sizes: Vec<usize> = rule.expressions.iter().map(|e| size(e, random)).collect();
         let dlen: usize = sizes.iter().sum();
         let place = self.heap.allocate(self.abi.rule_data as usize + dlen, random);
         self.heap.put_bits(place, self.abi.rule_handle, rule.handle);
         self.heap.put_bits(place, self.abi.rule_dlen, dlen as u64);
         self.heap.put_bits(place, genmask, mask);
-        self.expressions_of(place, rule, &sizes, id, chains, random);
+        self.expressions_of(place, rule, sizes, id, chains, random);
         place
     }
 
@@ -628,11 +632,32 @@ const OLD_OPS_SIZE: u32 = 8;
 /// Bytes of `struct nft_expr_ops` that are there.
 const OPS_SIZE: usize = 64;
 
-fn size(expression: &Expression, random: &mut Random) -> usize {
-    match expression {
+/// Most bytes of a rule's expressions: all bits of its length, of which the lowest three are 0.
+const MOST_DLEN: usize = 0xff8;
+
+/// Bytes of each of a rule's expressions.
+fn sizes(rule: &Rule, wide: bool, random: &mut Random) -> Vec<usize> {
+    let size = |expression: &Expression, random: &mut Random| match expression {
         Expression::Call { .. } => 8 + 8 * random.below(6) as usize,
         Expression::Fast(_) => FAST_SIZE,
+    };
+    let mut sizes: Vec<usize> = rule.expressions.iter().map(|e| size(e, random)).collect();
+    if !wide {
+        return sizes;
     }
+    // Every second one has all bits, the others any.
+    let most = MOST_DLEN.saturating_sub(sizes.iter().sum()) / 8;
+    let mut left = if random.one_in(2) { most } else { random.below(most as u64 + 1) as usize };
+    let last = rule.expressions.iter().rposition(|e| matches!(e, Expression::Call { .. }));
+    for (index, expression) in rule.expressions.iter().enumerate() {
+        if matches!(expression, Expression::Call { .. }) {
+            let more =
+                if Some(index) == last { left } else { random.below(left as u64 + 1) as usize };
+            sizes[index] += 8 * more;
+            left -= more;
+        }
+    }
+    sizes
 }
 
 /// The operations that the kernel compares with before it takes the inlined way.

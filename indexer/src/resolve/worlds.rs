@@ -1,6 +1,7 @@
 //! Which rulesets are made up: every verdict at every kind of place, systematically, then random
 //! ones. The same seed gives the same rulesets.
 
+mod far;
 mod larger;
 mod mixed;
 
@@ -78,19 +79,19 @@ impl Vocabulary {
 /// Most expressions of one rule: with 8 to 48 bytes each they are far more than the 2047 that all
 /// bits of a rule's length but the highest can say, and fewer than 4096.
 const LONGEST_RULE: usize = 100;
-/// Expressions of rules whose lengths have every bit between them: where the next rule is found, and
-/// where a jump comes back to, may be computed in different places.
-const LONG_RULES: [usize; 5] = [7, 14, 29, 50, LONGEST_RULE];
-
 /// Of so many random cases one more has inlined expressions.
 const RANDOM_PER_MIXED: usize = 3;
+/// Of so many random cases one more is a tree of many chains.
+const RANDOM_PER_TREE: usize = 12;
+/// Errnos, and what else may be in a verdict's upper half.
+const UPPER: [u32; 8] = [0, 1, 2, 13, 113, 0x7fff, 0x8000, 0xffff];
 
 /// Where in the ruleset the interesting rule is.
 const PLACES: [Place; 8] = [
     Place::Base,
     Place::Jumped(1),
     Place::Jumped(2),
-    Place::Jumped(JUMP_STACK),
+    Place::Deep,
     Place::Gone,
     Place::JumpedThenGone,
     Place::BackFromJump,
@@ -103,6 +104,8 @@ enum Place {
     Base,
     /// In a chain so many jumps away.
     Jumped(usize),
+    /// In a chain three to sixteen jumps away, each time another one.
+    Deep,
     /// In a chain reached by goto.
     Gone,
     /// In a chain reached by goto from a chain reached by jump.
@@ -126,6 +129,7 @@ pub fn generate(vocabulary: &Vocabulary, seed: u64, random_cases: usize) -> Vec<
         Action::Verdict(verdict::STOLEN),
         Action::Verdict(verdict::RETURN),
         Action::Verdict(verdict::BREAK),
+        Action::Verdict(verdict::CONTINUE),
         Action::Nothing,
     ];
     for place in PLACES {
@@ -149,11 +153,11 @@ pub fn generate(vocabulary: &Vocabulary, seed: u64, random_cases: usize) -> Vec<
     }
     make.fast();
     make.long_rule(LONGEST_RULE, drop);
-    for expressions in LONG_RULES {
-        make.long_rule(expressions, Action::Jump(1));
-    }
+    make.long_rule(LONGEST_RULE, Action::Jump(1));
     make.nested(JUMP_STACK + 1, drop);
-    make.nested(JUMP_STACK, Action::Verdict(verdict::RETURN));
+    make.nested(JUMP_STACK, drop);
+    make.upper_halves();
+    make.far();
     for _ in 0..2 {
         make.chains(vec![Chain::default()]);
         make.chains(vec![Chain { rules: vec![Rule::default(), Rule::default()] }]);
@@ -164,6 +168,9 @@ pub fn generate(vocabulary: &Vocabulary, seed: u64, random_cases: usize) -> Vec<
         make.any();
         if has_inlined && number.is_multiple_of(RANDOM_PER_MIXED) {
             make.mixed();
+        }
+        if number.is_multiple_of(RANDOM_PER_TREE) {
+            make.tree();
         }
     }
     for case in &mut make.cases[systematic..] {
@@ -224,12 +231,15 @@ struct Maker<'a> {
     cases: Vec<Case>,
     /// Of the first ruleset: another seed has the systematic ones in the other generation.
     generation: usize,
+    /// Of the next rulesets, [`Scene::wide`].
+    wide: bool,
 }
 
 impl<'a> Maker<'a> {
     fn new(vocabulary: &'a Vocabulary, seed: u64) -> Self {
         let generation = (seed >> 1 & 1) as usize;
-        Self { vocabulary, random: Random::new(seed), cases: Vec::new(), generation }
+        let random = Random::new(seed);
+        Self { vocabulary, random, cases: Vec::new(), generation, wide: false }
     }
 
     /// Adds a case, with policy, generation and packet varied along the way.
@@ -244,7 +254,8 @@ impl<'a> Maker<'a> {
             return;
         }
         let generation = (number / 2 + self.generation) % 2;
-        let scene = Scene { ruleset, packet, generation, seed: self.random.bits() };
+        let wide = self.wide;
+        let scene = Scene { ruleset, packet, generation, wide, seed: self.random.bits() };
         self.cases.push(Case { scene, expected, random: false });
     }
 
@@ -256,13 +267,26 @@ impl<'a> Maker<'a> {
     }
 
     fn chains(&mut self, mut chains: Vec<Chain>) {
-        for rule in chains.iter_mut().flat_map(|chain| &mut chain.rules) {
-            rule.handle = self.random.below(1 << 42);
-        }
+        self.name(&mut chains);
         let packet = self.packet();
         // Once with either policy.
         self.add(chains.clone(), packet.clone());
         self.add(chains, packet);
+    }
+
+    /// As [`Maker::chains`], with one policy only.
+    fn once(&mut self, mut chains: Vec<Chain>) {
+        self.name(&mut chains);
+        let packet = self.packet();
+        self.add(chains, packet);
+    }
+
+    /// Gives all rules handles, some of them unusual.
+    fn name(&mut self, chains: &mut [Chain]) {
+        for rule in chains.iter_mut().flat_map(|chain| &mut chain.rules) {
+            let any = self.random.below(1 << 42);
+            rule.handle = *self.random.pick(&[0, 1, (1 << 42) - 1, any, any, any, any, any]);
+        }
     }
 
     fn single(&mut self, expressions: Vec<Expression>) {
@@ -316,15 +340,12 @@ impl<'a> Maker<'a> {
         let with = self.chain_with(before, action, after);
         let chains = match place {
             Place::Base => vec![with],
-            Place::Jumped(depth) => {
-                let mut chains: Vec<Chain> = (1..=depth)
-                    .map(|to| {
-                        let (before, after) = (to % 2, usize::from(to % 3 == 0));
-                        self.chain_with(before, Jump(to), after)
-                    })
-                    .collect();
-                chains.push(with);
-                chains
+            Place::Jumped(depth) => self.jumped(depth, with),
+            Place::Deep => {
+                const LEAST: usize = 3;
+                let depths = JUMP_STACK + 1 - LEAST;
+                let turn = self.cases.len() / 2 + self.generation * depths / 2;
+                self.jumped(LEAST + turn % depths, with)
             }
             Place::Gone => vec![self.chain_with(1, Goto(1), 1), with],
             Place::JumpedThenGone => {
@@ -344,6 +365,18 @@ impl<'a> Maker<'a> {
             }
         };
         self.chains(chains);
+    }
+
+    /// A chain that so many jumps lead to.
+    fn jumped(&mut self, depth: usize, last: Chain) -> Vec<Chain> {
+        let mut chains: Vec<Chain> = (1..=depth)
+            .map(|to| {
+                let (before, after) = (to % 2, usize::from(to % 3 == 0));
+                self.chain_with(before, Action::Jump(to), after)
+            })
+            .collect();
+        chains.push(last);
+        chains
     }
 
     /// A rule of so many expressions that a first one has skipped, and the same without that. A jump

@@ -42,6 +42,10 @@ impl FromStr for Series {
 }
 
 impl Series {
+    /// Of kernels whose version tells none: they are listed and fetched like all others, and what the
+    /// package holds says what they are.
+    pub const UNKNOWN: Self = Self(0, 0);
+
     /// The series of a release or version that begins with it: of `6.1.0-56-cloud-amd64` it is 6.1.
     pub fn of(release: &str) -> Option<Self> {
         let mut numbers = release.split(|c: char| !c.is_ascii_digit());
@@ -202,17 +206,13 @@ pub enum PackageSet {
 }
 
 impl KernelSet {
-    /// A kernel that is in one package; `None`: its release is none.
-    pub fn whole(
-        distro: &str,
-        package: Arc<PackageRef>,
-        release: String,
-        flavour: String,
-    ) -> Option<Self> {
-        let (series, version) = (Series::of(&release)?, package.version.clone());
+    /// A kernel that is in one package.
+    pub fn whole(distro: &str, package: Arc<PackageRef>, release: String, flavour: String) -> Self {
+        let series = Series::of(&release).unwrap_or(Series::UNKNOWN);
+        let version = package.version.clone();
         let packages = PackageSet::Complete { image: package, modules: None };
         let (distro, suites) = (distro.to_owned(), packages.suites());
-        Some(Self { distro, suites, series, flavour, release, version, packages })
+        Self { distro, suites, series, flavour, release, version, packages }
     }
 }
 

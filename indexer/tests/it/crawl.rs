@@ -48,7 +48,7 @@ pub(super) fn image(function: &Function, version: &'static str, byte: u8) -> Deb
 
 /// One body in three builds, one of them in split packages; a kernel without nf_tables, one with a
 /// module that is none, one without its modules.
-fn mirror() -> Mirror {
+pub(super) fn mirror() -> Mirror {
     let real = extract("debian-6.12.117+deb13-cloud-amd64");
     let mut mirror = Mirror::new();
     let first = rebuilt(&real, "6.12.1-cloud-amd64", 1);

@@ -4,9 +4,12 @@
 
 mod arch;
 mod crawl;
+mod database;
 mod explain;
 mod faults;
 mod files;
+mod killed;
 mod rpm;
 mod signed;
 mod support;
+mod workflow;

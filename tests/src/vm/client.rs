@@ -19,8 +19,8 @@ pub fn read() -> Result<Vec<u8>> {
 }
 
 fn build() -> Result<PathBuf> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../ci/build-client");
-    let built = Command::new(script).stderr(Stdio::inherit()).output()?;
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../ci/build-static");
+    let built = Command::new(script).arg("nfdrop-client").stderr(Stdio::inherit()).output()?;
     ensure!(built.status.success(), "the client cannot be built");
     Ok(PathBuf::from(String::from_utf8(built.stdout)?.trim_end()))
 }

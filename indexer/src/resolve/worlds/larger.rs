@@ -2,14 +2,12 @@
 //! of the jump stack, verdicts with unusual bits, rules of the largest size, and more of those with
 //! inlined expressions in the middle of everything. What [`super::super::check`] runs.
 
-use super::{LONGEST_RULE, Maker, Vocabulary, generate};
+use super::{LONGEST_RULE, Maker, UPPER, Vocabulary, generate};
 use crate::resolve::rules::{Action, Chain, JUMP_STACK, Packet, Rule, Ruleset, reference, verdict};
 use crate::resolve::world::Case;
 
 /// Most calls of `eval` in one run; what takes more is left out, so that all runs stay short.
 const MAX_CALLS: usize = 400;
-/// Errnos, and what else may be in a verdict's upper half.
-const UPPER: [u32; 8] = [0, 1, 2, 13, 113, 0x7fff, 0x8000, 0xffff];
 
 /// All of [`generate`] of this seed, and about as many other ones again.
 pub fn larger(vocabulary: &Vocabulary, seed: u64, random_cases: usize) -> Vec<Case> {
@@ -19,6 +17,7 @@ pub fn larger(vocabulary: &Vocabulary, seed: u64, random_cases: usize) -> Vec<Ca
     make.depths();
     make.ladders();
     make.long();
+    make.wide();
     let systematic = make.cases.len();
     for _ in 0..random_cases {
         make.tree();
@@ -147,7 +146,12 @@ impl Maker<'_> {
     /// Rules of many expressions and chains of many rules.
     fn long(&mut self) {
         for expressions in [1, 7, 20, 41, LONGEST_RULE] {
-            for action in [Action::Verdict(verdict::DROP), Action::Verdict(verdict::BREAK)] {
+            for action in [
+                Action::Verdict(verdict::DROP),
+                Action::Verdict(verdict::BREAK),
+                Action::Nothing,
+                Action::Jump(1),
+            ] {
                 self.long_rule(expressions, action);
             }
         }
@@ -161,8 +165,18 @@ impl Maker<'_> {
         }
     }
 
+    /// Trees and rulesets with inlined expressions, of the longest rules.
+    fn wide(&mut self) {
+        self.wide = true;
+        for _ in 0..10 {
+            self.tree();
+            self.mixed();
+        }
+        self.wide = false;
+    }
+
     /// Up to thirty chains, each reached from one earlier chain, by jump or goto.
-    fn tree(&mut self) {
+    pub(super) fn tree(&mut self) {
         let count = 1 + self.random.below(30) as usize;
         let mut chains = vec![Chain::default(); count];
         for to in 1..count {

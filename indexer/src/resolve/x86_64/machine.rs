@@ -87,34 +87,28 @@ impl Cpu {
 
     /// A register operand of any width; `None` for registers that are not general.
     fn register(&self, register: Register) -> Option<u64> {
-        if register.is_gpr8() {
-            return Some(match high_byte(register) {
-                Some(index) => self.registers[index] >> 8 & 0xff,
-                None => self.registers[register.full_register().number()] & 0xff,
-            });
-        }
-        register.is_gpr().then(|| {
-            let bits = register.size() as u32 * 8;
-            self.registers[register.full_register().number()] & mask(bits)
+        let (number, part) = general(register)?;
+        let value = self.registers[number];
+        Some(match part {
+            GprPart::All => value,
+            GprPart::Bits32 => value & 0xffff_ffff,
+            GprPart::Bits16 => value & 0xffff,
+            GprPart::Bits8 => value & 0xff,
+            GprPart::High => value >> 8 & 0xff,
         })
     }
 
     fn set_register(&mut self, register: Register, value: u64) -> Option<()> {
-        if !register.is_gpr() {
-            return None;
-        }
-        if let Some(index) = high_byte(register) {
-            self.registers[index] = self.registers[index] & !0xff00 | (value & 0xff) << 8;
-            return Some(());
-        }
-        let slot = &mut self.registers[register.full_register().number()];
-        match register.size() {
-            1 => *slot = *slot & !0xff | value & 0xff,
-            2 => *slot = *slot & !0xffff | value & 0xffff,
+        let (number, part) = general(register)?;
+        let slot = &mut self.registers[number];
+        *slot = match part {
+            GprPart::All => value,
             // Writes of 32 bits clear the upper half.
-            4 => *slot = value & 0xffff_ffff,
-            _ => *slot = value,
-        }
+            GprPart::Bits32 => value & 0xffff_ffff,
+            GprPart::Bits16 => *slot & !0xffff | value & 0xffff,
+            GprPart::Bits8 => *slot & !0xff | value & 0xff,
+            GprPart::High => *slot & !0xff00 | (value & 0xff) << 8,
+        };
         Some(())
     }
 
@@ -146,6 +140,7 @@ impl Cpu {
     }
 
     /// How much work an instruction is: 1, or the number of its repetitions.
+    #[inline]
     pub fn cost(&self, instruction: &Instruction) -> u64 {
         let repeated = instruction.has_rep_prefix() && instruction.is_string_instruction();
         if repeated { 1 + self.get(Reg::Rcx).min(MAX_REP) } else { 1 }
@@ -213,7 +208,7 @@ impl Cpu {
             FlowControl::Exception if super::is_undefined(i) => return Ok(Step::Undefined),
             _ => return Err(unsupported),
         }
-        if i.has_rep_prefix() || i.has_repne_prefix() || i.is_string_instruction() {
+        if i.has_rep_prefix() || i.has_repne_prefix() {
             self.string(memory, i)?;
             return Ok(Step::Next);
         }
@@ -496,6 +491,15 @@ impl Cpu {
                     _ => {}
                 }
             }
+            // One of these is a vector's too, and refused there.
+            Mnemonic::Stosb
+            | Mnemonic::Stosw
+            | Mnemonic::Stosd
+            | Mnemonic::Stosq
+            | Mnemonic::Movsb
+            | Mnemonic::Movsw
+            | Mnemonic::Movsd
+            | Mnemonic::Movsq => self.string(memory, i)?,
             Mnemonic::Bswap if bits >= 32 => {
                 let a = self.read(memory, i, 0)?;
                 self.write(memory, i, 0, a.swap_bytes() >> (64 - bits))?;
@@ -787,15 +791,38 @@ impl Cpu {
     }
 }
 
-/// `ah`, `ch`, `dh`, `bh`: the register they are the second byte of.
-fn high_byte(register: Register) -> Option<usize> {
-    match register {
-        Register::AH => Some(0),
-        Register::CH => Some(1),
-        Register::DH => Some(2),
-        Register::BH => Some(3),
-        _ => None,
-    }
+/// Which bits of a general register an operand is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum GprPart {
+    All,
+    Bits32,
+    Bits16,
+    Bits8,
+    /// The second byte: `ah`, `ch`, `dh`, `bh`.
+    High,
+}
+
+/// A general register's number and which part of it is meant. This is asked several times for every
+/// instruction that is run, and iced numbers registers in the order of their encoding.
+fn general(register: Register) -> Option<(usize, GprPart)> {
+    const AL: usize = Register::AL as usize;
+    const AH: usize = Register::AH as usize;
+    const SPL: usize = Register::SPL as usize;
+    const AX: usize = Register::AX as usize;
+    const EAX: usize = Register::EAX as usize;
+    const RAX: usize = Register::RAX as usize;
+    const R15: usize = Register::R15 as usize;
+    let register = register as usize;
+    Some(match register {
+        RAX..=R15 => (register - RAX, GprPart::All),
+        EAX..RAX => (register - EAX, GprPart::Bits32),
+        AX..EAX => (register - AX, GprPart::Bits16),
+        // After `bl` come `ah` to `bh`, which take the numbers of `spl` to `dil`.
+        SPL..AX => (register - SPL + 4, GprPart::Bits8),
+        AH..SPL => (register - AH, GprPart::High),
+        AL..AH => (register - AL, GprPart::Bits8),
+        _ => return None,
+    })
 }
 
 fn is_immediate(kind: OpKind) -> bool {
@@ -824,6 +851,24 @@ fn sign_extend(value: u64, bits: u32) -> u64 {
 mod tests {
     use super::*;
     use crate::resolve::x86_64::decode;
+
+    #[test]
+    fn general_registers_are_what_iced_says() {
+        for register in Register::values() {
+            let high = [Register::AH, Register::CH, Register::DH, Register::BH].contains(&register);
+            let expected = register.is_gpr().then(|| {
+                let full = register.full_register().number();
+                match register.size() {
+                    8 => (full, GprPart::All),
+                    4 => (full, GprPart::Bits32),
+                    2 => (full, GprPart::Bits16),
+                    _ if high => (register as usize - Register::AH as usize, GprPart::High),
+                    _ => (full, GprPart::Bits8),
+                }
+            });
+            assert_eq!(general(register), expected, "{register:?}");
+        }
+    }
 
     /// `tests/native.rs` compares what is run with the processor; this is what must not be.
     #[test]

@@ -71,19 +71,19 @@ pub(super) async fn read_suite(
 /// The kernels that the indices offer, each once, ascending by series, flavour and version.
 pub fn kernels(distro: &str, arch: &str, indices: &[SuiteIndex]) -> Vec<KernelSet> {
     let kernel = |package: Arc<PackageRef>| {
-        let flavour = package.name.strip_prefix("linux-")?.to_owned();
-        let release = release(package.version.as_str(), &flavour)?;
+        let flavour = package.name.strip_prefix("linux-").unwrap_or_default().to_owned();
+        let release = release(package.version.as_str(), &flavour);
         KernelSet::whole(distro, package, release, flavour)
     };
-    let mut kernels: Vec<_> = merge(indices, arch).into_iter().filter_map(kernel).collect();
+    let mut kernels: Vec<_> = merge(indices, arch).into_iter().map(kernel).collect();
     sort(&mut kernels);
     kernels
 }
 
 /// What `uname -r` prints, as far as a version tells: of `6.12.13-r0` it is `6.12.13-0-lts`.
-fn release(version: &str, flavour: &str) -> Option<String> {
-    let (version, revision) = version.rsplit_once("-r")?;
-    Some(format!("{}-{revision}-{flavour}", version.replace('_', "-")))
+fn release(version: &str, flavour: &str) -> String {
+    let (version, revision) = version.rsplit_once("-r").unwrap_or((version, "0"));
+    format!("{}-{revision}-{flavour}", version.replace('_', "-"))
 }
 
 /// Why a package is not the one that an index vouches for.

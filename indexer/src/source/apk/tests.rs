@@ -48,6 +48,7 @@ fn a_kernel_is_a_package() {
         })
         .collect();
     insta::assert_snapshot!(lines.join("\n"), @r#"
+    0.0 lts odd-0-lts http://mirror.example/alpine/v3.21/main/x86_64/linux-lts-odd.apk
     6.12 lts 6.12.9-2-lts http://mirror.example/alpine/v3.21/main/x86_64/linux-lts-6.12.9-r2.apk
     6.12 lts 6.12.13-0-lts http://mirror.example/alpine/v3.21/main/x86_64/linux-lts-6.12.13-r0.apk
     6.12 virt 6.12.13-0-virt http://mirror.example/alpine/v3.21/main/x86_64/linux-virt-6.12.13-r0.apk

@@ -79,20 +79,13 @@ pub fn kernels(distro: &str, arch: &str, indices: &[SuiteIndex]) -> Vec<KernelSe
         sets.push((release, version, join(needed, &by_name, version)));
     }
     let kernel = |(release, version, packages): (&str, &Version, PackageSet)| {
-        let (series, flavour) = split_release(release)?;
+        let (series, flavour) = split_release(release);
         let suites = packages.suites();
         let (release, version) = (release.to_owned(), version.clone());
-        Some(KernelSet {
-            distro: distro.to_owned(),
-            suites,
-            series,
-            flavour,
-            release,
-            version,
-            packages,
-        })
+        let distro = distro.to_owned();
+        KernelSet { distro, suites, series, flavour, release, version, packages }
     };
-    let mut kernels: Vec<_> = sets.into_iter().filter_map(kernel).collect();
+    let mut kernels: Vec<_> = sets.into_iter().map(kernel).collect();
     sort(&mut kernels);
     kernels
 }
@@ -126,17 +119,20 @@ fn role(name: &str) -> Option<(Role, &str)> {
 }
 
 /// The series and flavour of a release: of `6.1.0-0.deb11.52-rt-amd64` they are 6.1 and `rt-amd64`.
-fn split_release(release: &str) -> Option<(Series, String)> {
+fn split_release(release: &str) -> (Series, String) {
     let mut parts = release.split('-');
-    let mut numbers = parts.next()?.split(['.', '+']);
-    let series = Series(numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?);
+    let mut numbers = parts.next().unwrap_or_default().split(['.', '+']);
+    let mut number = || numbers.next()?.parse().ok();
+    let series = match (number(), number()) {
+        (Some(major), Some(minor)) => Series(major, minor),
+        _ => Series::UNKNOWN,
+    };
     // Between version and flavour stands the ABI's number, `rc7` or `trunk`, or nothing.
     let abi = |part: &&str| {
         let number = part.strip_prefix("rc").unwrap_or(part);
         *part == "trunk" || number.starts_with(|c: char| c.is_ascii_digit())
     };
-    let flavour = parts.skip_while(abi).collect::<Vec<_>>().join("-");
-    (!flavour.is_empty()).then_some((series, flavour))
+    (series, parts.skip_while(abi).collect::<Vec<_>>().join("-"))
 }
 
 fn whole(package: &Arc<PackageRef>) -> PackageSet {
@@ -433,14 +429,21 @@ mod tests {
 
     #[test]
     fn splits_releases() {
-        let split = |release| split_release(release).map(|(s, f)| format!("{s} {f}"));
-        assert_eq!(split("5.10.0-46-cloud-amd64").as_deref(), Some("5.10 cloud-amd64"));
-        assert_eq!(split("6.1.0-0.deb11.52-rt-amd64").as_deref(), Some("6.1 rt-amd64"));
-        assert_eq!(split("7.3-amd64").as_deref(), Some("7.3 amd64"));
-        assert_eq!(split("7.3-rc7-amd64").as_deref(), Some("7.3 amd64"));
-        assert_eq!(split("6.0.0-trunk-amd64").as_deref(), Some("6.0 amd64"));
-        for wrong in ["", "7", "7.3", "7.x-amd64", "99999.1-amd64", "7.3-"] {
-            assert_eq!(split(wrong), None, "{wrong}");
+        let split = |release| {
+            let (series, flavour) = split_release(release);
+            format!("{series} {flavour}")
+        };
+        assert_eq!(split("5.10.0-46-cloud-amd64"), "5.10 cloud-amd64");
+        assert_eq!(split("6.1.0-0.deb11.52-rt-amd64"), "6.1 rt-amd64");
+        assert_eq!(split("7.3-amd64"), "7.3 amd64");
+        assert_eq!(split("7.3-rc7-amd64"), "7.3 amd64");
+        assert_eq!(split("6.0.0-trunk-amd64"), "6.0 amd64");
+        // Of no series, but never left out.
+        for (odd, flavour) in
+            [("", ""), ("7", ""), ("7.x-amd64", "amd64"), ("99999.1-amd64", "amd64")]
+        {
+            assert_eq!(split(odd), format!("0.0 {flavour}"), "{odd}");
         }
+        assert_eq!(split("7.3"), "7.3 ");
     }
 }

@@ -157,20 +157,25 @@ pub fn kernels(distro: &str, arch: &str, indices: &[SuiteIndex]) -> Vec<KernelSe
         }
     }
     let kernel = |package: PackageRef| {
-        let release = release(&package.name, package.version.as_str())?;
-        let flavour = package.name.strip_prefix("linux")?.trim_start_matches('-').to_owned();
+        let flavour = flavour(&package.name).to_owned();
+        let release = release(&flavour, package.version.as_str());
         KernelSet::whole(distro, Arc::new(package), release, flavour)
     };
-    let mut kernels: Vec<_> = packages.into_iter().filter_map(kernel).collect();
+    let mut kernels: Vec<_> = packages.into_iter().map(kernel).collect();
     sort(&mut kernels);
     kernels
 }
 
+/// What a package is named after: of `linux-lts` it is `lts`, of `linux` nothing.
+fn flavour(name: &str) -> &str {
+    name.strip_prefix("linux").unwrap_or(name).trim_start_matches('-')
+}
+
 /// What `uname -r` prints, as far as a version tells: of `6.2.10.arch1-1` it is `6.2.10-arch1-1`, and
 /// packages named after a flavour have that at the end.
-fn release(name: &str, version: &str) -> Option<String> {
+fn release(flavour: &str, version: &str) -> String {
     let version = version.split_once(':').map_or(version, |(_, version)| version);
-    let (version, build) = version.rsplit_once('-')?;
+    let (version, build) = version.rsplit_once('-').unwrap_or((version, ""));
     let numbers: Vec<&str> = version
         .split('.')
         .take_while(|part| !part.is_empty() && part.bytes().all(|c| c.is_ascii_digit()))
@@ -181,13 +186,8 @@ fn release(name: &str, version: &str) -> Option<String> {
         // The kernel's own version has three numbers.
         release.push_str(".0");
     }
-    let flavour = name.strip_prefix("linux")?.trim_start_matches('-');
-    for word in [words.join("."), build.to_owned(), flavour.to_owned()] {
-        if !word.is_empty() {
-            release = format!("{release}-{word}");
-        }
-    }
-    Some(release)
+    let words = [release, words.join("."), build.to_owned(), flavour.to_owned()];
+    words.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join("-")
 }
 
 /// Why a package is not the one that was asked for.

@@ -44,6 +44,7 @@ fn a_kernel_is_a_package_wherever_it_is_listed() {
         .map(|k| format!("{} {:?} {} {} {:?}", k.series, k.flavour, k.release, k.version, k.suites))
         .collect();
     insta::assert_snapshot!(lines.join("\n"), @r#"
+    0.0 "" odd-1 odd-1 ["archive"]
     3.7 "" 3.7.10-1 3.7.10-1 ["archive"]
     6.2 "" 6.2.10-arch1-1 6.2.10.arch1-1 ["core", "archive"]
     6.12 "" 6.12.0-arch1-1 6.12.arch1-1 ["archive"]

@@ -182,13 +182,15 @@ fn kernel(
     let (flavour, spelling) = self::base(base)?;
     let text = version.as_str();
     let text = text.split_once(':').map_or(text, |(_, text)| text);
-    let (number, release) = text.split_once('-')?;
     Some(KernelSet {
         distro: distro.to_owned(),
         suites: packages.suites(),
-        series: Series::of(number)?,
+        series: Series::of(text).unwrap_or(Series::UNKNOWN),
         flavour: flavour.to_owned(),
-        release: spell(spelling, number, release, flavour, arch),
+        release: match text.split_once('-') {
+            Some((number, release)) => spell(spelling, number, release, flavour, arch),
+            None => text.to_owned(),
+        },
         version: version.clone(),
         packages,
     })
@@ -355,6 +357,8 @@ mod tests {
             ],
         );
         insta::assert_snapshot!(lines(&[all]), @r#"
+        0.0 "" odd: kernel ["all"]
+        0.0 "" 6-1.x86_64: kernel ["all"]
         4.18 "" 4.18.0-553.5.1.el8_10.x86_64: kernel-core ["all"]
         4.18 "rt" 4.18.0-553.rt7.342.el8_10.x86_64: kernel-rt-core ["all"]
         5.4 "uek" 5.4.17-2136.330.7.1.el8uek.x86_64: kernel-uek ["all"]

@@ -1,6 +1,6 @@
 //! The listing for terminals and pipes.
 
-use nfdrop_db::listing::{
+use super::{
     Class, Line, LineKind, Listing, Mark, Span, Tone,
     arrows::{Cell, Gutter, RIGHT},
 };
