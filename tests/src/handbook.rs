@@ -86,7 +86,7 @@ pub fn pages() -> Result<Vec<Page>> {
     for directory in ["", "docs/src"] {
         for entry in fs::read_dir(root().join(directory)).context(directory)? {
             let name = entry?.file_name().to_string_lossy().into_owned();
-            if name.ends_with(".md") {
+            if Path::new(&name).extension().is_some_and(|ending| ending == "md") {
                 paths.push(if directory.is_empty() { name } else { format!("{directory}/{name}") });
             }
         }
