@@ -20,6 +20,7 @@ use aya::{
 };
 use nfdrop_db::plan::{Event, Plan, SYMBOL};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use std::array;
 
 /// Most bytes of a packet that an event carries: `MAX_PACKET` of the BPF program.
 pub const MAX_PACKET: u16 = 1024;
@@ -142,6 +143,9 @@ pub struct Attached {
     not_compared: Option<&'static str>,
     /// The last reading of what is gone with the programs.
     missed: u64,
+    /// What the witness, and the probes that were there already, had counted when the last probe was
+    /// set: until then packets are dropped that the others cannot have seen.
+    before: Witnessed,
 }
 
 /// Attaches a program per probe of the plan, and the witness where the kernel allows for one.
@@ -173,7 +177,7 @@ pub fn attach(host: &Host, plan: &Plan, wanted: &Wanted) -> Result<Attached, Att
     let counters = map(&mut programs, "COUNTERS", PerCpuArray::try_from)?;
     let counts = map(&mut programs, "COUNTS", HashMap::try_from)?;
     let programs = Some(programs);
-    Ok(Attached {
+    let mut attached = Attached {
         programs,
         ring,
         counters,
@@ -182,7 +186,11 @@ pub fn attach(host: &Host, plan: &Plan, wanted: &Wanted) -> Result<Attached, Att
         witnessed: None,
         not_compared,
         missed: 0,
-    })
+        before: Witnessed::default(),
+    };
+    let [rule_drops, policy_drops, .., of, _] = attached.sums()?;
+    attached.before = Witnessed { attributed: rule_drops + policy_drops, of };
+    Ok(attached)
 }
 
 /// A loader without the kernel's BTF. aya reads and parses all of it whenever a loader is made, which
@@ -323,25 +331,32 @@ impl Attached {
 
     /// What was counted so far.
     pub fn counters(&mut self, host: &Host) -> Result<Counters, AttachError> {
+        let [rule_drops, policy_drops, lost, uncounted, of, left_out] = self.sums()?;
+        if self.programs.is_some() {
+            self.missed = missed(host);
+        }
+        let witnessed = || Witnessed {
+            attributed: (rule_drops + policy_drops).saturating_sub(self.before.attributed),
+            of: of.saturating_sub(self.before.of),
+        };
+        Ok(Counters {
+            rule_drops,
+            policy_drops,
+            lost,
+            left_out,
+            uncounted,
+            witnessed: self.witnessed.or_else(|| self.witness.then(witnessed)),
+            missed: self.missed,
+        })
+    }
+
+    /// The kernel's counters, of all processors together, in the order of `struct counters`.
+    fn sums(&self) -> Result<[u64; COUNTERS], AttachError> {
         let values = self
             .counters
             .get(&0, 0)
             .map_err(|error| AttachError::Map("COUNTERS", error.to_string()))?;
-        let sum = |index: usize| values.iter().map(|counters| counters[index]).sum();
-        if self.programs.is_some() {
-            self.missed = missed(host);
-        }
-        let (rule_drops, policy_drops) = (sum(0), sum(1));
-        let witnessed = || Witnessed { attributed: rule_drops + policy_drops, of: sum(4) };
-        Ok(Counters {
-            rule_drops,
-            policy_drops,
-            lost: sum(2),
-            left_out: sum(5),
-            uncounted: sum(3),
-            witnessed: self.witnessed.or_else(|| self.witness.then(witnessed)),
-            missed: self.missed,
-        })
+        Ok(array::from_fn(|index| values.iter().map(|counters| counters[index]).sum()))
     }
 
     /// What every rule and policy has dropped so far.
