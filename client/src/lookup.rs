@@ -5,9 +5,9 @@
 
 use crate::{
     cache::{self, Cache},
-    failure::Failure,
+    failure::{Failure, Refusal},
     host::read_limited,
-    server::{self, Answer, AskError, Http, Server},
+    server::{self, Age, Answer, AskError, Http, Server},
     signature::{self, Key},
 };
 use nfdrop_db::{BuildId, Record, Status};
@@ -63,7 +63,24 @@ pub async fn ask(
     server: &Server,
     build_id: &BuildId,
 ) -> (Result<Answer, AskError>, Option<String>) {
-    let answer = http.ask(server, build_id).await;
+    let asked = ask_once(http, settings, server, build_id, Age::Any).await;
+    match asked.0 {
+        // A cache on the way may have the one from before the other was made: both anew, once.
+        Err(AskError::Refused(Refusal::Signature { .. } | Refusal::Unsigned { .. })) => {
+            ask_once(http, settings, server, build_id, Age::New).await
+        }
+        _ => asked,
+    }
+}
+
+async fn ask_once(
+    http: &Http,
+    settings: &Settings,
+    server: &Server,
+    build_id: &BuildId,
+    age: Age,
+) -> (Result<Answer, AskError>, Option<String>) {
+    let answer = http.ask(server, build_id, age).await;
     let (Some(key), Ok(Answer::Record(_, bytes))) = (&settings.key, &answer) else {
         return (answer, None);
     };
@@ -71,7 +88,7 @@ pub async fn ask(
     if !answer.as_ref().is_ok_and(Answer::is_plan) {
         return (answer, None);
     }
-    match http.signature(server, build_id).await {
+    match http.signature(server, build_id, age).await {
         Ok(signature) => match key.verify(bytes, signature.as_deref()) {
             Ok(()) => (answer, signature),
             Err(why) => (Err(why.into()), None),

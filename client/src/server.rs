@@ -9,7 +9,7 @@ use crate::{
     signature,
 };
 use nfdrop_db::{BuildId, Record, Status};
-use reqwest::{Client, Response, StatusCode, Url, header, redirect};
+use reqwest::{Client, RequestBuilder, Response, StatusCode, Url, header, redirect};
 use std::{error::Error, fmt, str::FromStr, time::Duration};
 
 /// Most redirects followed.
@@ -81,6 +81,24 @@ pub enum AskError {
     NoAnswer(String),
 }
 
+/// How old an answer may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Age {
+    /// As the server says.
+    Any,
+    /// Caches on the way ask the server again.
+    New,
+}
+
+impl Age {
+    fn of(self, request: RequestBuilder) -> RequestBuilder {
+        match self {
+            Self::Any => request,
+            Self::New => request.header(header::CACHE_CONTROL, "no-cache"),
+        }
+    }
+}
+
 /// The HTTP side, for all servers.
 #[derive(Debug, Clone)]
 pub struct Http {
@@ -115,9 +133,14 @@ impl Http {
     }
 
     /// Asks `server` for the plan of `build_id`.
-    pub async fn ask(&self, server: &Server, build_id: &BuildId) -> Result<Answer, AskError> {
+    pub async fn ask(
+        &self,
+        server: &Server,
+        build_id: &BuildId,
+        age: Age,
+    ) -> Result<Answer, AskError> {
         let url = format!("{server}/buildid/{build_id}/plan");
-        let request = self.client.get(url).header(header::ACCEPT, "application/json");
+        let request = age.of(self.client.get(url)).header(header::ACCEPT, "application/json");
         let mut response = request.send().await.map_err(|error| self.no_answer(&error))?;
         match response.status() {
             StatusCode::OK => {}
@@ -134,9 +157,10 @@ impl Http {
         &self,
         server: &Server,
         build_id: &BuildId,
+        age: Age,
     ) -> Result<Option<String>, AskError> {
         let url = format!("{server}/buildid/{build_id}/plan.minisig");
-        let sent = self.client.get(url).send().await;
+        let sent = age.of(self.client.get(url)).send().await;
         let mut response = sent.map_err(|error| self.no_answer(&error))?;
         match response.status() {
             StatusCode::OK => {}

@@ -26,6 +26,6 @@ pub use plan::{
     Plan, PlanError, Probe, Reg, SCHEMA, SYMBOL, Share,
 };
 pub use provenance::Provenance;
-pub use record::{Permanence, Reason, Record, RecordError, Status};
+pub use record::{Newer, Permanence, Reason, Record, RecordError, Status};
 #[cfg(feature = "sqlite")]
 pub use store::{Store, StoreError};

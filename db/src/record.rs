@@ -178,6 +178,37 @@ pub enum RecordError {
     NotCanonical,
 }
 
+/// What this program can tell of a record whose plan has a newer schema than its own: enough to hand on
+/// its bytes as they are, not enough to use them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Newer {
+    /// Of which build it says it is.
+    pub build_id: BuildId,
+    /// The schema of its plan.
+    pub schema: u64,
+}
+
+impl Newer {
+    /// Where these bytes are such a record, as far as can be told.
+    pub fn of(bytes: &[u8]) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Outside {
+            build_id: BuildId,
+            status: Status,
+            plan: PlanSchema,
+        }
+        if bytes.len() > Record::MAX_BYTES || bytes.iter().any(u8::is_ascii_control) {
+            return None;
+        }
+        let Outside { build_id, status, plan } = serde_json::from_slice(bytes).ok()?;
+        let begin = format!(r#"{{"build_id":"{build_id}""#);
+        let fits = status == Status::Resolved
+            && plan.schema > u64::from(plan::SCHEMA)
+            && bytes.starts_with(begin.as_bytes());
+        fits.then_some(Self { build_id, schema: plan.schema })
+    }
+}
+
 impl Record {
     /// Longest record accepted, in bytes.
     pub const MAX_BYTES: usize = 256 << 10;

@@ -4,7 +4,7 @@
 //! connections; the rest wait in line, inside the request's time. [`Database::follow`] keeps up with what
 //! others write, and with another database that is moved onto this one.
 
-use crate::snapshot::{Held, Holder, Snapshot, Tally};
+use crate::snapshot::{Held, Holder, Snapshot, State, Tally};
 use nfdrop_db::{
     BuildId,
     store::{FileId, Log, Store, StoreError, Watcher, log_of},
@@ -223,7 +223,7 @@ impl Database {
         store: &Store,
         before: &Snapshot,
     ) -> Result<(), StoreError> {
-        let mut new = vec![];
+        let (mut new, mut newer) = (vec![], 0_u64);
         loop {
             let (changed, after) = &follower.last;
             let page = store.changed_after(*changed, after.as_ref(), PAGE)?;
@@ -231,12 +231,20 @@ impl Database {
             follower.last = (last.changed, Some(last.build_id.clone()));
             for stored in &page {
                 let (held, error) = follower.holder.hold(stored);
-                if let Some(error) = error {
+                if held.state != State::Broken {
+                    newer += u64::from(error.is_some());
+                } else if let Some(error) = error {
                     let build_id = &stored.build_id;
                     tracing::error!(%build_id, %error, "stored record is broken: index its package again");
                 }
                 new.push(held);
             }
+        }
+        if newer > 0 {
+            tracing::warn!(
+                "{newer} plans are of a newer nfdrop: they are handed out as they are, and shown by no page; \
+                 update this server"
+            );
         }
         let next = Arc::new(before.with(new));
         *write(&self.inner.snapshot) = next;

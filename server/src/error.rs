@@ -11,7 +11,7 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use nfdrop_db::{BuildId, BuildIdError, Reason, RecordError};
+use nfdrop_db::{BuildId, BuildIdError, PlanError, Reason, RecordError};
 use serde::Serialize;
 use std::sync::Arc;
 
@@ -72,6 +72,18 @@ pub enum Error {
         /// How.
         source: RecordError,
     },
+    /// A stored record is of a newer nfdrop.
+    #[error(
+        "the plan of build {build_id} has schema {schema}, this server reads {}: it hands it out as it is, \
+         and makes nothing of it",
+        nfdrop_db::SCHEMA
+    )]
+    Newer {
+        /// Which build.
+        build_id: BuildId,
+        /// The schema of its plan.
+        schema: u64,
+    },
     /// The database cannot be read.
     #[error("the database cannot be read")]
     Database(#[from] QueryError),
@@ -87,6 +99,15 @@ pub struct Said {
 }
 
 impl Error {
+    /// Of a stored record that cannot be read.
+    pub(crate) fn of(build_id: &BuildId, source: RecordError) -> Self {
+        let build_id = build_id.clone();
+        match source {
+            RecordError::Plan(PlanError::NewerSchema(schema)) => Self::Newer { build_id, schema },
+            source => Self::Broken { build_id, source },
+        }
+    }
+
     fn parts(&self) -> (StatusCode, &'static str, &'static str) {
         match self {
             Self::BadBuildId(_) => (
@@ -148,6 +169,11 @@ impl Error {
                 StatusCode::SERVICE_UNAVAILABLE,
                 NOT_AT_ALL,
                 "try again in some seconds; the server's log says more",
+            ),
+            Self::Newer { .. } => (
+                StatusCode::NOT_IMPLEMENTED,
+                NOT_AT_ALL,
+                "/plan has it; whoever runs this server updates it",
             ),
             Self::Broken { .. } | Self::Database(_) => (
                 StatusCode::INTERNAL_SERVER_ERROR,

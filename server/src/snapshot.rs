@@ -6,7 +6,7 @@
 //!
 //! A snapshot never changes. The next one shares with it what both have.
 
-use nfdrop_db::{Reason, Record, RecordError, Status, store::Changed};
+use nfdrop_db::{Newer, PlanError, Reason, Record, RecordError, Status, store::Changed};
 use sha2::{Digest as _, Sha256};
 use std::{
     borrow::Borrow,
@@ -184,7 +184,8 @@ pub struct Holder {
 }
 
 impl Holder {
-    /// Checks a record, and holds it. What is wrong with a broken one is told.
+    /// Checks a record, and holds it. What is wrong with a broken one is told, and that one is newer than
+    /// this program.
     pub fn hold(&mut self, stored: &Changed) -> (Arc<Held>, Option<RecordError>) {
         let id = stored.build_id.to_string();
         let checked = Record::parse_canonical(&stored.record);
@@ -199,6 +200,12 @@ impl Holder {
                 (Some(&stored.record[..]), State::Unresolved(reason), None)
             }
             Ok(_) => (None, State::Broken, Some(RecordError::Contradiction)),
+            // A newer program has stored it, and newer clients read it: it is theirs to judge.
+            Err(error @ RecordError::Plan(PlanError::NewerSchema(_)))
+                if Newer::of(&stored.record).is_some_and(|of| of.build_id == stored.build_id) =>
+            {
+                (Some(&stored.record[..]), State::Resolved, Some(error))
+            }
             Err(error) => (None, State::Broken, Some(error)),
         };
         let nothing = || [BEGIN, id.as_bytes()].concat();
@@ -265,6 +272,19 @@ mod tests {
             assert_eq!(held.bytes(), record.to_bytes());
             assert_eq!(held.id(), record.build_id.to_string().as_bytes());
         }
+    }
+
+    #[test]
+    fn what_a_newer_program_stored_is_held_as_it_is() {
+        let record = String::from_utf8(sample::resolved(id(1)).to_bytes()).unwrap();
+        let record = record.replace(r#""plan":{"schema":1,"#, r#""plan":{"schema":2,"new":{},"#);
+        let mut newer = Changed { build_id: id(1), changed: 0, record: record.into_bytes() };
+        let (held, error) = Holder::default().hold(&newer);
+        assert_eq!(error, Some(PlanError::NewerSchema(2).into()));
+        assert_eq!((held.state, held.bytes()), (State::Resolved, newer.record.clone()));
+        newer.build_id = id(2);
+        let (held, _) = Holder::default().hold(&newer);
+        assert_eq!(held.state, State::Broken, "of another build");
     }
 
     #[test]

@@ -4,7 +4,11 @@ use crate::{
     machine::{Ended, Machine, RUNNING, id},
     servers::Server,
 };
-use axum::{Router, routing::get};
+use axum::{
+    Router,
+    http::{HeaderMap, StatusCode},
+    routing::get,
+};
 use minisign::KeyPair;
 use nfdrop_db::sample;
 use std::io::Cursor;
@@ -54,6 +58,54 @@ async fn a_signed_plan_is_taken_and_kept_with_its_signature() {
     let other = KeyPair::generate_unencrypted_keypair().unwrap();
     machine.write("key.pub", other.pk.to_box().unwrap().to_string());
     let ended = ask(&machine, &server).await;
+    assert_eq!(
+        (ended.code, server.requests()),
+        (3, 6),
+        "both were asked for once more: {}",
+        ended.stderr
+    );
+}
+
+/// A cache between client and server: what it has of a path it hands out, unless it is told not to.
+#[tokio::test]
+async fn a_cache_on_the_way_may_be_behind() {
+    let keys = KeyPair::generate_unencrypted_keypair().unwrap();
+    let mut old = sample::resolved(id(RUNNING));
+    old.plan.as_mut().unwrap().probes[0].offset.0 += 1;
+    let old = old.to_bytes();
+    type Kept = Option<Option<Vec<u8>>>;
+    let (new, sign) = (plan(), |bytes: &[u8]| signature(&keys, bytes).into_bytes());
+    let (old_signed, new_signed) = (sign(&old), sign(&new));
+    // What the cache has of plan and signature; `Some(None)`: that there is none.
+    let cases: [(Kept, Kept); 3] =
+        [(Some(Some(old.clone())), None), (None, Some(Some(old_signed))), (None, Some(None))];
+    for (kept_plan, kept_signature) in cases {
+        let machine = trusting(&keys);
+        let answering = |kept: Kept, at_server: Vec<u8>| {
+            get(async move |headers: HeaderMap| {
+                let anew = headers.get("cache-control").is_some_and(|value| value == "no-cache");
+                match kept.filter(|_| !anew) {
+                    Some(kept) => kept.ok_or(StatusCode::NOT_FOUND),
+                    None => Ok(at_server),
+                }
+            })
+        };
+        let router = Router::new()
+            .route("/buildid/{id}/plan", answering(kept_plan, new.clone()))
+            .route("/buildid/{id}/plan.minisig", answering(kept_signature, new_signed.clone()));
+        let server = Server::routing(router).await;
+        let ended = ask(&machine, &server).await;
+        assert_eq!((ended.code, ended.stderr.as_str()), (0, ""));
+        assert_eq!(server.requests(), 4, "both, and both anew");
+        // The plan that was let in is the new one.
+        assert_eq!((ask(&machine, &server).await.stdout, server.requests()), (ended.stdout, 4));
+    }
+    // Where the server itself has such a pair there is no third time.
+    let router = Router::new()
+        .route("/buildid/{id}/plan", get(async move || old))
+        .route("/buildid/{id}/plan.minisig", get(async move || new_signed));
+    let server = Server::routing(router).await;
+    let ended = ask(&trusting(&keys), &server).await;
     assert_eq!((ended.code, server.requests()), (3, 4), "{}", ended.stderr);
 }
 

@@ -69,6 +69,26 @@ fn unknown_members_are_refused() {
 }
 
 #[test]
+fn of_a_newer_record_as_much_is_told_as_it_takes_to_hand_it_on() {
+    let text = String::from_utf8(record().to_bytes()).unwrap();
+    let id = record().build_id;
+    let future = text.replace(r#""plan":{"schema":1,"#, r#""plan":{"schema":7,"more":[{}],"#);
+    assert_eq!(Newer::of(future.as_bytes()), Some(Newer { build_id: id, schema: 7 }));
+    let also = future.replace(r#","plan""#, r#","more":1,"plan""#);
+    assert!(Newer::of(also.as_bytes()).is_some());
+    for none in [
+        text,
+        future.replace(r#"{"build_id""#, r#"{ "build_id""#),
+        future.replace("\"resolved\"", "\"unresolved\""),
+        format!("{future}\n"),
+        future.replace("[{}]", &format!("\"{}\"", "a".repeat(Record::MAX_BYTES))),
+        String::new(),
+    ] {
+        assert_eq!(Newer::of(none.as_bytes()), None, "{none}");
+    }
+}
+
+#[test]
 fn a_newer_schema_says_so() {
     let newer = |bytes: &[u8]| Record::parse(bytes) == Err(PlanError::NewerSchema(2).into());
     assert!(newer(&changed("/plan/schema", json!(2))));

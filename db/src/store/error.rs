@@ -145,6 +145,11 @@ impl StoreError {
     /// Sorts SQLite's error codes.
     pub(super) fn from_sqlite(path: &Path, cause: rusqlite::Error) -> Self {
         let path = path.to_owned();
+        // Room for the shared memory beside it: SQLite calls this a failure of the disk.
+        let extended = cause.sqlite_error().map(|error| error.extended_code);
+        if extended == Some(rusqlite::ffi::SQLITE_IOERR_SHMSIZE) {
+            return Self::Full { path };
+        }
         match cause.sqlite_error_code() {
             Some(ErrorCode::CannotOpen | ErrorCode::PermissionDenied | ErrorCode::ReadOnly) => {
                 Self::Open { path, cause: cause.to_string() }

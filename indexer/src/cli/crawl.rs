@@ -210,8 +210,9 @@ async fn crawl(args: Args, progress: &Arc<Progress>) -> anyhow::Result<u8> {
     let store = crawl.store.clone();
     let summary = crawl.run(&survey, &selection, stop).await?;
     progress.finish();
-    let signed = signing::finish(&store)?;
+    // Also where what follows fails.
     say(summary.text(begun.elapsed().as_secs()).trim_end());
+    let signed = signing::finish(&store)?;
     if summary.suites.is_empty() {
         anyhow::bail!("no suite was found; check the mirror's URL");
     }

@@ -1,6 +1,7 @@
 //! `nfdrop-indexer export`.
 
 use super::put;
+use nfdrop_db::Store;
 use nfdrop_indexer::export::{Target, export};
 use std::path::PathBuf;
 
@@ -31,6 +32,8 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<u8> {
+    // What cannot be read is said before a directory is made.
+    drop(Store::open_read_only(&args.db)?);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let done = runtime.block_on(async {
         let target = Target::open(&args.place)?;

@@ -7,13 +7,13 @@ use crate::{
     error::Error,
 };
 use axum::{
-    extract::{Query, State, rejection::QueryRejection},
-    http::HeaderMap,
+    extract::{FromRequestParts, Query, State},
+    http::{HeaderMap, request::Parts},
     response::Response,
 };
 use nfdrop_db::{
     BuildId, Reason, Status,
-    store::{Cursor, KernelFilter, KernelRow},
+    store::{Cursor, KernelFilter, KernelRow, NoCursor},
 };
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -39,21 +39,38 @@ pub(super) struct Wanted {
     reason: Option<Reason>,
     /// Behind this one: `next` of the page before.
     #[param(pattern = "^([0-9a-f]{2}){4,64}:[^:]*:")]
-    pub(super) after: Option<String>,
+    after: Option<String>,
     /// At most so many, 1 to 1000.
     #[param(minimum = 1, maximum = 1000)]
-    pub(super) limit: Option<usize>,
+    limit: Option<usize>,
 }
 
-impl Wanted {
-    pub(super) fn filter(&self) -> KernelFilter {
-        KernelFilter {
-            distro: self.distro.clone(),
-            series: self.series.clone(),
-            flavour: self.flavour.clone(),
-            status: self.status,
-            reason: self.reason,
+/// [`Wanted`], read and checked: what each list of kernels begins with.
+#[derive(Debug)]
+pub(super) struct Page {
+    /// Which kernels.
+    pub(super) filter: KernelFilter,
+    /// Behind this one.
+    pub(super) after: Option<Cursor>,
+    /// At most so many.
+    pub(super) limit: usize,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Page {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Error> {
+        let wanted = Query::<Wanted>::from_request_parts(parts, state).await;
+        let Query(wanted) = wanted.map_err(|error| Error::BadQuery(error.body_text()))?;
+        let Wanted { distro, series, flavour, status, reason, after, limit } = wanted;
+        let limit = limit.unwrap_or(PAGE);
+        if !(1..=MAX_PAGE).contains(&limit) {
+            let what = format!("a page has 1 to {MAX_PAGE} kernels, found {limit}");
+            return Err(Error::BadQuery(what));
         }
+        let after = after.map(|text| text.parse()).transpose();
+        let after = after.map_err(|error: NoCursor| Error::BadQuery(error.to_string()))?;
+        Ok(Self { filter: KernelFilter { distro, series, flavour, status, reason }, after, limit })
     }
 }
 
@@ -113,33 +130,14 @@ impl Kernels {
 )]
 pub(super) async fn get(
     State(app): State<App>,
-    wanted: Result<Query<Wanted>, QueryRejection>,
+    Page { filter, after, limit }: Page,
     headers: HeaderMap,
 ) -> Result<Response, Error> {
-    let Query(wanted) = wanted.map_err(|error| Error::BadQuery(error.body_text()))?;
-    let (limit, after) = paging(wanted.limit, wanted.after.as_deref())?;
-    let filter = wanted.filter();
     let rows = app
         .database()
         .query(move |store| store.kernels(&filter, after.as_ref(), limit + 1))
         .await?;
     json(&Kernels::page(rows, limit), &app, &headers)
-}
-
-/// How many, and behind which one.
-pub(super) fn paging(
-    limit: Option<usize>,
-    after: Option<&str>,
-) -> Result<(usize, Option<Cursor>), Error> {
-    let limit = limit.unwrap_or(PAGE);
-    if !(1..=MAX_PAGE).contains(&limit) {
-        return Err(Error::BadQuery(format!("a page has 1 to {MAX_PAGE} kernels, found {limit}")));
-    }
-    let after = after.map(str::parse).transpose();
-    Ok((
-        limit,
-        after.map_err(|error: nfdrop_db::store::NoCursor| Error::BadQuery(error.to_string()))?,
-    ))
 }
 
 /// What a crawl may change any time.

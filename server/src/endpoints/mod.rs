@@ -90,9 +90,13 @@ impl Known {
     fn record(&self, build_id: &BuildId) -> Result<Record, Error> {
         match self {
             Self::Here(held) if held.state == State::Broken => Err(broken(build_id)),
-            Self::Here(held) => Record::parse_canonical(&held.bytes())
-                .map_err(|source| Error::Broken { build_id: build_id.clone(), source }),
-            Self::Elsewhere(remote) => Ok(remote.record.clone()),
+            Self::Here(held) => {
+                Record::parse_canonical(&held.bytes()).map_err(|source| Error::of(build_id, source))
+            }
+            Self::Elsewhere(remote) => remote
+                .record
+                .clone()
+                .map_err(|newer| Error::Newer { build_id: build_id.clone(), schema: newer.schema }),
         }
     }
 }

@@ -1,12 +1,8 @@
 //! `GET /v1/unresolved`: kernels without a plan, and why.
 
-use super::kernels::{Kernels, Wanted, json, paging};
+use super::kernels::{Kernels, Page, Wanted, json};
 use crate::{app::App, error::Error};
-use axum::{
-    extract::{Query, State, rejection::QueryRejection},
-    http::HeaderMap,
-    response::Response,
-};
+use axum::{extract::State, http::HeaderMap, response::Response};
 use nfdrop_db::{Permanence, Reason, Status, store::Failure};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -65,12 +61,9 @@ pub(super) struct Unresolved {
 )]
 pub(super) async fn get(
     State(app): State<App>,
-    wanted: Result<Query<Wanted>, QueryRejection>,
+    Page { mut filter, after, limit }: Page,
     headers: HeaderMap,
 ) -> Result<Response, Error> {
-    let Query(wanted) = wanted.map_err(|error| Error::BadQuery(error.body_text()))?;
-    let (limit, after) = paging(wanted.limit, wanted.after.as_deref())?;
-    let mut filter = wanted.filter();
     // Resolved ones are asked for: there are none here.
     let none = filter.status.replace(Status::Unresolved) == Some(Status::Resolved);
     let read = move |store: &nfdrop_db::Store| {

@@ -67,8 +67,7 @@ pub(super) async fn get(
         let title = "Never seen";
         return Ok(Page::new(title, never_seen(&build_id)).below().refuse(StatusCode::NOT_FOUND));
     };
-    let record = Record::parse_canonical(&bytes)
-        .map_err(|source| Error::Broken { build_id: build_id.clone(), source })?;
+    let record = Record::parse_canonical(&bytes).map_err(|source| Error::of(&build_id, source))?;
     let shown = Shown { record, packages, picture };
     let title = releases(&shown.packages);
     Ok(Page::new(title, page(&shown, host(&headers))).below().answer(&shared, &headers))

@@ -117,16 +117,14 @@ fn read(path: &Path, id: &BuildId) -> Option<(Remote, bool)> {
     let content = fs::read(path).ok()?;
     let end = memchr::memchr(b'\n', &content)?;
     let signature = String::from_utf8(content[end + 1..].to_vec()).ok()?;
-    let record = Record::parse_canonical(&content[..end]).ok();
-    let Some(record) = record.filter(|record| record.build_id == *id) else {
+    let signature = Some(signature).filter(|text| !text.is_empty());
+    let Ok(remote) = Remote::new(id, content[..end].to_vec().into(), signature) else {
         let _ = fs::remove_file(path);
         return None;
     };
-    let bytes = content[..end].to_vec().into();
-    let signature = Some(signature).filter(|text| !text.is_empty());
     // A clock that was set back makes it fresh for longer, nothing else.
     let fresh = age.map_or(true, |age| age < FRESH);
-    Some((Remote::new(record, bytes, signature), fresh))
+    Some((remote, fresh))
 }
 
 #[cfg(test)]
@@ -136,9 +134,9 @@ mod tests {
 
     fn remote(number: u8) -> (BuildId, Remote) {
         let id = BuildId::from_bytes(&[number; 20]).unwrap();
-        let record = sample::resolved(id.clone());
-        let bytes = record.to_bytes().into();
-        (id, Remote::new(record, bytes, Some(format!("signature\nof {number}\n"))))
+        let bytes = sample::resolved(id.clone()).to_bytes().into();
+        let remote = Remote::new(&id, bytes, Some(format!("signature\nof {number}\n"))).unwrap();
+        (id, remote)
     }
 
     #[tokio::test]

@@ -16,7 +16,7 @@ use crate::{metrics::Metrics, snapshot::State};
 use axum::body::Bytes;
 use minisign_verify::{PublicKey, Signature};
 use moka::{Expiry, future::Cache};
-use nfdrop_db::{BuildId, Provenance, Record, Status};
+use nfdrop_db::{BuildId, Newer, PlanError, Provenance, Record, RecordError, Status};
 use reqwest::{Client, Response, StatusCode, Url, redirect};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
@@ -85,8 +85,8 @@ pub struct Remote {
     pub bytes: Bytes,
     /// The first half of their SHA-256.
     pub tag: [u8; 16],
-    /// The record.
-    pub record: Record,
+    /// The record, or what can be told of one that only a newer nfdrop reads. It is handed on as it came.
+    pub record: Result<Record, Newer>,
     /// The signature over its bytes, as it came.
     pub signature: Option<String>,
 }
@@ -94,13 +94,25 @@ pub struct Remote {
 impl Remote {
     /// In a word.
     pub fn state(&self) -> State {
-        self.record.reason.map_or(State::Resolved, State::Unresolved)
+        let reason = self.record.as_ref().ok().and_then(|record| record.reason);
+        reason.map_or(State::Resolved, State::Unresolved)
     }
 
-    fn new(record: Record, bytes: Bytes, signature: Option<String>) -> Self {
+    /// Of bytes that have to be this build's record.
+    fn new(id: &BuildId, bytes: Bytes, signature: Option<String>) -> Result<Self, RecordError> {
+        let record = match (Record::parse_canonical(&bytes), Newer::of(&bytes)) {
+            (Ok(record), _) => Ok(record),
+            (Err(RecordError::Plan(PlanError::NewerSchema(_))), Some(newer)) => Err(newer),
+            (Err(error), _) => return Err(error),
+        };
+        let of = record.as_ref().map_or_else(|newer| &newer.build_id, |record| &record.build_id);
+        if of != id {
+            let (record, plan) = (of.clone(), id.clone());
+            return Err(RecordError::OtherBuild { record, plan });
+        }
         let mut tag = [0; 16];
         tag.copy_from_slice(&Sha256::digest(&bytes)[..16]);
-        Self { bytes, tag, record, signature }
+        Ok(Self { bytes, tag, record, signature })
     }
 }
 
@@ -130,7 +142,7 @@ impl Expiry<(BuildId, u8), Found> for Lifetime {
         _: Instant,
     ) -> Option<Duration> {
         Some(match found {
-            Found::Record(remote) if remote.record.status == Status::Resolved => A_DAY,
+            Found::Record(remote) if remote.state() == State::Resolved => A_DAY,
             _ => MINUTES,
         })
     }
@@ -312,10 +324,14 @@ impl Upstream {
         }
         // A plan in a batch has no signature with it: where one is wanted, it is asked for alone.
         let record = serde_json::to_vec(&result["record"]).unwrap_or_default();
-        let record = Record::parse(&record);
         self.inner.key.is_none()
-            && record
-                .is_ok_and(|record| record.build_id.to_string() == id && record.status == status)
+            && match Record::parse(&record) {
+                Ok(record) => record.build_id.to_string() == id && record.status == status,
+                Err(RecordError::Plan(PlanError::NewerSchema(_))) => {
+                    result["record"]["build_id"] == id && status == Status::Resolved
+                }
+                Err(_) => false,
+            }
     }
 
     async fn ask_for_plan(&self, id: &BuildId, hops: u8) -> Result<Found, NoAnswer> {
@@ -340,20 +356,17 @@ impl Upstream {
         let Some(bytes) = self.fetch(server, &path, hops, Record::MAX_BYTES).await? else {
             return Ok(None);
         };
-        let record = Record::parse_canonical(&bytes).map_err(|error| error.to_string())?;
-        if record.build_id != *id {
-            return Err(format!("it sent the record of build {}", record.build_id));
-        }
+        let mut remote = Remote::new(id, bytes, None).map_err(|error| error.to_string())?;
         let path = format!("{path}.minisig");
         let signature = self.fetch(server, &path, hops, MAX_SIGNATURE).await?;
-        let signature = signature.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-        if let (Some(key), Status::Resolved) = (&self.inner.key, record.status) {
-            let text = signature.as_deref().ok_or("its plan is not signed")?;
+        remote.signature = signature.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        if let (Some(key), State::Resolved) = (&self.inner.key, remote.state()) {
+            let text = remote.signature.as_deref().ok_or("its plan is not signed")?;
             Signature::decode(text)
-                .and_then(|signature| key.verify(&bytes, &signature, false))
+                .and_then(|signature| key.verify(&remote.bytes, &signature, false))
                 .map_err(|error| format!("its signature is refused: {error}"))?;
         }
-        Ok(Some(Remote::new(record, bytes, signature)))
+        Ok(Some(remote))
     }
 
     async fn provenance_from(

@@ -82,6 +82,46 @@ async fn what_another_server_knows_is_handed_on_with_its_bytes_and_signature() {
 }
 
 #[tokio::test]
+async fn a_plan_of_a_newer_nfdrop_is_handed_on_as_it_is() {
+    let (there, here) = (far(), Data::new());
+    let record = String::from_utf8(sample::resolved(id(FAR)).to_bytes()).unwrap();
+    let newer = record.replace(r#""plan":{"schema":1,"#, r#""plan":{"schema":2,"new":{},"#);
+    assert_ne!(newer, record);
+    let raw = rusqlite::Connection::open(there.path()).unwrap();
+    let sql = "UPDATE builds SET record = ?1 WHERE build_id = ?2";
+    assert_eq!(raw.execute(sql, (newer.as_bytes(), FAR)).unwrap(), 1);
+    let other = Server::start(&there);
+    let folder = tempfile::tempdir().unwrap();
+    let cache = folder.path().join("cache");
+    let url = other.url("");
+    let arguments = ["--upstream", &url, "--upstream-cache", cache.to_str().unwrap()];
+    let server = Server::with(&here, &arguments);
+    let path = |artifact: &str| format!("/buildid/{FAR}/{artifact}");
+    for server in [&other, &server] {
+        let plan = get(server, &path("plan")).await;
+        assert_eq!(plan.headers()["cache-control"], "public, max-age=86400");
+        assert_eq!(plan.text().await.unwrap(), newer);
+        assert_eq!(get(server, &path("plan.minisig")).await.status(), StatusCode::OK);
+        let script = get(server, &path("nfdrop.bt")).await;
+        assert_eq!(script.status(), StatusCode::NOT_IMPLEMENTED);
+        let text = script.text().await.unwrap();
+        insta::allow_duplicates! {
+            insta::assert_snapshot!(text, @r#"{"error":"the plan of build aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa has schema 2, this server reads 1: it hands it out as it is, and makes nothing of it","hint":"/plan has it; whoever runs this server updates it"}"#);
+        }
+        for only in ["", r#","only":"status""#] {
+            let question = format!(r#"{{"build_ids":["{FAR}"]{only}}}"#);
+            let answer = client().post(server.url("/v1/plans")).body(question).send().await;
+            let text = answer.unwrap().text().await.unwrap();
+            assert!(text.contains(r#""status":"resolved""#), "{text}");
+            assert_eq!(text.contains(r#""schema":2"#), only.is_empty(), "{text}");
+        }
+    }
+    drop((server, other));
+    let alone = Server::with(&here, &arguments);
+    assert_eq!(get(&alone, &path("plan")).await.text().await.unwrap(), newer);
+}
+
+#[tokio::test]
 async fn answers_outlive_the_other_server_and_this_one() {
     let (there, here) = (far(), Data::new());
     let folder = tempfile::tempdir().unwrap();

@@ -7,7 +7,7 @@ use std::{future::pending, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    sync::oneshot,
+    sync::{mpsc, oneshot, watch},
 };
 
 async fn start(
@@ -24,6 +24,24 @@ async fn start(
 
 fn hello() -> Router {
     Router::new().route("/", get(async || "hello"))
+}
+
+/// A handler that says when it was entered, and answers when it is let.
+struct Slow {
+    router: Router,
+    entered: mpsc::Receiver<()>,
+    release: watch::Sender<bool>,
+}
+
+fn slow() -> Slow {
+    let (enter, entered) = mpsc::channel::<()>(1);
+    let (release, released) = watch::channel(false);
+    let handler = async move || {
+        enter.send(()).await.unwrap();
+        released.clone().wait_for(|released| *released).await.unwrap();
+        "finished"
+    };
+    Slow { router: Router::new().route("/", get(handler)), entered, release }
 }
 
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n";
@@ -85,19 +103,12 @@ async fn who_is_idle_for_longest_makes_place() {
 
 #[tokio::test]
 async fn who_is_busy_is_waited_for() {
-    let (entered, mut has_entered) = tokio::sync::mpsc::channel::<()>(1);
-    let (release, released) = tokio::sync::watch::channel(false);
-    let slow = async move || {
-        entered.send(()).await.unwrap();
-        released.clone().wait_for(|released| *released).await.unwrap();
-        "finished"
-    };
-    let router = Router::new().route("/", get(slow));
+    let Slow { router, mut entered, release } = slow();
     let limits = Limits { connections: 1, ..Limits::default() };
     let (address, _stop, _) = start(limits, router).await;
     let mut first = TcpStream::connect(&address).await.unwrap();
     first.write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await.unwrap();
-    has_entered.recv().await.unwrap();
+    entered.recv().await.unwrap();
     let mut second = TcpStream::connect(&address).await.unwrap();
     second.write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await.unwrap();
     release.send(true).unwrap();
@@ -120,21 +131,13 @@ async fn an_answer_that_takes_too_long_is_503() {
 
 #[tokio::test]
 async fn shutting_down_finishes_what_is_under_way_and_only_that() {
-    let (entered, mut has_entered) = tokio::sync::mpsc::channel::<()>(1);
-    let (release, released) = tokio::sync::watch::channel(false);
-    let slow = async move || {
-        entered.send(()).await.unwrap();
-        released.clone().wait_for(|released| *released).await.unwrap();
-        "finished"
-    };
-    let router = Router::new()
-        .route("/", get(slow))
-        .route("/never", get(async || pending::<&'static str>().await));
+    let Slow { router, mut entered, release } = slow();
+    let router = router.route("/never", get(async || pending::<&'static str>().await));
     let limits = Limits { request: Duration::from_millis(200), ..Limits::default() };
     let (address, stop, served) = start(limits, router).await;
     let mut under_way = TcpStream::connect(&address).await.unwrap();
     under_way.write_all(REQUEST).await.unwrap();
-    has_entered.recv().await.unwrap();
+    entered.recv().await.unwrap();
     let mut hopeless = TcpStream::connect(&address).await.unwrap();
     hopeless.write_all(b"GET /never HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
     stop.send(()).unwrap();

@@ -1,10 +1,11 @@
 //! The server as a process: starting, refusing to start, ending.
 
-use crate::support::{Data, Server};
+use crate::support::{Data, RESOLVED, Server};
 use std::{
-    io::Read,
-    net::TcpListener,
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
     process::{Command, Output},
+    sync::atomic::{AtomicUsize, Ordering},
 };
 
 fn run(arguments: &[&str]) -> Output {
@@ -24,7 +25,23 @@ fn wrong_databases_are_refused() {
         .unwrap();
     let foreign = rusqlite::Connection::open(path("foreign")).unwrap();
     foreign.execute_batch("CREATE TABLE builds (a); PRAGMA application_id = 7").unwrap();
+    for (name, version) in [("newer", 99), ("older", 2)] {
+        let data = Data::new();
+        let path = path(name);
+        if version == 99 {
+            std::fs::copy(data.path(), &path).unwrap();
+            let newer = rusqlite::Connection::open(&path).unwrap();
+            newer.pragma_update(None, "user_version", 99).unwrap();
+        } else {
+            data.store.write_older(&path, version);
+        }
+    }
     for (name, says) in [
+        (
+            "newer",
+            "has schema 99, this program reads 3: it is newer than this program; take a newer",
+        ),
+        ("older", "has schema 2, this program reads 3: run `nfdrop-indexer db migrate --db "),
         ("missing", "cannot open the database"),
         ("text", "is not a database"),
         ("foreign", "is a database, but not nfdrop's"),
@@ -64,6 +81,46 @@ fn signals_end_it_cleanly() {
         server.stderr.read_to_string(&mut rest).unwrap();
         assert_eq!(rest, "shutting down, answers under way are finished\n");
     }
+}
+
+#[test]
+fn a_kill_changes_nothing_and_the_next_one_serves() {
+    let data = Data::new();
+    let content = data.store.content_dump().unwrap();
+    // What was written is in the file itself.
+    assert!(data.store.finish().unwrap());
+    let before = std::fs::read(data.path()).unwrap();
+    for _ in 0..5 {
+        let server = Server::start(&data);
+        let answered = AtomicUsize::new(0);
+        let ask = |path: &str| -> Option<String> {
+            let mut stream = TcpStream::connect(&server.address).ok()?;
+            write!(stream, "GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").ok()?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).ok()?;
+            (!answer.is_empty()).then_some(answer)
+        };
+        std::thread::scope(|scope| {
+            for path in [format!("/buildid/{RESOLVED}/plan"), "/v1/kernels".to_owned()] {
+                let (ask, answered) = (&ask, &answered);
+                scope.spawn(move || {
+                    // Until it is gone.
+                    while let Some(answer) = ask(&path) {
+                        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+                        answered.fetch_add(1, Ordering::SeqCst);
+                    }
+                });
+            }
+            while answered.load(Ordering::SeqCst) < 200 {
+                std::thread::yield_now();
+            }
+            let pid = server.child.id().to_string();
+            assert!(Command::new("kill").args(["-s", "KILL", &pid]).status().unwrap().success());
+        });
+    }
+    assert_eq!(std::fs::read(data.path()).unwrap(), before);
+    assert_eq!(data.store.check().unwrap(), Vec::<String>::new());
+    assert_eq!(data.store.content_dump().unwrap(), content);
 }
 
 #[test]
