@@ -29,6 +29,8 @@ fn wrong_databases_are_refused() {
         let data = Data::new();
         let path = path(name);
         if version == 99 {
+            // Into the file itself.
+            assert!(data.store.finish().unwrap());
             std::fs::copy(data.path(), &path).unwrap();
             let newer = rusqlite::Connection::open(&path).unwrap();
             newer.pragma_update(None, "user_version", 99).unwrap();
