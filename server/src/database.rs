@@ -4,10 +4,13 @@
 //! connections; the rest wait in line, inside the request's time. [`Database::follow`] keeps up with what
 //! others write, and with another database that is moved onto this one.
 
-use crate::snapshot::{Held, Holder, Snapshot, State, Tally};
+use crate::snapshot::{Checked, Held, Holder, Snapshot, State, Tally};
 use nfdrop_db::{
     BuildId,
     store::{FileId, Log, Store, StoreError, Watcher, log_of},
+};
+use rayon::iter::{
+    IndexedParallelIterator as _, IntoParallelRefIterator as _, ParallelIterator as _,
 };
 use std::{
     io,
@@ -23,7 +26,9 @@ use tokio::{sync::Semaphore, task, time};
 /// Queries that run at the same time.
 const QUERIES: usize = 8;
 /// Records read at a time.
-const PAGE: usize = 1000;
+const PAGE: usize = 4096;
+/// Fewest records that are worth another processor.
+const AT_LEAST: usize = 64;
 /// How often it is looked whether there is something new. Costs a few microseconds.
 const LOOK: Duration = Duration::from_millis(100);
 /// How long a database may be out of reach before this server calls itself not ready.
@@ -224,13 +229,20 @@ impl Database {
         before: &Snapshot,
     ) -> Result<(), StoreError> {
         let (mut new, mut newer) = (vec![], 0_u64);
-        loop {
-            let (changed, after) = &follower.last;
-            let page = store.changed_after(*changed, after.as_ref(), PAGE)?;
-            let Some(last) = page.last() else { break };
-            follower.last = (last.changed, Some(last.build_id.clone()));
-            for stored in &page {
-                let (held, error) = follower.holder.hold(stored);
+        let mut last = follower.last.clone();
+        let next_page = |(changed, after): &(i64, Option<BuildId>)| {
+            store.changed_after(*changed, after.as_ref(), PAGE)
+        };
+        let mut page = next_page(&last)?;
+        while let Some(end) = page.last() {
+            last = (end.changed, Some(end.build_id.clone()));
+            // On all processors, while the next page is read.
+            let (checked, following) = rayon::join(
+                || page.par_iter().with_min_len(AT_LEAST).map(Checked::new).collect::<Vec<_>>(),
+                || next_page(&last),
+            );
+            for (stored, checked) in page.iter().zip(checked) {
+                let (held, error) = follower.holder.hold(checked);
                 if held.state != State::Broken {
                     newer += u64::from(error.is_some());
                 } else if let Some(error) = error {
@@ -239,7 +251,10 @@ impl Database {
                 }
                 new.push(held);
             }
+            page = following?;
         }
+        // Where that failed, all of it is read again.
+        follower.last = last;
         if newer > 0 {
             tracing::warn!(
                 "{newer} plans are of a newer nfdrop: they are handed out as they are, and shown by no page; \

@@ -12,6 +12,7 @@ use std::{
     borrow::Borrow,
     collections::{BTreeMap, HashMap, HashSet},
     hash::{Hash, Hasher},
+    ops::Range,
     sync::{Arc, Weak},
 };
 
@@ -183,10 +184,21 @@ pub struct Holder {
     sweep: usize,
 }
 
-impl Holder {
-    /// Checks a record, and holds it. What is wrong with a broken one is told, and that one is newer than
-    /// this program.
-    pub fn hold(&mut self, stored: &Changed) -> (Arc<Held>, Option<RecordError>) {
+/// A record that was checked, and is not yet held.
+#[derive(Debug)]
+pub struct Checked {
+    bytes: Vec<u8>,
+    digits: u8,
+    /// Where the shared part begins and ends.
+    shared: Range<usize>,
+    tag: [u8; 16],
+    state: State,
+    error: Option<RecordError>,
+}
+
+impl Checked {
+    /// Checks a record. That is nearly all of the work, and can be done for many of them at once.
+    pub fn new(stored: &Changed) -> Self {
         let id = stored.build_id.to_string();
         let checked = Record::parse_canonical(&stored.record);
         let (bytes, state, error) = match checked {
@@ -214,15 +226,23 @@ impl Holder {
         let mut tag = [0; 16];
         tag.copy_from_slice(&digest[..16]);
         let find = |what: &[u8]| memchr::memmem::rfind(&bytes, what);
-        let (cut, end) = match (find(LAYOUT), find(EVIDENCE)) {
-            (Some(begin), Some(end)) if begin < end => (begin, end),
-            _ => (bytes.len(), bytes.len()),
+        let shared = match (find(LAYOUT), find(EVIDENCE)) {
+            (Some(begin), Some(end)) if begin < end => begin..end,
+            _ => bytes.len()..bytes.len(),
         };
+        Self { bytes, digits: id.len() as u8, shared, tag, state, error }
+    }
+}
+
+impl Holder {
+    /// Holds a record. What is wrong with a broken one is told, and that one is newer than this program.
+    pub fn hold(&mut self, checked: Checked) -> (Arc<Held>, Option<RecordError>) {
+        let Checked { bytes, digits, shared, tag, state, error } = checked;
         let held = Held {
-            own: [&bytes[..cut], &bytes[end..]].concat().into(),
-            digits: id.len() as u8,
-            cut: cut as u32,
-            shared: self.share(&bytes[cut..end]),
+            own: [&bytes[..shared.start], &bytes[shared.end..]].concat().into(),
+            digits,
+            cut: shared.start as u32,
+            shared: self.share(&bytes[shared]),
             tag,
             state,
         };
@@ -257,7 +277,7 @@ mod tests {
     }
 
     fn hold(holder: &mut Holder, record: &Record) -> Arc<Held> {
-        let (held, error) = holder.hold(&stored(record));
+        let (held, error) = holder.hold(Checked::new(&stored(record)));
         assert_eq!(error, None);
         held
     }
@@ -279,11 +299,11 @@ mod tests {
         let record = String::from_utf8(sample::resolved(id(1)).to_bytes()).unwrap();
         let record = record.replace(r#""plan":{"schema":1,"#, r#""plan":{"schema":2,"new":{},"#);
         let mut newer = Changed { build_id: id(1), changed: 0, record: record.into_bytes() };
-        let (held, error) = Holder::default().hold(&newer);
+        let (held, error) = Holder::default().hold(Checked::new(&newer));
         assert_eq!(error, Some(PlanError::NewerSchema(2).into()));
         assert_eq!((held.state, held.bytes()), (State::Resolved, newer.record.clone()));
         newer.build_id = id(2);
-        let (held, _) = Holder::default().hold(&newer);
+        let (held, _) = Holder::default().hold(Checked::new(&newer));
         assert_eq!(held.state, State::Broken, "of another build");
     }
 
@@ -304,7 +324,7 @@ mod tests {
         other.build_id = id(2);
         let garbage = Changed { build_id: id(3), changed: 0, record: b"{}".to_vec() };
         for wrong in [other, garbage] {
-            let (held, error) = holder.hold(&wrong);
+            let (held, error) = holder.hold(Checked::new(&wrong));
             assert!(error.is_some());
             assert_eq!(held.state, State::Broken);
             assert_eq!(held.id(), wrong.build_id.to_string().as_bytes());
