@@ -1,8 +1,6 @@
 //! The alerts of the client's metrics, by Prometheus's own tool: that they can be read, that each is raised
 //! when it has to be, and none when all is well.
 
-#![expect(clippy::unwrap_used, reason = "a test ends where something is missing")]
-
 use nfdrop_tests::{debian::run, programs::tool};
 use std::{env, path::Path, process::Command};
 
