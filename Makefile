@@ -20,9 +20,9 @@ client-static: ## The client as one static file for every distribution; prints w
 	@ci/install-deps
 	@CARGO='$(CARGO)' ci/build-static nfdrop-client
 
-packages: ## .deb and .rpm of client and server, of static programs; prints where they are
+packages: ## .deb and .rpm of client, server and gate, of static programs; prints where they are
 	@ci/install-deps
-	@CARGO='$(CARGO)' ci/build-static nfdrop-client nfdrop-server nfdrop-indexer >&2
+	@CARGO='$(CARGO)' ci/build-static nfdrop-client nfdrop-server nfdrop-indexer nfdrop-ci >&2
 	@ci/build-packages "$${CARGO_TARGET_DIR:-target}/x86_64-unknown-linux-gnu/dist" target/packages
 
 reproducible: ## The static client built twice, in two folders: the same bytes, or it fails

@@ -20,10 +20,13 @@ use tempfile::TempDir;
 
 const FIRST: &str = "1.0.0";
 const SECOND: &str = "1.1.0";
-const PROGRAMS: [&str; 3] = ["nfdrop-client", "nfdrop-server", "nfdrop-indexer"];
-const PACKAGES: [&str; 2] = ["client", "server"];
+const PROGRAMS: [&str; 4] = ["nfdrop-client", "nfdrop-server", "nfdrop-indexer", "nfdrop-ci"];
+const PACKAGES: [&str; 3] = ["client", "server", "ci"];
+const NAMES: [&str; 3] = ["nfdrop-client", "nfdrop-server", "nfdrop-ci"];
+/// Those with configuration.
+const CONFIGURED: [&str; 2] = ["client", "server"];
 
-/// Debs and rpms of client and server in both versions, made once.
+/// Debs and rpms in both versions, made once.
 static MADE: LazyLock<TempDir> = LazyLock::new(|| {
     let folder = tempfile::tempdir().unwrap();
     fs::create_dir(folder.path().join("bin")).unwrap();
@@ -77,7 +80,9 @@ fn listing(package: &str) -> String {
         text.replace_range(at..end, "VERSION");
     }
     text += "conffiles:\n";
-    text += &said(Command::new("dpkg-deb").arg("-I").arg(&file).arg("conffiles"));
+    if CONFIGURED.contains(&package) {
+        text += &said(Command::new("dpkg-deb").arg("-I").arg(&file).arg("conffiles"));
+    }
     for line in files(&said(Command::new("dpkg-deb").arg("-c").arg(&file))) {
         // Neither size nor time, which are of the programs and of the commit.
         let words: Vec<_> = line.split_whitespace().collect();
@@ -243,31 +248,34 @@ fn debs_are_installed_run_upgraded_and_purged() {
     let debian = Debian::new().unwrap();
     let before = debian.paths().unwrap();
     let files = PACKAGES.map(|package| copied(&debian, &deb(package, FIRST)));
-    debian.says("dpkg", &["-i", &files[0], &files[1]]).unwrap();
+    debian.says("dpkg", &["-i", &files[0], &files[1], &files[2]]).unwrap();
     index_serve_and_ask(&debian, FIRST);
     pages_are_there(&debian);
-    for line in debian.says("dpkg", &["-V", "nfdrop-client", "nfdrop-server"]).unwrap().lines() {
+    for line in debian.says("dpkg", &["-V", NAMES[0], NAMES[1], NAMES[2]]).unwrap().lines() {
         panic!("not as packed: {line}");
     }
 
     let configured = configure(&debian);
-    let files = PACKAGES.map(|package| copied(&debian, &with_other_defaults(package)));
-    debian.says("dpkg", &["--force-confold", "-i", &files[0], &files[1]]).unwrap();
+    let files = PACKAGES.map(|package| {
+        let changed = CONFIGURED.contains(&package);
+        let file = if changed { with_other_defaults(package) } else { deb(package, SECOND) };
+        copied(&debian, &file)
+    });
+    debian.says("dpkg", &["--force-confold", "-i", &files[0], &files[1], &files[2]]).unwrap();
     let versions = ["-W", "-f", "${Version} ${db:Status-Status}\n", "nfdrop-*"];
     let installed = format!("{SECOND} installed\n");
-    assert_eq!(debian.says("dpkg-query", &versions).unwrap(), installed.repeat(2));
+    assert_eq!(debian.says("dpkg-query", &versions).unwrap(), installed.repeat(3));
     for (path, text) in &configured {
         assert_eq!(&fs::read_to_string(path).unwrap(), text, "{}", path.display());
     }
     index_serve_and_ask(&debian, SECOND);
 
-    let names = ["nfdrop-client", "nfdrop-server"];
-    debian.says("dpkg", &["-r", names[0], names[1]]).unwrap();
+    debian.says("dpkg", &["-r", NAMES[0], NAMES[1], NAMES[2]]).unwrap();
     let removed = debian.paths().unwrap();
     let kept = |path: &str| removed.contains(Path::new(path));
     assert!(!kept("usr/bin/nfdrop-client") && !kept("usr/bin/nfdrop-indexer"));
     assert!(kept("var/lib/nfdrop/nfdrop.sqlite") && kept("etc/default/nfdrop-client"));
-    debian.says("dpkg", &["-P", names[0], names[1]]).unwrap();
+    debian.says("dpkg", &["-P", NAMES[0], NAMES[1], NAMES[2]]).unwrap();
     let after = debian.paths().unwrap();
     // Copies that dpkg and useradd make before they change their files.
     let backup = |path: &Path| {
@@ -301,8 +309,7 @@ fn rpms_are_installed_run_upgraded_and_removed() {
         assert_eq!(&fs::read_to_string(path).unwrap(), text, "{}", path.display());
     }
     index_serve_and_ask(&debian, SECOND);
-    let names = ["nfdrop-client", "nfdrop-server"].map(PathBuf::from);
-    rpm_tool(&["-e"], &names);
+    rpm_tool(&["-e"], &NAMES.map(PathBuf::from));
     let after = debian.paths().unwrap();
     // rpm purges nothing: what was made there stays, and configuration that was changed, put aside.
     let stays = |path: &Path| {
