@@ -2,7 +2,6 @@
 //! folder, run there, upgraded, removed and purged; and the same with rpm.
 
 #![expect(clippy::unwrap_used, reason = "a test ends where something is missing")]
-#![expect(clippy::print_stdout, reason = "what was not run is said")]
 
 use nfdrop_tests::{
     corpus_dir,
@@ -10,6 +9,7 @@ use nfdrop_tests::{
     programs::directory,
 };
 use std::{
+    fmt::Write as _,
     fs,
     io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
@@ -86,7 +86,7 @@ fn listing(package: &str) -> String {
     for line in files(&said(Command::new("dpkg-deb").arg("-c").arg(&file))) {
         // Neither size nor time, which are of the programs and of the commit.
         let words: Vec<_> = line.split_whitespace().collect();
-        text += &format!("{} {} {}\n", words[0], words[1], words[5..].join(" "));
+        writeln!(text, "{} {} {}", words[0], words[1], words[5..].join(" ")).unwrap();
     }
     text
 }
@@ -98,9 +98,9 @@ fn what_is_in_them() {
         let ask =
             |arguments: &[&str]| said(Command::new("rpm").args(arguments).arg(rpm(package, FIRST)));
         let list = ask(&["-qp", "--qf", "[%{FILEMODES:perms} %{FILEUSERNAME} %{FILENAMES}\n]"]);
-        let mut text: String = files(&list).map(|line| format!("{line}\n")).collect();
-        text += &format!("configuration:\n{}", ask(&["-qpc"]));
-        text += &format!("recommended:\n{}", ask(&["-qp", "--recommends"]));
+        let (configuration, recommended) = (ask(&["-qpc"]), ask(&["-qp", "--recommends"]));
+        let list = files(&list).collect::<Vec<_>>().join("\n");
+        let text = format!("{list}\nconfiguration:\n{configuration}recommended:\n{recommended}");
         insta::assert_snapshot!(format!("packages_rpm_{package}"), text);
         assert!(ask(&["-K"]).ends_with(": digests OK\n"));
     }
@@ -251,9 +251,11 @@ fn debs_are_installed_run_upgraded_and_purged() {
     debian.says("dpkg", &["-i", &files[0], &files[1], &files[2]]).unwrap();
     index_serve_and_ask(&debian, FIRST);
     pages_are_there(&debian);
-    for line in debian.says("dpkg", &["-V", NAMES[0], NAMES[1], NAMES[2]]).unwrap().lines() {
-        panic!("not as packed: {line}");
-    }
+    assert_eq!(
+        debian.says("dpkg", &["-V", NAMES[0], NAMES[1], NAMES[2]]).unwrap(),
+        "",
+        "as packed"
+    );
 
     let configured = configure(&debian);
     let files = PACKAGES.map(|package| {
