@@ -128,8 +128,9 @@ impl Service {
             });
             match at_once {
                 Some(response) => response,
-                // Its error is infallible.
-                None => match self.router.clone().oneshot(request.map(Body::new)).await {
+                // Its error is infallible. On the heap: a connection has room for what is here as long as it
+                // is open.
+                None => match Box::pin(self.router.clone().oneshot(request.map(Body::new))).await {
                     Ok(response) => response,
                     Err(never) => match never {},
                 },

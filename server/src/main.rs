@@ -2,6 +2,7 @@
 
 use anyhow::Context;
 use clap::{CommandFactory, Parser};
+use mimalloc::MiMalloc;
 use minisign_verify::PublicKey;
 use nfdrop_server::{
     App, Database,
@@ -22,6 +23,11 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 use tracing_subscriber::EnvFilter;
+
+/// Strangers open, feed and drop thousands of connections; glibc's heap grows with them, and keeps what it
+/// has. README has the figures.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 #[tokio::main]
 async fn main() -> ExitCode {

@@ -74,7 +74,9 @@ impl Served {
                         answer.bytes().await
                     };
                     match whole.await {
-                        Ok(_) => drop(answered.fetch_add(1, Ordering::SeqCst)),
+                        Ok(_) => {
+                            answered.fetch_add(1, Ordering::SeqCst);
+                        }
                         Err(error) => wrong.lock().unwrap().push(format!("{url}: {error:?}")),
                     }
                 }
