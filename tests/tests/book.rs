@@ -193,8 +193,8 @@ fn refused(shown: &Shown) -> Option<String> {
         return Some(format!("no sub-command {:?}", other.take().unwrap_or(&"")));
     }
     let named = words.filter(|word| word.starts_with("--"));
-    let names = named.map(|word| word.split('=').next().unwrap_or_default());
-    let unknown: Vec<_> = names.filter(|name| !options.contains(*name)).collect();
+    let shown = named.map(|word| word.split('=').next().unwrap_or_default());
+    let unknown: Vec<_> = shown.filter(|name| !options.contains(*name)).collect();
     (!unknown.is_empty()).then(|| format!("{path:?} has no {unknown:?}"))
 }
 

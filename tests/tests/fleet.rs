@@ -6,7 +6,6 @@
 //! too. All are said. `NFDROP_CLIENT` names a client that is built already.
 
 #![expect(clippy::unwrap_used, reason = "a test ends where something is missing")]
-#![expect(clippy::print_stdout, reason = "what was run, and what not, is said")]
 
 use nfdrop_tests::{
     handbook::{self, Page},

@@ -66,6 +66,9 @@ async fn a_signed_plan_is_taken_and_kept_with_its_signature() {
     );
 }
 
+/// What a cache has of a path; `Some(None)`: that there is none.
+type Kept = Option<Option<Vec<u8>>>;
+
 /// A cache between client and server: what it has of a path it hands out, unless it is told not to.
 #[tokio::test]
 async fn a_cache_on_the_way_may_be_behind() {
@@ -73,10 +76,9 @@ async fn a_cache_on_the_way_may_be_behind() {
     let mut old = sample::resolved(id(RUNNING));
     old.plan.as_mut().unwrap().probes[0].offset.0 += 1;
     let old = old.to_bytes();
-    type Kept = Option<Option<Vec<u8>>>;
     let (new, sign) = (plan(), |bytes: &[u8]| signature(&keys, bytes).into_bytes());
     let (old_signed, new_signed) = (sign(&old), sign(&new));
-    // What the cache has of plan and signature; `Some(None)`: that there is none.
+    // Of plan and signature.
     let cases: [(Kept, Kept); 3] =
         [(Some(Some(old.clone())), None), (None, Some(Some(old_signed))), (None, Some(None))];
     for (kept_plan, kept_signature) in cases {

@@ -146,13 +146,13 @@ fn damage_is_told_a_line_each_and_changes_nothing() {
         damaged
     };
     // Bits of the middle of every page; every page's kind and number of cells; all of them.
-    let damages: [fn(&mut [u8]); 3] = [
+    let changes: [fn(&mut [u8]); 3] = [
         |page| page[2000..2100].iter_mut().for_each(|byte| *byte ^= 0x55),
         |page| page[..8].iter_mut().for_each(|byte| *byte ^= 0xff),
         |page| page.fill(0),
     ];
-    for damage in damages {
-        let damaged = pages(damage);
+    for change in changes {
+        let damaged = pages(change);
         let before = fs::read(&damaged).unwrap();
         let (code, stdout, stderr) = run(&["db", "check"], &damaged);
         assert_eq!(code, 2, "{stdout}{stderr}");

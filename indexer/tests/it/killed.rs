@@ -52,7 +52,7 @@ impl Served {
         let service = App::new(database, None).service();
         let shutdown_done = async move { drop(ended.await) };
         runtime.spawn(serve(listener, service, None, Limits::default(), shutdown_done));
-        let mut served = Self {
+        let mut front = Self {
             runtime,
             url,
             answered: Arc::default(),
@@ -64,10 +64,10 @@ impl Served {
         // Fails only where it has been done before.
         let _ = rustls::crypto::ring::default_provider().install_default();
         for path in [format!("/buildid/{known}/plan"), "/v1/kernels".into(), "/healthz".into()] {
-            let url = format!("{}{path}", served.url);
-            let (answered, wrong) = (Arc::clone(&served.answered), Arc::clone(&served.wrong));
-            let (stop, http) = (Arc::clone(&served.stop), reqwest::Client::new());
-            served.clients.push(served.runtime.spawn(async move {
+            let url = format!("{}{path}", front.url);
+            let (answered, wrong) = (Arc::clone(&front.answered), Arc::clone(&front.wrong));
+            let (stop, http) = (Arc::clone(&front.stop), reqwest::Client::new());
+            front.clients.push(front.runtime.spawn(async move {
                 while !stop.load(Ordering::SeqCst) {
                     let whole = async {
                         let answer = http.get(&url).send().await?.error_for_status()?;
@@ -82,7 +82,7 @@ impl Served {
                 }
             }));
         }
-        served
+        front
     }
 
     /// Waits until this build has a plan, which has come with the last crawl.
@@ -175,13 +175,13 @@ fn crawls_are_killed_while_the_database_is_served_and_nobody_notices() {
     for kill in kills {
         let place = Place::new();
         begin(&place);
-        let served = Served::start(&place.db(), &known);
+        let front = Served::start(&place.db(), &known);
         kill.run(place.crawl(&mirror, &server.url, &["--jobs", "2"]), &server);
         is_sound(&place.db(), &format!("{kill:?}"));
         let (code, stderr) = run(place.crawl(&mirror, &server.url, &["--jobs", "2"]));
         assert_eq!(code, 0, "{kill:?}: {stderr}");
-        served.has(&build_id(3).to_string());
-        assert!(served.end() > 0);
+        front.has(&build_id(3).to_string());
+        assert!(front.end() > 0);
         assert_eq!(place.content(), content, "{kill:?}");
     }
 }
@@ -191,6 +191,7 @@ struct Disk(tempfile::TempDir);
 
 impl Disk {
     /// `None`, and said so, where this machine does not let it be mounted.
+    #[expect(clippy::print_stderr, reason = "who runs the tests should know what was left out")]
     fn mount() -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
         let mut command = Command::new("mount");
@@ -198,7 +199,7 @@ impl Disk {
         match command.output() {
             Ok(output) if output.status.success() => Some(Self(folder)),
             other => {
-                println!("not run: a tmpfs cannot be mounted, which takes root: {other:?}");
+                eprintln!("not run: a tmpfs cannot be mounted, which takes root: {other:?}");
                 None
             }
         }
