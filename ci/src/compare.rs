@@ -168,15 +168,11 @@ fn kernels(all: &mut Comparison, now: &Inventory, before: &Inventory) {
         let reason = Some(failure.reason);
         all.findings.push(Finding { kind, subject: subject(key), reason, detail });
     }
-    let packages = || now.builds.values().flat_map(|held| &held.packages);
+    let packages = now.builds.values().flat_map(|held| &held.packages);
     let built: BTreeSet<(&str, &str)> =
-        packages().map(|p| (p.distro.as_str(), p.release.as_str())).collect();
-    let versions: BTreeSet<(&str, &str)> =
-        packages().map(|p| (p.distro.as_str(), p.version.as_str())).collect();
-    for (key @ (distro, release, version), failure) in &old {
-        // A crawl guesses the release of what it has not opened: the build may be known as another.
-        let is_built = built.contains(&(distro, release)) || versions.contains(&(distro, version));
-        if !current.contains_key(key) && !is_built {
+        packages.map(|p| (p.distro.as_str(), p.release.as_str())).collect();
+    for (key @ (distro, release, _), failure) in &old {
+        if !current.contains_key(key) && !built.contains(&(distro, release)) {
             let detail = format!("it had no plan ({})", failure.reason);
             let reason = Some(failure.reason);
             all.findings.push(Finding {

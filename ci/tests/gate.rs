@@ -311,24 +311,35 @@ fn a_half_failed_crawl() {
 #[test]
 fn what_was_lost() {
     let case = Case::new();
-    let [baseline, now] = ["baseline", "now"].map(|name| case.path(name));
-    // Everything that a crawl found, and then nothing of it.
-    fs::rename(&now, case.path("before")).unwrap();
-    for ending in ["-wal", "-shm"] {
-        let _ = fs::remove_file(format!("{}{ending}", now.display()));
-    }
-    let fresh = Store::create_or_open(&now).unwrap();
+    // Beside what is there, a kernel without a build, of the same version as all others here.
+    let baseline = Store::create_or_open(case.path("baseline")).unwrap();
+    let mut failed = sample::kernel(sample::resolved(id(NEW)), "6.12.118-amd64");
+    failed.outcome = Outcome::Failed {
+        reason: Reason::MalformedPackage,
+        detail: "no members".to_owned(),
+        analyzer: "0.1.0".to_owned(),
+    };
+    baseline.put_kernel(&failed).unwrap();
+    drop(baseline);
+    let fresh = Store::create_or_open(case.path("fresh")).unwrap();
     fresh.put_kernel(&kernel(sample::resolved(id(NEW)), "6.16.1-cloud-amd64")).unwrap();
-    assert!(baseline.exists());
-    let (code, says) = case.says();
-    assert_eq!(code, 2);
-    for line in [
-        "lost_build: build 0484cf000102030405060708090a0b0c0d0e0f10 (debian 6.12.117+deb13-amd64)",
-        "lost_source: suite debian trixie amd64: it was not crawled, it listed 40 kernels",
-        "worse: 3 things got worse",
-    ] {
-        assert!(says.contains(line), "{line}\n{says}");
-    }
+    let mut command = Command::new(env!("CARGO_BIN_EXE_nfdrop-ci"));
+    command.args(["gate", "--db", "fresh", "--baseline", "baseline"]);
+    let (code, stdout, stderr) = run(command.current_dir(&case.folder));
+    assert_eq!((code, stderr.as_str()), (2, ""));
+    let found = stdout.lines().filter(|line| !line.starts_with("    ")).collect::<Vec<_>>();
+    insta::assert_snapshot!(found.join("\n"), @r"
+    lost_build: build 0484cf000102030405060708090a0b0c0d0e0f10 (debian 6.12.117+deb13-amd64): it had a plan
+    lost_kernel: kernel debian 6.12.118-amd64 6.12.117-1: it had no plan (malformed_package)
+    lost_source: suite debian trixie amd64: it was not crawled, it listed 40 kernels
+    lost_source: suite debian trixie-security amd64: it was not crawled, it listed 10 kernels
+    1 build, 1 with a plan; the baseline has 1, 1 with a plan; 1 new with a plan
+    worse: 4 things got worse
+    ");
+    // Once the kernel has a build it is not lost.
+    fresh.put_kernel(&kernel(sample::resolved(id(OLD)), "6.12.118-amd64")).unwrap();
+    let (_, stdout, _) = run(&mut command);
+    assert!(!stdout.contains("lost_kernel"), "{stdout}");
 }
 
 #[test]
@@ -352,7 +363,6 @@ fn a_corrupt_baseline() {
 #[test]
 fn a_baseline_with_a_changed_byte() {
     let case = Case::new();
-    drop(Store::open_read_only(case.path("baseline")).unwrap());
     let path = case.path("baseline");
     let mut bytes = fs::read(&path).unwrap();
     let place = memmem(&bytes, b"\"symbol_size\":1569").unwrap() + b"\"symbol_size\":".len();
