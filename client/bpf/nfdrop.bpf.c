@@ -224,7 +224,11 @@ static __always_inline __u64 pointer(__u64 address)
 	return value;
 }
 
-static __always_inline __u64 at(struct pt_regs *ctx, const volatile struct location *place)
+/*
+ * Not inlined: before the kernel removes what a plan does not need it looks at all instructions, from
+ * 7.0 on for longer than at the rest of their verification, and the registers would be half of them.
+ */
+static __noinline __u64 at(struct pt_regs *ctx, const volatile struct location *place)
 {
 	__u64 value = reg(ctx, place->reg);
 
