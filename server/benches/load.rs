@@ -45,8 +45,7 @@ fn main() -> anyhow::Result<()> {
     println!("{:<34} {:>10} {:>9} {:>9}", "", "answers/s", "p50 µs", "p99 µs");
     let body = cache.join("bench-record.json");
     fs::write(&body, record(7).to_bytes())?;
-    let ourselves = env::current_exe()?;
-    let bare = Running::start(Command::new(ourselves).arg("bare").arg(&body), "listening on ")?;
+    let bare = start_bare(&body)?;
     let reference = load(&bare.address, &["hit", "1000", "0"], CONNECTIONS)?;
     line("bare axum handler", &reference, None);
     drop(bare);
@@ -84,11 +83,18 @@ fn main() -> anyhow::Result<()> {
             let half =
                 load(&server.address, &["hit", &count, &pause.to_string()], connections.max(2))?;
             line("  hits at about half of the load", &half, None);
+            let bare = start_bare(&body)?;
+            let script = ["hit", &count, &pause.to_string()];
+            line("  the bare handler so", &load(&bare.address, &script, connections.max(2))?, None);
         }
         println!("  {:<32} {:>10} MiB", "resident after that", server.resident()?);
     }
     debuginfod(&reference)?;
     hostile(&small)
+}
+
+fn start_bare(body: &Path) -> anyhow::Result<Running> {
+    Running::start(Command::new(env::current_exe()?).arg("bare").arg(body), "listening on ")
 }
 
 /// Well-behaved clients beside others that are not.

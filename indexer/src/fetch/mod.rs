@@ -151,7 +151,9 @@ impl Fetcher {
         cache::create(&options.cache)?;
         // Fails only where it has been done before.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = http::client(&options).map_err(|error| FetchError::Client(causes(&error)))?;
+        let client = http::client(&options).map_err(|error| {
+            FetchError::Client(format!("{}: are ca-certificates installed?", causes(&error)))
+        })?;
         let hosts = Hosts::new(&options);
         let untrusted = Mutex::default();
         Ok(Self(Arc::new(Inner { client, options, hosts, untrusted })))

@@ -128,7 +128,7 @@ pub enum UpstreamError {
     #[error("{0:?} is not a server's URL: give http:// or https:// with a host and no query")]
     Url(String),
     /// No HTTP client.
-    #[error("HTTPS cannot be used: {0}")]
+    #[error("HTTPS cannot be used: {0}: are ca-certificates installed?")]
     Http(String),
 }
 
