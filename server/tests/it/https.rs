@@ -2,6 +2,7 @@
 
 use crate::support::{Data, RESOLVED, Server};
 use reqwest::Certificate;
+use rustix::process::{Pid, Signal, kill_process};
 use std::{fs, io::BufRead as _, path::Path, process::Command};
 
 fn pair(folder: &Path, name: &str) -> (String, String, Certificate) {
@@ -34,8 +35,7 @@ async fn a_certificate_is_used_and_on_sighup_the_next_one() {
     fs::rename(next_key, &key).unwrap();
     assert_eq!(status(&server, &second).await, None);
     let reload = |server: &mut Server| {
-        let pid = server.child.id().to_string();
-        assert!(Command::new("kill").args(["-s", "HUP", &pid]).status().unwrap().success());
+        kill_process(Pid::from_child(&server.child), Signal::HUP).unwrap();
         let mut line = String::new();
         server.stderr.read_line(&mut line).unwrap();
         line

@@ -1,6 +1,7 @@
 //! The server as a process: starting, refusing to start, ending.
 
 use crate::support::{Data, RESOLVED, Server};
+use rustix::process::{Pid, Signal, kill_process};
 use std::{
     io::{Read, Write},
     net::{TcpListener, TcpStream},
@@ -70,15 +71,13 @@ fn a_taken_port_is_said() {
 
 #[test]
 fn signals_end_it_cleanly() {
-    for signal in ["INT", "TERM"] {
+    for signal in [Signal::INT, Signal::TERM] {
         let data = Data::new();
         let mut server = Server::start(&data);
         // An idle connection does not hold it up.
         let _idle = std::net::TcpStream::connect(&server.address).unwrap();
-        let pid = server.child.id().to_string();
-        let sent = Command::new("kill").args(["-s", signal, &pid]).status().unwrap();
-        assert!(sent.success());
-        assert_eq!(server.child.wait().unwrap().code(), Some(0), "{signal}");
+        kill_process(Pid::from_child(&server.child), signal).unwrap();
+        assert_eq!(server.child.wait().unwrap().code(), Some(0), "{signal:?}");
         let mut rest = String::new();
         server.stderr.read_to_string(&mut rest).unwrap();
         assert_eq!(rest, "shutting down, answers under way are finished\n");
@@ -116,8 +115,7 @@ fn a_kill_changes_nothing_and_the_next_one_serves() {
             while answered.load(Ordering::SeqCst) < 200 {
                 std::thread::yield_now();
             }
-            let pid = server.child.id().to_string();
-            assert!(Command::new("kill").args(["-s", "KILL", &pid]).status().unwrap().success());
+            kill_process(Pid::from_child(&server.child), Signal::KILL).unwrap();
         });
     }
     assert_eq!(std::fs::read(data.path()).unwrap(), before);
