@@ -126,7 +126,7 @@ fn units_are_what_systemd_expects() {
         run(Command::new("dpkg-deb").arg("-x").arg(deb(package, FIRST)).arg(root.path())).unwrap();
     }
     let directory = root.path().join("usr/lib/systemd/system");
-    // systemd's own units, and /bin/kill, are of other packages.
+    // systemd's own units, and /bin/sh, are of other packages.
     for target in [
         "basic",
         "multi-user",
@@ -141,7 +141,7 @@ fn units_are_what_systemd_expects() {
         fs::write(unit, "[Unit]\nDescription=another's\n").unwrap();
     }
     fs::create_dir(root.path().join("bin")).unwrap();
-    fs::copy("/bin/kill", root.path().join("bin/kill")).unwrap();
+    fs::copy("/bin/sh", root.path().join("bin/sh")).unwrap();
     let units = [
         "nfdrop-client.service",
         "nfdrop-server.service",
