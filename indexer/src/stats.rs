@@ -1,27 +1,38 @@
-//! How good the plans of a database are, by series and flavour: as a table for people, in Markdown
-//! for pages, as JSON for programs.
+//! How good the plans of a database are, by distribution, series and flavour: as a table for people, in
+//! Markdown for pages, as JSON for programs.
 
 use nfdrop_db::store::{Group, Stats, Tally};
 use std::fmt::Write as _;
 
-const HEAD: [&str; 8] =
-    ["series", "flavour", "builds", "resolved", "bodies", "drop-only", "optimizable", "unresolved"];
+const HEAD: [&str; 9] = [
+    "distro",
+    "series",
+    "flavour",
+    "builds",
+    "resolved",
+    "bodies",
+    "drop-only",
+    "optimizable",
+    "unresolved",
+];
 
 /// How many of the columns are text on the left, the others up to the last being numbers.
-const NAMES: usize = 2;
+const NAMES: usize = 3;
 
 type Row = [String; HEAD.len()];
 
 fn rows(stats: &Stats) -> Vec<Row> {
-    let group = |Group { series, flavour, tally }: &Group| row(series, flavour, tally);
+    let group =
+        |Group { distro, series, flavour, tally }: &Group| row([distro, series, flavour], tally);
     let mut rows: Vec<Row> = stats.groups.iter().map(group).collect();
-    rows.push(row("all", "", &stats.total));
+    rows.push(row(["all", "", ""], &stats.total));
     rows
 }
 
-fn row(series: &str, flavour: &str, tally: &Tally) -> Row {
+fn row([distro, series, flavour]: [&str; NAMES], tally: &Tally) -> Row {
     let reasons = tally.unresolved.iter().map(|(reason, count)| format!("{count} {reason}"));
     [
+        distro.to_owned(),
         series.to_owned(),
         flavour.to_owned(),
         tally.builds.to_string(),
@@ -85,6 +96,7 @@ mod tests {
 
     fn stats() -> Stats {
         let group = |series: &str, flavour: &str, tally| Group {
+            distro: "debian".to_owned(),
             series: series.to_owned(),
             flavour: flavour.to_owned(),
             tally,
@@ -108,21 +120,21 @@ mod tests {
     #[test]
     fn a_table_for_people() {
         insta::assert_snapshot!(text(&stats()), @"
-        series  flavour      builds  resolved  bodies  drop-only  optimizable  unresolved
-        7.0     amd64             0         0       0          -            -  1 incomplete_package_set
-        6.12    cloud-amd64      13        12       3      100 %         91 %  1 no_site, 2 fetch_failed
-        all                      13        12       3      100 %         91 %  1 no_site, 1 incomplete_package_set, 2 fetch_failed
+        distro  series  flavour      builds  resolved  bodies  drop-only  optimizable  unresolved
+        debian  7.0     amd64             0         0       0          -            -  1 incomplete_package_set
+        debian  6.12    cloud-amd64      13        12       3      100 %         91 %  1 no_site, 2 fetch_failed
+        all                              13        12       3      100 %         91 %  1 no_site, 1 incomplete_package_set, 2 fetch_failed
         ");
     }
 
     #[test]
     fn a_table_for_pages() {
         insta::assert_snapshot!(markdown(&stats()), @"
-        | series | flavour | builds | resolved | bodies | drop-only | optimizable | unresolved |
-        | --- | --- | ---: | ---: | ---: | ---: | ---: | --- |
-        | 7.0 | amd64 | 0 | 0 | 0 | - | - | 1 incomplete_package_set |
-        | 6.12 | cloud-amd64 | 13 | 12 | 3 | 100 % | 91 % | 1 no_site, 2 fetch_failed |
-        | all |  | 13 | 12 | 3 | 100 % | 91 % | 1 no_site, 1 incomplete_package_set, 2 fetch_failed |
+        | distro | series | flavour | builds | resolved | bodies | drop-only | optimizable | unresolved |
+        | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | --- |
+        | debian | 7.0 | amd64 | 0 | 0 | 0 | - | - | 1 incomplete_package_set |
+        | debian | 6.12 | cloud-amd64 | 13 | 12 | 3 | 100 % | 91 % | 1 no_site, 2 fetch_failed |
+        | all |  |  | 13 | 12 | 3 | 100 % | 91 % | 1 no_site, 1 incomplete_package_set, 2 fetch_failed |
         ");
     }
 }

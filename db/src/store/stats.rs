@@ -1,4 +1,5 @@
-//! Aggregates: of every series and flavour, how many builds there are and how good their plans are.
+//! Aggregates: of every distribution, series and flavour, how many builds there are and how good their
+//! plans are.
 
 use super::{
     Store, StoreError, flavour,
@@ -13,19 +14,21 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
 };
 
-/// How much there is of every series and flavour.
+/// How much there is of every distribution, series and flavour.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Stats {
-    /// The newest series first.
+    /// By distribution, the newest series first.
     pub groups: Vec<Group>,
     /// Over all; a build counts once.
     pub total: Tally,
 }
 
-/// What there is of one series and flavour. A build that is known as several releases counts in the
-/// group of each.
+/// What there is of one series and flavour of a distribution. A build that is known as several releases
+/// counts in the group of each.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Group {
+    /// `debian`.
+    pub distro: String,
     /// `6.12`.
     pub series: String,
     /// `cloud-amd64`.
@@ -106,12 +109,12 @@ impl Counter {
 }
 
 /// The group of a release, in the order of groups: 6.12 before 6.9, and what is no number last.
-type Key = (Reverse<Vec<u64>>, String, String);
+type Key = (String, Reverse<Vec<u64>>, String, String);
 
-fn key(release: &str) -> Key {
+fn key(distro: String, release: &str) -> Key {
     let series = series(release);
     let numbers = series.split('.').map_while(|number| number.parse().ok());
-    (Reverse(numbers.collect()), series.to_owned(), flavour(release).to_owned())
+    (distro, Reverse(numbers.collect()), series.to_owned(), flavour(release).to_owned())
 }
 
 /// Of a row of `build_id, input_key, analyzer, record`.
@@ -135,7 +138,7 @@ fn traits(
 }
 
 impl Store {
-    /// Counts builds by series and flavour. Reads one record at a time, and of each body only the
+    /// Counts builds by distribution, series and flavour. Reads one record at a time, and of each body only the
     /// first, so that memory and time are bounded by a few words per build.
     pub fn stats(&self) -> Result<Stats, StoreError> {
         self.read(|connection| {
@@ -143,8 +146,8 @@ impl Store {
             let mut total = Counter::default();
             // Builds of one body, analysed by one analyzer, differ in nothing that is counted.
             let mut known = HashMap::new();
-            let mut releases =
-                connection.prepare("SELECT DISTINCT release FROM packages WHERE build_id = ?1")?;
+            let sql = "SELECT DISTINCT distro, release FROM packages WHERE build_id = ?1";
+            let mut releases = connection.prepare(sql)?;
             let mut builds =
                 connection.prepare("SELECT build_id, input_key, analyzer, record FROM builds")?;
             let mut rows = builds.query([])?;
@@ -152,22 +155,22 @@ impl Store {
                 let id: String = row.get(0)?;
                 let traits = traits(row, &mut known)?;
                 total.build(&traits);
-                let names = releases.query_map([id], |row| row.get::<_, String>(0))?;
-                let keys: BTreeSet<Key> =
-                    names.map(|name| Ok(key(&name?))).collect::<rusqlite::Result<_>>()?;
-                for key in keys {
+                let keys = releases
+                    .query_map([id], |row| Ok(key(row.get(0)?, &row.get::<_, String>(1)?)))?;
+                for key in keys.collect::<rusqlite::Result<BTreeSet<Key>>>()? {
                     groups.entry(key).or_default().build(&traits);
                 }
             }
-            let mut failures =
-                connection.prepare("SELECT DISTINCT release, version, reason FROM failures")?;
+            let sql = "SELECT DISTINCT distro, release, version, reason FROM failures";
+            let mut failures = connection.prepare(sql)?;
             let mut rows = failures.query([])?;
             while let Some(row) = rows.next()? {
-                let (release, reason): (String, Reason) = (row.get(0)?, required(row, 2)?);
+                let (release, reason): (String, Reason) = (row.get(1)?, required(row, 3)?);
                 total.reason(reason);
-                groups.entry(key(&release)).or_default().reason(reason);
+                groups.entry(key(row.get(0)?, &release)).or_default().reason(reason);
             }
-            let group = |((_, series, flavour), counter): (Key, Counter)| Group {
+            let group = |((distro, _, series, flavour), counter): (Key, Counter)| Group {
+                distro,
                 series,
                 flavour,
                 tally: counter.done(),

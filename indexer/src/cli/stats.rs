@@ -6,7 +6,7 @@ use nfdrop_db::Store;
 use nfdrop_indexer::stats;
 use std::path::PathBuf;
 
-/// Count the builds of a database by series and flavour, and how good their plans are
+/// Count the builds of a database by distribution, series and flavour, and how good their plans are
 ///
 /// drop-only: of the plans, those whose probes all are where only drops come by. optimizable: those
 /// whose probes the kernel all replaces by jumps. Kernels that never got to a build-id are among the
