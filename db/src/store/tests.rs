@@ -203,6 +203,26 @@ fn a_kernel_with_a_build_never_fails_again() {
     assert_eq!(store.content_dump().unwrap(), content);
 }
 
+/// Of some distributions' packages the release is only a guess until they are there.
+#[test]
+fn a_guessed_release_does_not_stay_once_the_packages_are_there() {
+    let failure = || {
+        let mut failure = failed(1, "sid", Reason::FetchFailed);
+        failure.kernel.release = "6.11.1-guessed".to_owned();
+        failure
+    };
+    for order in [[failure(), good(1, "sid")], [good(1, "sid"), failure()]] {
+        let folder = folder();
+        let store = Store::create_or_open(folder.path().join("db.sqlite")).unwrap();
+        store.put_kernels(&order).unwrap();
+        assert_eq!(store.failures().unwrap(), []);
+        let mut other = failure();
+        other.kernel.packages.pop();
+        store.put_kernel(&other).unwrap();
+        assert_eq!(store.failures().unwrap().len(), 1, "other packages are another kernel");
+    }
+}
+
 #[test]
 fn the_better_record_stays_whatever_the_order() {
     let mut newer = unresolved(1);
@@ -1008,7 +1028,7 @@ fn a_killed_crawl_ends_with_the_same_content() {
 }
 
 #[test]
-fn builds_are_counted_by_series_and_flavour() {
+fn builds_are_counted_by_distribution_series_and_flavour() {
     let folder = folder();
     let store = Store::create_or_open(folder.path().join("db.sqlite")).unwrap();
     assert_eq!(store.stats().unwrap(), Stats::default());
@@ -1037,12 +1057,18 @@ fn builds_are_counted_by_series_and_flavour() {
     put(resolved(2), "6.12.2-rt-amd64", Some(0x81));
     put(conditional, "6.12.6-rt-amd64", None);
     put(sample::unresolved(id(4)), "6.12.4-rt-amd64", None);
-    let failed = |suite: &str, release: &str| KernelOutcome {
-        kernel: Kernel { release: release.to_owned(), ..kernel(7, suite) },
-        ..failed(7, suite, Reason::IncompletePackageSet)
+    let failed = |distro: &str, suite: &str, release: &str| {
+        let (distro, release) = (distro.to_owned(), release.to_owned());
+        let kernel = Kernel { distro, release, ..kernel(7, suite) };
+        KernelOutcome { kernel, ..failed(7, suite, Reason::IncompletePackageSet) }
     };
-    for (suite, release) in [("sid", "7.0-amd64"), ("forky", "7.0-amd64"), ("sid", "odd")] {
-        store.put_kernel(&failed(suite, release)).unwrap();
+    for (distro, suite, release) in [
+        ("debian", "sid", "7.0-amd64"),
+        ("debian", "forky", "7.0-amd64"),
+        ("debian", "sid", "odd"),
+        ("arch", "core", "7.0-amd64"),
+    ] {
+        store.put_kernel(&failed(distro, suite, release)).unwrap();
     }
 
     let tally = |counts: [u64; 5], unresolved: &[(Reason, u64)]| {
@@ -1055,18 +1081,21 @@ fn builds_are_counted_by_series_and_flavour() {
     let groups: Vec<_> = found
         .groups
         .iter()
-        .map(|group| (group.series.as_str(), group.flavour.as_str(), group.tally.clone()))
+        .map(|Group { distro, series, flavour, tally }| {
+            ([distro.as_str(), series.as_str(), flavour.as_str()], tally.clone())
+        })
         .collect();
     let expected = [
-        ("7.0", "amd64", tally([0; 5], &[(incomplete, 1)])),
-        ("6.12", "cloud-amd64", tally([3, 3, 2, 3, 2], &[])),
-        ("6.12", "rt-amd64", tally([3, 2, 2, 1, 2], &[(Reason::NoSite, 1)])),
-        ("6.9", "cloud-amd64", tally([1, 1, 1, 1, 1], &[])),
-        ("odd", "odd", tally([0; 5], &[(incomplete, 1)])),
+        (["arch", "7.0", "amd64"], tally([0; 5], &[(incomplete, 1)])),
+        (["debian", "7.0", "amd64"], tally([0; 5], &[(incomplete, 1)])),
+        (["debian", "6.12", "cloud-amd64"], tally([3, 3, 2, 3, 2], &[])),
+        (["debian", "6.12", "rt-amd64"], tally([3, 2, 2, 1, 2], &[(Reason::NoSite, 1)])),
+        (["debian", "6.9", "cloud-amd64"], tally([1, 1, 1, 1, 1], &[])),
+        (["debian", "odd", "odd"], tally([0; 5], &[(incomplete, 1)])),
     ];
     assert_eq!(groups, expected);
     // The body of 6.9 is that of 6.12, and a build without a plan has a body too.
-    let total = tally([6, 5, 3, 4, 4], &[(Reason::NoSite, 1), (incomplete, 2)]);
+    let total = tally([6, 5, 3, 4, 4], &[(Reason::NoSite, 1), (incomplete, 3)]);
     assert_eq!(found.total, total);
 }
 

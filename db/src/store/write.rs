@@ -432,10 +432,10 @@ pub(super) fn put_package(connection: &Connection, row: &PackageRow<'_>) -> rusq
         ])?;
     connection
         .prepare_cached(
-            "DELETE FROM failures WHERE distro = ?1 AND suite = ?2 AND release = ?3 \
-             AND version = ?4 AND arch = ?5",
+            "DELETE FROM failures WHERE distro = ?1 AND suite = ?2 AND version = ?4 AND arch = ?5 \
+             AND (release = ?3 OR set_sha256 = ?6)",
         )?
-        .execute(params![row.distro, row.suite, row.release, row.version, row.arch])?;
+        .execute(params![row.distro, row.suite, row.release, row.version, row.arch, row.set])?;
     Ok(())
 }
 
@@ -448,14 +448,16 @@ pub(super) fn put_failure(
     analyzer: &str,
     indexed_at: i64,
 ) -> rusqlite::Result<()> {
-    // Not where the kernel has a build: a mirror that dropped a package does not undo a plan.
+    // Not where the kernel has a build: a mirror that dropped a package does not undo a plan. Nor where
+    // its packages have one: the release of packages that were not there is only a guess.
     connection
         .prepare_cached(
             "INSERT INTO failures (distro, suite, release, version, arch, set_sha256, signed_by, \
              reason, detail, analyzer, indexed_at, series, flavour, place) \
              SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14 \
              WHERE NOT EXISTS (SELECT 1 FROM packages WHERE distro = ?1 AND suite = ?2 \
-                               AND release = ?3 AND version = ?4 AND arch = ?5) \
+                               AND version = ?4 AND arch = ?5 \
+                               AND (release = ?3 OR set_sha256 = ?6)) \
              ON CONFLICT DO UPDATE SET set_sha256 = excluded.set_sha256, \
              signed_by = excluded.signed_by, reason = excluded.reason, detail = excluded.detail, \
              analyzer = excluded.analyzer, indexed_at = min(indexed_at, excluded.indexed_at)",
