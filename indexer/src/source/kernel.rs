@@ -154,6 +154,14 @@ pub struct PackageRef {
     pub listings: Vec<Listing>,
 }
 
+impl PackageRef {
+    /// Whether one suite lists both.
+    pub fn shares_suite(&self, other: &Self) -> bool {
+        let lists = |suite: &String| other.listings.iter().any(|listing| listing.suite == *suite);
+        self.listings.iter().any(|listing| lists(&listing.suite))
+    }
+}
+
 /// One index that lists a package.
 #[derive(Debug, Clone)]
 pub struct Listing {

@@ -131,8 +131,8 @@ fn sets(
     is_split: impl Fn(&PackageRef) -> bool,
 ) -> Vec<PackageSet> {
     let of = |part| parts.get(&part).map(Vec::as_slice).unwrap_or_default();
-    let complete = |image: &Arc<PackageRef>, modules: Option<&&Arc<PackageRef>>| {
-        let (image, modules) = (Arc::clone(image), modules.map(|modules| Arc::clone(modules)));
+    let complete = |image: &Arc<PackageRef>, modules: Option<&Arc<PackageRef>>| {
+        let (image, modules) = (Arc::clone(image), modules.cloned());
         PackageSet::Complete { image, modules }
     };
     let incomplete = |found: &[&Arc<PackageRef>], missing: &str| PackageSet::Incomplete {
@@ -156,12 +156,18 @@ fn sets(
             })
             .collect();
     }
-    let set = |core: &&Arc<PackageRef>| match modules_core.first() {
+    let set = |core: &&Arc<PackageRef>| match beside(core, modules_core) {
         Some(modules) => complete(core, Some(modules)),
         None if is_split(core) => incomplete(&[core], "-modules-core"),
-        None => complete(core, of(Part::Modules).first()),
+        None => complete(core, beside(core, of(Part::Modules))),
     };
     cores.iter().map(set).collect()
+}
+
+/// Of several builds of one version that in the image's own suite, else the first: parts may be in
+/// different suites.
+fn beside<'a>(image: &PackageRef, modules: &[&'a Arc<PackageRef>]) -> Option<&'a Arc<PackageRef>> {
+    modules.iter().find(|modules| image.shares_suite(modules)).or(modules.first()).copied()
 }
 
 /// Whether a package with these dependencies only gathers others.
@@ -328,6 +334,18 @@ mod tests {
         5.14 "" 5.14.0-600.el9.x86_64: no kernel-core ["9"]
         5.14 "rt" 5.14.0-427.13.1.el9_4.x86_64+rt: kernel-rt-core ["9"]
         "#);
+    }
+
+    #[test]
+    fn two_builds_of_one_version_are_not_mixed() {
+        let of = |name: &str, mark: &str| {
+            let parts = ["kernel-core", "kernel-modules-core"];
+            let lines = parts.map(|part| format!("{part} 6.8.5-301.fc40 {mark}"));
+            suite(name, &lines.each_ref().map(String::as_str))
+        };
+        let kernels = kernels("d", "x86_64", &[of("testing", "a"), of("updates", "ab")]);
+        let suites = kernels.iter().map(|kernel| kernel.suites.join(" ")).collect::<Vec<_>>();
+        assert_eq!(suites, ["testing", "updates"]);
     }
 
     #[test]
