@@ -1,7 +1,7 @@
 //! What a crawl did, as a table for people.
 
 use super::{End, Survey};
-use crate::source::{date, kernel::KernelSet};
+use crate::source::{PassedOver, date, kernel::KernelSet};
 use nfdrop_db::{Reason, store::Known};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,6 +18,8 @@ pub struct Summary {
     pub total: Row,
     /// Suites whose index should have been replaced, and since when.
     pub stale: Vec<(String, SystemTime)>,
+    /// Suites that another mirror than the first was asked for, and the mirrors before it.
+    pub passed_over: Vec<(String, PassedOver)>,
     /// Suites that offer markedly less than last time, and how much.
     pub lost: Vec<(String, String)>,
     /// Sources of which no mirror offers any suite.
@@ -105,6 +107,8 @@ impl Summary {
                 Ok(None) => continue,
                 Ok(Some(suite)) => {
                     summary.stale.extend(suite.stale_since.map(|since| (name.clone(), since)));
+                    let passed_over = suite.passed_over.iter().cloned();
+                    summary.passed_over.extend(passed_over.map(|mirror| (name.clone(), mirror)));
                 }
                 Err(error) => {
                     summary.failed_suites.push((name.clone(), error.reason(), error.to_string()));
@@ -200,6 +204,9 @@ impl Summary {
                 "stale: the index of {suite} expired on {day}; it was used, but newer kernels may be \
                  missing"
             );
+        }
+        for (suite, PassedOver { url, why }) in &self.passed_over {
+            let _ = writeln!(out, "passed over: {url}: {why}; another mirror of {suite} was read");
         }
         for (kernel, detail) in &self.incomplete {
             let _ = writeln!(out, "incomplete: {kernel}: {detail}");

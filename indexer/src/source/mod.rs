@@ -106,6 +106,58 @@ pub struct Suite {
     pub signed_by: Option<String>,
     /// Since when the index should have been replaced, where it says so and that has passed.
     pub stale_since: Option<SystemTime>,
+    /// Mirrors that were asked before the one that was read, and why they would not do.
+    pub passed_over: Vec<PassedOver>,
+}
+
+/// A mirror that was asked in vain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PassedOver {
+    /// The repository's URL there.
+    pub url: String,
+    /// In words.
+    pub why: String,
+}
+
+impl Suite {
+    fn new(index: SuiteIndex, signed_by: Option<String>) -> Self {
+        Self { index, signed_by, stale_since: None, passed_over: Vec::new() }
+    }
+}
+
+/// Asks mirrors in order until one has the suite; where some fail and none has it, the first failure is
+/// told, and where one has it, all of them.
+struct Asked {
+    failures: Vec<(String, SuiteError)>,
+}
+
+impl Asked {
+    fn none() -> Self {
+        Self { failures: Vec::new() }
+    }
+
+    /// `Some`: nobody has to be asked any more.
+    fn answered(&mut self, url: &str, answer: Result<Option<Suite>, SuiteError>) -> Option<Suite> {
+        match answer {
+            Ok(Some(mut suite)) => {
+                let passed_over =
+                    |(url, error): (String, SuiteError)| PassedOver { url, why: error.to_string() };
+                let before = std::mem::take(&mut self.failures).into_iter().map(passed_over);
+                suite.passed_over.splice(0..0, before);
+                Some(suite)
+            }
+            Ok(None) => None,
+            Err(error) => {
+                self.failures.push((url.to_owned(), error));
+                None
+            }
+        }
+    }
+
+    /// Nobody has it.
+    fn in_vain(self) -> Result<Option<Suite>, SuiteError> {
+        self.failures.into_iter().next().map_or(Ok(None), |(_, error)| Err(error))
+    }
 }
 
 /// What became of one suite.
@@ -177,10 +229,9 @@ impl SuiteError {
 }
 
 impl Reader {
-    /// Reads the kernel packages of a repository; `None`: no mirror offers it. Mirrors are asked in
-    /// order until one has it; where some fail and none has it, the first failure is told.
+    /// Reads the kernel packages of a repository; `None`: no mirror offers it.
     pub async fn read(&self, repository: &Repository) -> Result<Option<Suite>, SuiteError> {
-        let mut failure = None;
+        let mut asked = Asked::none();
         for url in &repository.urls {
             let read = match repository.kind {
                 Kind::Apt => apt::read_suite(self, repository, url).await,
@@ -189,13 +240,11 @@ impl Reader {
                 Kind::PacmanArchive => pacman::read_archive(self, repository, url).await,
                 Kind::Apk => apk::read_suite(self, repository, url).await,
             };
-            match read {
-                Ok(Some(suite)) => return Ok(Some(suite)),
-                Ok(None) => {}
-                Err(error) => failure = failure.or(Some(error)),
+            if let Some(suite) = asked.answered(url, read) {
+                return Ok(Some(suite));
             }
         }
-        failure.map_or(Ok(None), Err)
+        asked.in_vain()
     }
 
     /// Reads every repository, all at the same time; in the order given.

@@ -179,7 +179,11 @@ fn amazon(mirror: &Path, key: &Key, url: &str) {
     repo.add(&kernel, Some((key, true)));
     repo.index(&["--database", "--general-compress-type", "gz"]);
     repo.remove("primary");
-    let list = format!("{url}/amazon/2/core/gone\n{url}/amazon/2/core/0123/\n");
+    let places = ["gone", "broken", "0123/"].map(|place| format!("{url}/amazon/2/core/{place}\n"));
+    let list = places.concat();
+    let broken = mirror.join("amazon/2/core/broken/repodata");
+    fs::create_dir_all(&broken).unwrap();
+    fs::write(broken.join("repomd.xml"), "not found").unwrap();
     fs::create_dir_all(mirror.join("amazon/2/core/latest/x86_64")).unwrap();
     fs::write(mirror.join("amazon/2/core/latest/x86_64/mirror.list"), list).unwrap();
 }
@@ -276,6 +280,9 @@ fn rpm_repositories_give_the_plans_that_debian_does() {
     for (_, _, release, _) in KERNELS {
         assert!(stderr.contains(&format!("{release}: resolved")), "{release} in:\n{stderr}");
     }
+    let passed_over = format!("passed over: {}/amazon/2/core/broken: ", server.url);
+    assert!(stderr.contains(&passed_over), "{passed_over:?} is missing in:\n{stderr}");
+    assert!(!stderr.contains("core/gone"), "what a mirror does not have is no failure:\n{stderr}");
     let records = [of_debian, of_rpm].map(records);
     assert!(records[0].iter().all(|record| record.contains("\"status\":\"resolved\"")));
     assert_eq!(records[0], records[1]);

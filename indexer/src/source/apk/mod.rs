@@ -65,7 +65,7 @@ pub(super) async fn read_suite(
     let packages = read.map_err(|error| SuiteError::malformed(url, error))?;
     let (suite, base) = (repository.suite.clone(), base.to_owned());
     let index = SuiteIndex { suite, base, trust, packages };
-    Ok(Some(Suite { index, signed_by, stale_since: None }))
+    Ok(Some(Suite::new(index, signed_by)))
 }
 
 /// The kernels that the indices offer, each once, ascending by series, flavour and version.

@@ -113,7 +113,7 @@ pub async fn read_suite_of(
     };
     let index = SuiteIndex { suite: suite.clone(), base: base.to_owned(), trust, packages };
     let stale_since = release.stale_since(reader.now);
-    Ok(Some(Suite { index, signed_by, stale_since }))
+    Ok(Some(Suite { stale_since, ..Suite::new(index, signed_by) }))
 }
 
 fn release_url(base: &str, suite: &str) -> String {

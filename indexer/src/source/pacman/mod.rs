@@ -126,7 +126,7 @@ fn suite(
 ) -> Suite {
     let (suite, base) = (repository.suite.clone(), base.to_owned());
     let index = SuiteIndex { suite, base, trust, packages };
-    Suite { index, signed_by, stale_since: None }
+    Suite::new(index, signed_by)
 }
 
 fn beside_packages(keys: Arc<Keyring>) -> PackageSignature {

@@ -22,7 +22,7 @@ pub use signature::{RpmSignatureError, check, verify};
 pub use xml::XmlError;
 
 use super::{
-    Reader, Repository, Suite, SuiteError,
+    Asked, Reader, Repository, Suite, SuiteError,
     kernel::{Package, PackageSignature, SuiteIndex, Trust},
     keys::LoadKeysError,
     openpgp::{Keyring, MAX_SIGNATURE},
@@ -88,15 +88,14 @@ pub(super) async fn read_suite(
         list => list?,
     };
     let bases = mirrors::read(&list).map_err(|error| SuiteError::malformed(url, error))?;
-    let mut failure = None;
+    let mut asked = Asked::none();
     for base in bases {
-        match read_base(reader, repository, &base).await {
-            Ok(Some(suite)) => return Ok(Some(suite)),
-            Ok(None) => {}
-            Err(error) => failure = failure.or(Some(error)),
+        let read = read_base(reader, repository, &base).await;
+        if let Some(suite) = asked.answered(&base, read) {
+            return Ok(Some(suite));
         }
     }
-    failure.map_or(Ok(None), Err)
+    asked.in_vain()
 }
 
 async fn read_base(
@@ -127,7 +126,7 @@ async fn read_base(
     };
     let (suite, base) = (repository.suite.clone(), base.to_owned());
     let index = SuiteIndex { suite, base, trust, packages };
-    Ok(Some(Suite { index, signed_by, stale_since: None }))
+    Ok(Some(Suite::new(index, signed_by)))
 }
 
 /// Whose signatures count; `None`: nobody's have to. apt's own keys are not for these.

@@ -12,10 +12,13 @@ use std::io::Read;
 
 /// Most bytes of an index after decompression.
 pub const MAX_INDEX: u64 = 2 << 30;
-/// Most packages kept from one index.
-pub(super) const MAX_KEPT: usize = 100_000;
+/// Most packages kept from one index; archives of years have some hundreds. With at most 20 kB each, an
+/// index takes at most 200 MB.
+pub(super) const MAX_KEPT: usize = 10_000;
 /// Most dependencies kept of a package: those on other parts of the kernel.
 const MAX_DEPENDS: usize = 64;
+/// Longest of them, in bytes.
+const MAX_DEPEND: usize = 200;
 
 /// Why an index is refused.
 #[derive(Debug, thiserror::Error)]
@@ -139,7 +142,8 @@ impl Entry {
     }
 
     pub(super) fn depend(&mut self, name: String) {
-        if name.starts_with("kernel") && self.depends.len() < MAX_DEPENDS {
+        let fits = name.len() <= MAX_DEPEND && self.depends.len() < MAX_DEPENDS;
+        if name.starts_with("kernel") && fits {
             self.depends.push(name);
         }
     }
