@@ -58,12 +58,13 @@ fn main() -> anyhow::Result<()> {
     let jobs = thread::available_parallelism()?.get();
     println!("from the first byte to the stored plan, {jobs} kernels at a time\n");
     println!(
-        "{:<12} {:>7} {:>12} {:>8} {:>8} {:>8}   {:>12} {:>8}   {:>8} {:>8}",
+        "{:<12} {:>7} {:>12} {:>8} {:>8} {:>6} {:>8}   {:>12} {:>8}   {:>8} {:>8}",
         "flavour",
         "kernels",
         "CPU s/kernel",
         "of goal",
         "s",
+        "busy",
         "MiB",
         "dpkg CPU s/k",
         "s",
@@ -80,12 +81,14 @@ fn main() -> anyhow::Result<()> {
         let (theirs, ()) = measured(|| unpacked(jobs, &kernels))?;
         let each = |cost: &Cost| cost.cpu / u32::try_from(kernels.len()).unwrap_or(1);
         let share = |a: Duration, b: Duration| a.as_secs_f64() / b.as_secs_f64();
+        let processors = ours.wall * u32::try_from(jobs).unwrap_or(1);
         println!(
-            "{name:<12} {:>7} {:>12.3} {:>8} {:>8.2} {:>8}   {:>12.3} {:>8.2}   {:>8.2} {:>8.2}",
+            "{name:<12} {:>7} {:>12.3} {:>8} {:>8.2} {:>6} {:>8}   {:>12.3} {:>8.2}   {:>8.2} {:>8.2}",
             kernels.len(),
             each(&ours).as_secs_f64(),
             percent(each(&ours), goal),
             ours.wall.as_secs_f64(),
+            percent(ours.cpu, processors),
             output.trim(),
             each(&theirs).as_secs_f64(),
             theirs.wall.as_secs_f64(),
@@ -94,7 +97,7 @@ fn main() -> anyhow::Result<()> {
         );
     }
     println!(
-        "\ngoals: {:.1} and {:.1} s of CPU a kernel, {MEMORY_GOAL} MiB resident, and both last columns, \
+        "\nbusy: CPU time of the time that all processors had\ngoals: {:.1} and {:.1} s of CPU a kernel, {MEMORY_GOAL} MiB resident, and both last columns, \
          which are shares of what dpkg-deb and tar take, below 1",
         GOALS[0].1.as_secs_f64(),
         GOALS[1].1.as_secs_f64()
