@@ -3,8 +3,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends where something is missing")]
 
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
 use nfdrop_db::{Record, Store, sample};
 use nfdrop_tests::programs::{program, tool};
+use s3s::{auth::SimpleAuth, service::S3ServiceBuilder};
+use s3s_fs::FileSystem;
 use std::{
     collections::BTreeMap,
     env, fs,
@@ -13,6 +17,7 @@ use std::{
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
+    thread,
 };
 use tempfile::TempDir;
 
@@ -171,6 +176,68 @@ fn what_is_somebody_elses_is_left_alone() {
     for place in ["ftp://a/b", "s3://"] {
         assert_eq!(data.export(place, &[]).status.code(), Some(1), "{place}");
     }
+}
+
+/// An S3 server that keeps its objects in files: buckets are directories of `folder`. Ends with the test.
+fn object_store(folder: &Path, [id, secret]: [&str; 2]) -> String {
+    let mut builder = S3ServiceBuilder::new(FileSystem::new(folder).unwrap());
+    builder.set_auth(SimpleAuth::from_single(id, secret));
+    let service = builder.build();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    listener.set_nonblocking(true).unwrap();
+    thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            while let Ok((socket, _)) = listener.accept().await {
+                let io = TokioIo::new(socket);
+                tokio::spawn(http1::Builder::new().serve_connection(io, service.clone()));
+            }
+        });
+    });
+    format!("http://{address}")
+}
+
+#[test]
+fn an_object_store_gets_the_same_files() {
+    let data = Data::new();
+    let (bucket, key) = (data.path("objects/bucket"), ["id", "secret"]);
+    fs::create_dir_all(&bucket).unwrap();
+    let endpoint = object_store(&data.path("objects"), key);
+    let environment = |secret| {
+        [
+            ("AWS_ENDPOINT", endpoint.as_str()),
+            ("AWS_ALLOW_HTTP", "true"),
+            ("AWS_REGION", "eu-central-1"),
+            ("AWS_ACCESS_KEY_ID", key[0]),
+            ("AWS_SECRET_ACCESS_KEY", secret),
+        ]
+    };
+    let export = || said(&data.export("s3://bucket/some/plans", &environment(key[1])));
+    let content = |directory: &Path| -> BTreeMap<String, Vec<u8>> {
+        tree(directory).into_iter().map(|(file, (bytes, _))| (file, bytes)).collect()
+    };
+    let place = bucket.join("some/plans");
+
+    assert!(export().contains("2 builds; 14 files written, 0 unchanged, 0 deleted"));
+    said(&data.export("out", &[]));
+    assert_eq!(content(&place), content(&data.path("out")));
+    assert!(export().contains("0 files written, 14 unchanged, 0 deleted"));
+
+    data.add(sample::resolved(UNKNOWN.parse().unwrap()), "6.12.118+deb13-cloud-amd64");
+    said(&data.export("out", &[]));
+    let third = export();
+    assert!(third.contains("3 builds; ") && third.contains(" 0 deleted"), "{third}");
+    assert!(!third.contains(" 0 unchanged"), "{third}");
+    assert_eq!(content(&place), content(&data.path("out")));
+
+    // What it cannot write is told, and what to do.
+    let refused = data.export("s3://bucket/some/plans", &environment("wrong"));
+    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(1), "{told}");
+    assert!(told.contains("SignatureDoesNotMatch") && told.contains("index.json"), "{told}");
+    assert_eq!(content(&place), content(&data.path("out")));
 }
 
 fn free_port() -> u16 {
