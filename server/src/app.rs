@@ -3,11 +3,12 @@
 
 use crate::{
     answer::{A_DAY, Answer, JSON, MINUTES},
-    database::Database,
+    database::{Database, QueryError},
     encoding::Encoded,
     endpoints,
     error::Error,
     metrics::{Metrics, Route},
+    overview::{Overview, Overviews},
     snapshot::{Held, State},
     upstream::Upstream,
 };
@@ -31,19 +32,25 @@ struct Inner {
     database: Database,
     encoded: Encoded,
     metrics: Metrics,
+    overviews: Overviews,
     upstream: Option<Upstream>,
 }
 
 impl App {
     /// Answers from this database, and asks these servers for what is not in it.
     pub fn new(database: Database, upstream: Option<Upstream>) -> Self {
-        let (encoded, metrics) = (Encoded::default(), Metrics::default());
-        Self { inner: Arc::new(Inner { database, encoded, metrics, upstream }) }
+        let (encoded, metrics, overviews) = Default::default();
+        Self { inner: Arc::new(Inner { database, encoded, metrics, overviews, upstream }) }
     }
 
     /// The database.
     pub fn database(&self) -> &Database {
         &self.inner.database
+    }
+
+    /// How much there is of everything.
+    pub async fn overview(&self) -> Result<Arc<Overview>, QueryError> {
+        self.inner.overviews.get(&self.inner.database).await
     }
 
     /// Bodies in the codings that clients want.

@@ -21,6 +21,7 @@ pub mod encoding;
 pub mod endpoints;
 pub mod error;
 pub mod metrics;
+pub mod overview;
 pub mod pages;
 pub mod serve;
 pub mod snapshot;

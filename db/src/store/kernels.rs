@@ -114,8 +114,10 @@ pub struct Matches {
 pub const MIN_DIGITS: usize = 4;
 /// Longest text looked for, in bytes.
 pub const MAX_QUERY: usize = 256;
-/// Kernels, the newest first, that are looked through for a part of a release.
+/// Packages, those of the newest kernels first, that are looked through for what no index finds.
 const LOOK_THROUGH: i64 = 100_000;
+/// Most packages whose names begin alike that are all looked at.
+const MAX_ALIKE: i64 = 2_000;
 
 /// A release as text whose order is that of versions: every number, without leading zeros, has its length
 /// before it. `6.9` is before `6.12`.
@@ -196,7 +198,7 @@ impl Store {
             ),
             (None, None) => {}
         }
-        self.read(|connection| rows(connection, &conditions, limit))
+        self.read(|connection| rows(connection, ALL, &conditions, limit))
     }
 
     /// Kernels that never got to a build-id, the newest release first; at most `limit`.
@@ -283,7 +285,9 @@ impl Store {
     }
 
     /// What a person may mean by this: a build-id or the beginning of one, a release or a part of it, the
-    /// name of a package or the beginning of it. At most `limit` of each kind; all candidates, no guess.
+    /// name of a package or the beginning of it. At most `limit` of each kind; all candidates, no guess. What
+    /// very many begin with, or what is in the middle of a release, is looked for among the newest only, so
+    /// that no text takes more than a moment.
     pub fn search(&self, text: &str, limit: usize) -> Result<Matches, StoreError> {
         let text = text.trim();
         if text.is_empty() || text.len() > MAX_QUERY || text.contains(char::is_control) {
@@ -307,11 +311,12 @@ impl Store {
                     }
                     _ => continue,
                 }
-                let rows = if kind == 4 {
-                    part(connection, &by, limit + 1)?
-                } else {
-                    rows(connection, &by, limit + 1)?
+                let few = match kind {
+                    2 | 3 => alike(connection, &by)? <= MAX_ALIKE,
+                    4 => false,
+                    _ => true,
                 };
+                let rows = rows(connection, if few { ALL } else { NEWEST }, &by, limit + 1)?;
                 found.more |= rows.len() > limit;
                 found.kernels.extend(rows.into_iter().take(limit));
                 if matches!(kind, 1 | 2 | 4) {
@@ -351,42 +356,43 @@ fn begins(by: &mut Where, column: &str, text: &str) {
     by.and(&format!("{column} < ?"), format!("{text}\u{10ffff}"));
 }
 
-const COLUMNS: &str = "release, distro, build_id, \
-    (SELECT reason FROM builds WHERE builds.build_id = packages.build_id AND reason IS NOT NULL)";
-const ORDER: &str = "ORDER BY place DESC, release DESC, build_id DESC, distro DESC";
+/// How many packages there are so, counted up to one more than [`MAX_ALIKE`].
+fn alike(connection: &Connection, conditions: &Where) -> rusqlite::Result<i64> {
+    let sql = format!(
+        "SELECT count(*) FROM (SELECT 1 FROM packages{} LIMIT {})",
+        conditions.sql,
+        MAX_ALIKE + 1
+    );
+    let values = params_from_iter(&conditions.values);
+    connection.prepare_cached(&sql)?.query_row(values, |row| row.get(0))
+}
 
+const COLUMNS: &str = "place, release, distro, build_id";
+const ORDER: &str = "ORDER BY place DESC, release DESC, build_id DESC, distro DESC";
+/// Packages to look at.
+const ALL: &str = "packages";
+const NEWEST: &str = "(SELECT place, release, build_id, distro, package FROM packages \
+    ORDER BY place DESC, release DESC, build_id DESC, distro DESC LIMIT ?)";
+
+/// Of `from`: [`ALL`] or [`NEWEST`] packages.
 fn rows(
     connection: &Connection,
+    from: &str,
     conditions: &Where,
     limit: usize,
 ) -> rusqlite::Result<Vec<KernelRow>> {
-    let sql = format!("SELECT DISTINCT {COLUMNS} FROM packages{} {ORDER} LIMIT ?", conditions.sql);
-    query(connection, &sql, &conditions.values, limit)
-}
-
-/// Of the newest kernels only: a part of a text is in no index.
-fn part(
-    connection: &Connection,
-    conditions: &Where,
-    limit: usize,
-) -> rusqlite::Result<Vec<KernelRow>> {
+    // Reasons are looked up for what is told only.
     let sql = format!(
-        "SELECT DISTINCT {COLUMNS} FROM (SELECT place, release, build_id, distro FROM packages \
-         {ORDER} LIMIT {LOOK_THROUGH}) AS packages{} {ORDER} LIMIT ?",
+        "SELECT release, distro, build_id, (SELECT reason FROM builds \
+         WHERE builds.build_id = kernels.build_id AND reason IS NOT NULL) \
+         FROM (SELECT DISTINCT {COLUMNS} FROM {from}{} {ORDER} LIMIT ?) AS kernels {ORDER}",
         conditions.sql
     );
-    query(connection, &sql, &conditions.values, limit)
-}
-
-fn query(
-    connection: &Connection,
-    sql: &str,
-    values: &[Value],
-    limit: usize,
-) -> rusqlite::Result<Vec<KernelRow>> {
-    let mut statement = connection.prepare_cached(sql)?;
+    let mut statement = connection.prepare_cached(&sql)?;
+    let look_through = (from == NEWEST).then(|| Value::from(LOOK_THROUGH));
     let limit = Value::from(limit as i64);
-    let rows = statement.query_map(params_from_iter(values.iter().chain([&limit])), |row| {
+    let values = look_through.iter().chain(&conditions.values).chain([&limit]);
+    let rows = statement.query_map(params_from_iter(values), |row| {
         Ok(KernelRow {
             release: row.get(0)?,
             distro: row.get(1)?,

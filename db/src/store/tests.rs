@@ -1414,6 +1414,27 @@ fn what_a_person_types_is_found() {
     }
 }
 
+/// What very many begin with is looked for among the newest, and found in the same order.
+#[test]
+fn many_that_begin_alike_are_found_among_the_newest() {
+    let folder = folder();
+    let store = Store::create_or_open(folder.path().join("db.sqlite")).unwrap();
+    let many: Vec<_> = (0..2_100_u32)
+        .map(|number| {
+            let id = BuildId::from_bytes(&number.to_be_bytes()).unwrap();
+            sample::kernel(sample::unresolved(id), &format!("6.12.{number}-amd64"))
+        })
+        .collect();
+    store.put_kernels(&many).unwrap();
+    for text in ["6.12", "linux-image-"] {
+        let found = store.search(text, 3).unwrap();
+        let releases: Vec<_> = found.kernels.iter().map(|row| row.release.as_str()).collect();
+        assert_eq!(releases, ["6.12.2099-amd64", "6.12.2098-amd64", "6.12.2097-amd64"], "{text}");
+        assert!(found.more && found.kernels.iter().all(|row| row.reason == Some(Reason::NoSite)));
+    }
+    assert_eq!(store.search("6.12.7-", 3).unwrap().kernels.len(), 1);
+}
+
 #[test]
 fn lists_are_read_from_indices() {
     let folder = folder();

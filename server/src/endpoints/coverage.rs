@@ -2,7 +2,7 @@
 
 use crate::{app::App, error::Error};
 use axum::{extract::State, http::HeaderMap, response::Response};
-use nfdrop_db::{Store, store::Cell};
+use nfdrop_db::store::Cell;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -40,8 +40,8 @@ pub(super) struct Coverage {
     responses((status = 200, description = "All of it", body = Coverage))
 )]
 pub(super) async fn get(State(app): State<App>, headers: HeaderMap) -> Result<Response, Error> {
-    let cells = app.database().query(Store::coverage).await?;
-    let covered = |Cell { distro, series, flavour, resolved, unresolved, failed }| Covered {
+    let overview = app.overview().await?;
+    let covered = |Cell { distro, series, flavour, resolved, unresolved, failed }: Cell| Covered {
         distro,
         series,
         flavour,
@@ -49,6 +49,6 @@ pub(super) async fn get(State(app): State<App>, headers: HeaderMap) -> Result<Re
         unresolved,
         failed,
     };
-    let coverage = Coverage { coverage: cells.into_iter().map(covered).collect() };
+    let coverage = Coverage { coverage: overview.cells.iter().cloned().map(covered).collect() };
     super::kernels::json(&coverage, &app, &headers)
 }

@@ -1,60 +1,19 @@
 //! `GET /`: what this is, how much of which kernels is resolved, and how to ask.
 
 use super::{Answered, Page, Shared, command, encode, host, kernels, words};
-use crate::database::QueryError;
-use axum::{Extension, extract::State, http::HeaderMap};
+use crate::overview::Overview;
+use axum::{extract::State, http::HeaderMap};
 use maud::{Markup, html};
-use nfdrop_db::store::{Cell, Counts};
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::{Duration, Instant},
-};
-use tokio::sync::Mutex;
+use nfdrop_db::store::Cell;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Most cells of all tables; beyond that only the list of kernels is left.
 const MAX_CELLS: usize = 5_000;
 /// Most series of a distribution, and most flavours, that are shown.
 const MAX_SERIES: usize = 40;
 const MAX_FLAVOURS: usize = 16;
-/// How old what is counted may be while a crawl writes: counting a million builds takes a second.
-const FRESH: Duration = Duration::from_secs(5);
-
-/// What the page tells.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Overview {
-    pub(super) counts: Counts,
-    pub(super) cells: Vec<Cell>,
-}
-
-/// The last one, and of which generation of the database it is. Who comes while it is made anew waits for it, so that it is made once.
-#[derive(Debug, Default)]
-pub(super) struct Overviews(Mutex<Option<(u64, Instant, Arc<Overview>)>>);
-
-impl Overviews {
-    async fn get(&self, shared: &Shared) -> Result<Arc<Overview>, QueryError> {
-        let mut last = self.0.lock().await;
-        let generation = shared.database().generation();
-        if let Some((of, made, overview)) = &*last
-            && (*of == generation || made.elapsed() < FRESH)
-        {
-            return Ok(Arc::clone(overview));
-        }
-        let read = super::query(shared, |store| {
-            Ok(Overview { counts: store.counts()?, cells: store.coverage()? })
-        });
-        let overview = Arc::new(read.await?);
-        *last = Some((generation, Instant::now(), Arc::clone(&overview)));
-        Ok(overview)
-    }
-}
-
-pub(super) async fn get(
-    State(shared): State<Shared>,
-    Extension(overviews): Extension<Arc<Overviews>>,
-    headers: HeaderMap,
-) -> Answered {
-    let overview = overviews.get(&shared).await?;
+pub(super) async fn get(State(shared): State<Shared>, headers: HeaderMap) -> Answered {
+    let overview = shared.overview().await?;
     Ok(Page::new("nfdrop: attach plans", page(&overview, host(&headers))).answer(&shared, &headers))
 }
 

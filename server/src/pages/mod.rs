@@ -27,7 +27,7 @@ use crate::{
     error::Error,
 };
 use axum::{
-    Extension, Router,
+    Router,
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
@@ -36,7 +36,7 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use nfdrop_db::{Store, StoreError, listing};
 use sha2::{Digest, Sha256};
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 
 /// What all requests share.
 type Shared = App;
@@ -49,7 +49,6 @@ pub fn router() -> Router<Shared> {
         .route("/kernels", get(kernels::get))
         .route("/build/{hex}", get(build::get))
         .route("/unresolved", get(unresolved::get))
-        .layer(Extension(Arc::<home::Overviews>::default()))
 }
 
 async fn query<T: Send + 'static>(

@@ -1,4 +1,5 @@
 use super::*;
+use crate::overview::Overview;
 use nfdrop_db::{
     BuildId, Provenance, Reason, Record, sample,
     store::{Cell, Failure, KernelRow, Matches},
@@ -38,7 +39,7 @@ fn cell(number: u32) -> Cell {
 
 /// All pages of this many rows.
 fn pages(rows: u32) -> Vec<(&'static str, String)> {
-    let overview = home::Overview { cells: (0..rows).map(cell).collect(), ..Default::default() };
+    let overview = Overview { cells: (0..rows).map(cell).collect(), ..Default::default() };
     let shown = || kernels::Shown {
         kernels: (0..rows).map(row).collect(),
         failures: (0..rows).map(failure).collect(),
