@@ -115,7 +115,7 @@ pub const MIN_DIGITS: usize = 4;
 /// Longest text looked for, in bytes.
 pub const MAX_QUERY: usize = 256;
 /// Packages, those of the newest kernels first, that are looked through for what no index finds.
-const LOOK_THROUGH: i64 = 100_000;
+const LOOK_THROUGH: i64 = if cfg!(test) { 2_500 } else { 100_000 };
 /// Most packages whose names begin alike that are all looked at.
 const MAX_ALIKE: i64 = 2_000;
 
@@ -198,7 +198,7 @@ impl Store {
             ),
             (None, None) => {}
         }
-        self.read(|connection| rows(connection, ALL, &conditions, limit))
+        self.read(|connection| rows(connection, Looked::All, &conditions, limit))
     }
 
     /// Kernels that never got to a build-id, the newest release first; at most `limit`.
@@ -311,14 +311,15 @@ impl Store {
                     }
                     _ => continue,
                 }
-                let few = match kind {
-                    2 | 3 => alike(connection, &by)? <= MAX_ALIKE,
-                    4 => false,
-                    _ => true,
-                };
-                let rows = rows(connection, if few { ALL } else { NEWEST }, &by, limit + 1)?;
-                found.more |= rows.len() > limit;
-                found.kernels.extend(rows.into_iter().take(limit));
+                let many = matches!(kind, 2 | 3) && alike(connection, &by)? > MAX_ALIKE;
+                let from = if many || kind == 4 { Looked::Newest } else { Looked::All };
+                let mut matching = rows(connection, from, &by, limit + 1)?;
+                if many && matching.len() <= limit {
+                    // All of an older series; which of them are the newest would take too long to tell.
+                    matching.extend(rows(connection, Looked::First, &by, limit + 1)?);
+                }
+                found.more |= matching.len() > limit;
+                found.kernels.extend(matching.into_iter().take(limit));
                 if matches!(kind, 1 | 2 | 4) {
                     let failures = failed(connection, &by, limit + 1)?;
                     found.more |= failures.len() > limit;
@@ -369,30 +370,40 @@ fn alike(connection: &Connection, conditions: &Where) -> rusqlite::Result<i64> {
 
 const COLUMNS: &str = "place, release, distro, build_id";
 const ORDER: &str = "ORDER BY place DESC, release DESC, build_id DESC, distro DESC";
-/// Packages to look at.
-const ALL: &str = "packages";
-const NEWEST: &str = "(SELECT place, release, build_id, distro, package FROM packages \
-    ORDER BY place DESC, release DESC, build_id DESC, distro DESC LIMIT ?)";
 
-/// Of `from`: [`ALL`] or [`NEWEST`] packages.
+/// Packages to look at.
+#[derive(Clone, Copy)]
+enum Looked {
+    /// All that an index finds.
+    All,
+    /// [`LOOK_THROUGH`] of the newest kernels.
+    Newest,
+    /// The first [`MAX_ALIKE`] that an index finds.
+    First,
+}
+
 fn rows(
     connection: &Connection,
-    from: &str,
+    from: Looked,
     conditions: &Where,
     limit: usize,
 ) -> rusqlite::Result<Vec<KernelRow>> {
+    let (some, by) = (format!("SELECT {COLUMNS}, package FROM packages"), &conditions.sql);
+    let from = match from {
+        Looked::All => format!("packages{by}"),
+        Looked::Newest => format!("({some} {ORDER} LIMIT {LOOK_THROUGH}){by}"),
+        Looked::First => format!("({some}{by} LIMIT {MAX_ALIKE})"),
+    };
     // Reasons are looked up for what is told only.
     let sql = format!(
         "SELECT release, distro, build_id, (SELECT reason FROM builds \
          WHERE builds.build_id = kernels.build_id AND reason IS NOT NULL) \
-         FROM (SELECT DISTINCT {COLUMNS} FROM {from}{} {ORDER} LIMIT ?) AS kernels {ORDER}",
-        conditions.sql
+         FROM (SELECT DISTINCT {COLUMNS} FROM {from} {ORDER} LIMIT ?) AS kernels {ORDER}"
     );
     let mut statement = connection.prepare_cached(&sql)?;
-    let look_through = (from == NEWEST).then(|| Value::from(LOOK_THROUGH));
     let limit = Value::from(limit as i64);
-    let values = look_through.iter().chain(&conditions.values).chain([&limit]);
-    let rows = statement.query_map(params_from_iter(values), |row| {
+    let values = params_from_iter(conditions.values.iter().chain([&limit]));
+    let rows = statement.query_map(values, |row| {
         Ok(KernelRow {
             release: row.get(0)?,
             distro: row.get(1)?,

@@ -1433,6 +1433,15 @@ fn many_that_begin_alike_are_found_among_the_newest() {
         assert!(found.more && found.kernels.iter().all(|row| row.reason == Some(Reason::NoSite)));
     }
     assert_eq!(store.search("6.12.7-", 3).unwrap().kernels.len(), 1);
+    // An older series, all of it: then any of it.
+    let newer = (10_000..12_600_u32).map(|number| {
+        let id = BuildId::from_bytes(&number.to_be_bytes()).unwrap();
+        sample::kernel(sample::unresolved(id), &format!("6.13.{number}-amd64"))
+    });
+    store.put_kernels(&newer.collect::<Vec<_>>()).unwrap();
+    let found = store.search("6.12", 3).unwrap();
+    assert!(found.more && found.kernels.len() == 3, "{found:?}");
+    assert!(found.kernels.iter().all(|row| row.release.starts_with("6.12.")), "{found:?}");
 }
 
 #[test]
