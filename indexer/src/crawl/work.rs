@@ -187,7 +187,7 @@ impl Worker {
             self.store.body(key, ANALYZER).ok().flatten()
         };
         let analysis = analyse(unpacked.files(), &self.bodies, stored);
-        worked(analysis, unpacked.release, packages)
+        worked(&analysis, &unpacked, packages)
     }
 
     /// Fetches a package from the first suite's archive that has it.
@@ -271,12 +271,15 @@ impl Worker {
     }
 }
 
-fn worked(analysis: Analysis, release: Option<String>, packages: Vec<Checked>) -> Worked {
-    let names: Vec<_> = packages.iter().map(|package| package.name.as_str()).collect();
-    match (analysis.build(&names), analysis.body.outcome) {
-        (Some(build), _) => Worked::Built(Box::new(Built { build, release, packages })),
+fn worked(analysis: &Analysis, unpacked: &Unpacked, packages: Vec<Checked>) -> Worked {
+    let with_files = if unpacked.module_beside_image { &packages[..1] } else { &packages[..] };
+    let names: Vec<_> = with_files.iter().map(|package| package.name.as_str()).collect();
+    match (analysis.build(&names), &analysis.body.outcome) {
+        (Some(build), _) => {
+            Worked::Built(Box::new(Built { build, release: unpacked.release.clone(), packages }))
+        }
         (None, BodyOutcome::Unresolved { reason, detail }) => {
-            Worked::Failed(reason, detail.unwrap_or_default())
+            Worked::Failed(*reason, detail.clone().unwrap_or_default())
         }
         (None, BodyOutcome::Plan(_)) => {
             let detail = "the function is in an object without a build-id".to_owned();
@@ -294,6 +297,8 @@ pub struct Unpacked {
     pub vmlinuz: Option<Vec<u8>>,
     /// The module, often compressed.
     pub nf_tables: Option<Vec<u8>>,
+    /// Of two packages that with the image had the module, and that for modules had not.
+    pub module_beside_image: bool,
 }
 
 impl Unpacked {
@@ -346,8 +351,9 @@ fn unpack_all(contents: Vec<Content>) -> Result<Unpacked, UnpackError> {
         _ => None,
     };
     let again = again.map(|image| (Content::Whole(image), &Wanted::NfTables));
+    let packages = contents.len();
     let mut unpacked = Unpacked::default();
-    for (content, wanted) in contents.into_iter().zip(wanted).chain(again) {
+    for (turn, (content, wanted)) in contents.into_iter().zip(wanted).chain(again).enumerate() {
         if *wanted == Wanted::NfTables && unpacked.nf_tables.is_some() {
             break;
         }
@@ -362,6 +368,7 @@ fn unpack_all(contents: Vec<Content>) -> Result<Unpacked, UnpackError> {
         }
         unpacked.vmlinuz = files.vmlinuz.or(unpacked.vmlinuz);
         unpacked.nf_tables = files.nf_tables.map(|file| file.bytes).or(unpacked.nf_tables);
+        unpacked.module_beside_image = turn == packages && unpacked.nf_tables.is_some();
     }
     Ok(unpacked)
 }

@@ -126,6 +126,31 @@ pub(super) fn reads(text: &str, words: &[&str]) {
     }
 }
 
+/// Some have nf_tables beside the image though modules have a package of their own.
+#[test]
+fn a_build_is_of_the_package_that_its_module_was_in() {
+    let real = extract("debian-6.12.117+deb13-cloud-amd64");
+    let function = rebuilt(&real, "6.12.3-cloud-amd64", 3);
+    let (release, version) = (function.release.as_deref().unwrap(), "6.12.3-1");
+    let mut mirror = Mirror::new();
+    let files = vec![vmlinuz(&function, 0x83), nf_tables(&function)];
+    mirror.add("sid", &deb("binary", release, version, files));
+    let other = format!("usr/lib/modules/{release}/kernel/drivers/net/dummy.ko");
+    mirror.add("sid", &deb("modules", release, version, vec![(other, vec![0; 64])]));
+    mirror.publish();
+    let server = Server::new(mirror.root.path());
+    let place = Place::new();
+    let (code, stderr) = run(place.crawl(&mirror, &server.url, &[]));
+    assert_eq!(code, 0, "{stderr}");
+    let provenance = Store::open_read_only(place.db()).unwrap().provenance(&build_id(3)).unwrap();
+    let packages: Vec<_> = provenance.iter().map(|entry| entry.package.as_str()).collect();
+    assert_eq!(packages, ["linux-binary-6.12.3-cloud-amd64"], "{stderr}");
+    server.at_every_point(|_, _| {});
+    let (code, stderr) = run(place.crawl(&mirror, &server.url, &[]));
+    assert_eq!(code, 0, "{stderr}");
+    assert!(!server.log().iter().any(|path| path.starts_with("pool/")), "{:?}", server.log());
+}
+
 #[test]
 fn every_kernel_has_its_outcome_and_is_fetched_once() {
     let mirror = mirror();
