@@ -18,6 +18,8 @@ pub struct Summary {
     pub total: Row,
     /// Suites whose index should have been replaced, and since when.
     pub stale: Vec<(String, SystemTime)>,
+    /// Suites whose index is older than one that was read before: when either was made.
+    pub older: Vec<(String, [SystemTime; 2])>,
     /// Suites that another mirror than the first was asked for, and the mirrors before it.
     pub passed_over: Vec<(String, PassedOver)>,
     /// Suites that offer markedly less than last time, and how much.
@@ -107,6 +109,7 @@ impl Summary {
                 Ok(None) => continue,
                 Ok(Some(suite)) => {
                     summary.stale.extend(suite.stale_since.map(|since| (name.clone(), since)));
+                    summary.older.extend(suite.older.map(|times| (name.clone(), times)));
                     let passed_over = suite.passed_over.iter().cloned();
                     summary.passed_over.extend(passed_over.map(|mirror| (name.clone(), mirror)));
                 }
@@ -203,6 +206,14 @@ impl Summary {
                 out,
                 "stale: the index of {suite} expired on {day}; it was used, but newer kernels may be \
                  missing"
+            );
+        }
+        for (suite, times) in &self.older {
+            let [now, before] = times.map(date::day);
+            let _ = writeln!(
+                out,
+                "older: the index of {suite} is of {now}, one of {before} was read before; it was used, \
+                 but newer kernels may be missing"
             );
         }
         for (suite, PassedOver { url, why }) in &self.passed_over {

@@ -223,6 +223,12 @@ impl Fetcher {
         known.map_or(Ok(()), |known| known.write(&self.0.options.cache, &url))
     }
 
+    /// What was last [trusted](Fetcher::trust) of a URL, at most `max` bytes.
+    pub fn trusted(&self, url: &str, max: usize) -> Option<Vec<u8>> {
+        let known = Known::read(&self.0.options.cache, &parse(url).ok()?, max as u64)?;
+        Some(known.content).filter(|content| !content.is_empty())
+    }
+
     fn distrust(&self, url: &Url, known: Known) {
         let mut untrusted = self.untrusted();
         // Who never trusts anything has it fetched every time.

@@ -106,6 +106,8 @@ pub struct Suite {
     pub signed_by: Option<String>,
     /// Since when the index should have been replaced, where it says so and that has passed.
     pub stale_since: Option<SystemTime>,
+    /// When the index was made, and when one was that was read there before, where that is newer.
+    pub older: Option<[SystemTime; 2]>,
     /// Mirrors that were asked before the one that was read, and why they would not do.
     pub passed_over: Vec<PassedOver>,
 }
@@ -121,7 +123,7 @@ pub struct PassedOver {
 
 impl Suite {
     fn new(index: SuiteIndex, signed_by: Option<String>) -> Self {
-        Self { index, signed_by, stale_since: None, passed_over: Vec::new() }
+        Self { index, signed_by, stale_since: None, older: None, passed_over: Vec::new() }
     }
 }
 

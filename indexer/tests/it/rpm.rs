@@ -296,6 +296,33 @@ fn rpm_repositories_give_the_plans_that_debian_does() {
 }
 
 #[test]
+fn an_old_index_is_told() {
+    if !tools() {
+        return;
+    }
+    let (mirror, place) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (root, place) = (mirror.path(), place.path());
+    let (server, key) = (Server::new(root), Key::new());
+    red_hat(root, &key);
+    let catalogue = catalogue(place, &server.url, &key.public());
+    let arguments = ["rhel", "--catalogue", catalogue.to_str().unwrap()];
+    let (code, stderr) = crawl(place, &arguments);
+    assert_eq!((code, stderr.contains("older:")), (0, false), "{stderr}");
+    let repo = Repo::new(root, "el/8/BaseOS");
+    let new = fs::read_to_string(repo.repomd()).unwrap();
+    let old = new.replace("<timestamp>1", "<timestamp>0");
+    assert_ne!(old, new);
+    fs::write(repo.repomd(), old).unwrap();
+    repo.sign(&key);
+    // However often it is sent.
+    for _ in 0..2 {
+        let (code, stderr) = crawl(place, &arguments);
+        assert_eq!(code, 0, "{stderr}");
+        assert!(stderr.contains("older: the index of rhel 8 is of "), "{stderr}");
+    }
+}
+
+#[test]
 fn what_nobody_vouches_for_is_not_used() {
     if !tools() {
         return;

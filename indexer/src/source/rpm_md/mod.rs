@@ -37,6 +37,7 @@ use std::{
     io::{self, BufRead as _, BufReader, Read},
     path::{Path, PathBuf},
     sync::Arc,
+    time::{Duration, SystemTime},
 };
 
 /// Largest index that is fetched into memory, in bytes: where there is no SHA-256 of it, or no size.
@@ -104,6 +105,7 @@ async fn read_base(
     base: &str,
 ) -> Result<Option<Suite>, SuiteError> {
     let url = format!("{base}/repodata/repomd.xml");
+    let before = reader.fetcher.trusted(&url, MAX_REPOMD);
     let repomd = match reader.fetcher.small(&url, MAX_REPOMD).await {
         Err(error) if error.is_not_found() => return Ok(None),
         repomd => repomd?,
@@ -113,7 +115,14 @@ async fn read_base(
     if let Some(keys) = &keys {
         signed_by = verify_repomd(reader, keys, &url, &repomd).await?;
     }
-    let index = repomd::primary(&repomd).map_err(|error| SuiteError::malformed(url, error))?;
+    let index =
+        repomd::primary(&repomd).map_err(|error| SuiteError::malformed(url.as_str(), error))?;
+    let older = before.and_then(|before| older(&index, &before));
+    // What is remembered is the newest, whatever mirrors say in between.
+    if signed_by.is_some() && older.is_none() {
+        reader.fetcher.trust(&url)?;
+        reader.fetcher.trust(&signature_of(&url))?;
+    }
     let packages = read_index(reader, base, index).await?;
     // What downloads are compared with; without it the index says nothing of what is in a package.
     if !packages.iter().all(|package| package.sha256.is_some()) {
@@ -126,7 +135,19 @@ async fn read_base(
     };
     let (suite, base) = (repository.suite.clone(), base.to_owned());
     let index = SuiteIndex { suite, base, trust, packages };
-    Ok(Some(Suite::new(index, signed_by)))
+    Ok(Some(Suite { older, ..Suite::new(index, signed_by) }))
+}
+
+fn signature_of(url: &str) -> String {
+    format!("{url}.asc")
+}
+
+/// An old index has a good signature too. What it says is true, but it hides what is newer.
+fn older(index: &Index, before: &[u8]) -> Option<[SystemTime; 2]> {
+    let before = repomd::primary(before).ok()?.timestamp?;
+    let now = index.timestamp.filter(|now| *now < before)?;
+    let time = |seconds| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds));
+    Some([time(now)?, time(before)?])
 }
 
 /// Whose signatures count; `None`: nobody's have to. apt's own keys are not for these.
@@ -145,17 +166,13 @@ async fn verify_repomd(
     url: &str,
     repomd: &[u8],
 ) -> Result<Option<String>, SuiteError> {
-    let beside = format!("{url}.asc");
+    let beside = signature_of(url);
     let signature = match reader.fetcher.small(&beside, MAX_SIGNATURE).await {
         Err(error) if error.is_not_found() => return Ok(None),
         signature => signature?,
     };
     match keys.verify_detached(&signature, repomd, reader.now) {
-        Ok(signed_by) => {
-            reader.fetcher.trust(url)?;
-            reader.fetcher.trust(&beside)?;
-            Ok(Some(signed_by))
-        }
+        Ok(signed_by) => Ok(Some(signed_by)),
         Err(error) => Err(SuiteError::Signature { url: beside, error }),
     }
 }
