@@ -29,23 +29,28 @@ const SECONDS: u32 = 4;
 /// How often server and bare handler take turns. A machine that others share has its moods: only what was
 /// measured at the same time can be compared.
 const TURNS: usize = 5;
+/// How often it is looked how well-behaved clients fare beside hostile ones.
+const ROUNDS: usize = 8;
 /// Connections under full load.
 const CONNECTIONS: u32 = 64;
 const SERVER: &str = env!("CARGO_BIN_EXE_nfdrop-server");
 
 fn main() -> anyhow::Result<()> {
     let mut arguments = env::args().skip(1).filter(|argument| !argument.starts_with("--"));
-    if arguments.next().as_deref() == Some("bare") {
+    let part = arguments.next();
+    if part.as_deref() == Some("bare") {
         return bare(&arguments.next().context("which bytes?")?);
     }
     let cache = env::var_os("NFDROP_CACHE_PATH").map(PathBuf::from);
     let home = || Some(PathBuf::from(env::var_os("HOME")?).join(".cache/nfdrop"));
     let cache = cache.or_else(home).context("there is no cache: set HOME or NFDROP_CACHE_PATH")?;
     fs::create_dir_all(&cache)?;
-    let [small, large] = [SMALL, LARGE].map(|builds| database(&cache, builds));
-    let (small, large) = (small?, large?);
-
     println!("{:<34} {:>10} {:>9} {:>9}", "", "answers/s", "p50 µs", "p99 µs");
+    let small = database(&cache, SMALL)?;
+    if part.as_deref() == Some("hostile") {
+        return hostile(&small);
+    }
+    let large = database(&cache, LARGE)?;
     let body = cache.join("bench-record.json");
     fs::write(&body, record(7).to_bytes())?;
     let bare = start_bare(&body)?;
@@ -118,7 +123,7 @@ fn hostile(database: &Path) -> anyhow::Result<()> {
             let (address, stop) = (&server.address, &stop);
             scope.spawn(move || attack(address, stop));
         }
-        let measured = (0..3).map(|_| {
+        let measured = (0..ROUNDS).map(|_| {
             let load = load(&server.address, &script, 16)?;
             line("  beside hostile ones", &load, None);
             println!("  {:<32} {:>10} MiB", "resident", server.resident()?);
