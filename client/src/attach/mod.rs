@@ -350,6 +350,12 @@ impl Attached {
         })
     }
 
+    /// How many drops' events are in the ring or were, and how many it had no room for.
+    pub fn events(&self) -> Result<[u64; 2], AttachError> {
+        let [rule_drops, policy_drops, lost, _, _, left_out] = self.sums()?;
+        Ok([(rule_drops + policy_drops).saturating_sub(lost + left_out), lost])
+    }
+
     /// The kernel's counters, of all processors together, in the order of `struct counters`.
     fn sums(&self) -> Result<[u64; COUNTERS], AttachError> {
         let values = self

@@ -40,6 +40,8 @@ pub(super) struct Session<'a> {
     before: Counters,
     /// What they had counted by rule.
     earlier: Earlier,
+    /// Whether it was said that the kernel takes no events.
+    refused: bool,
 }
 
 /// What Prometheus is told.
@@ -82,6 +84,7 @@ impl<'a> Session<'a> {
             metrics,
             before: Counters::default(),
             earlier: Earlier::default(),
+            refused: false,
         })
     }
 
@@ -145,6 +148,28 @@ impl<'a> Session<'a> {
         for warning in self.names.warnings() {
             say(&format!("warning: {warning}"));
         }
+    }
+
+    /// Says once that not one event of this kernel's probes gets into the ring. It does not where kprobes
+    /// are breakpoints, which count as NMIs, and the ring's lock sleeps (`PREEMPT_RT` before
+    /// `raw_spinlock_t` in kernel/bpf/ringbuf.c): 5.10 rt.
+    pub(super) fn tell_of_refused_events(
+        &mut self,
+        say: &mut impl FnMut(&str),
+    ) -> Result<(), Failure> {
+        let Some(now) = self.now.as_ref().filter(|_| self.wanted.events && !self.refused) else {
+            return Ok(());
+        };
+        let [taken, lost] = now.attached.events().map_err(Failure::Broken)?;
+        if taken == 0 && lost > 0 {
+            self.refused = true;
+            say(&format!(
+                "warning: {lost} drops seen, and none could be told: this kernel takes no events from \
+                 where its probes are, as PREEMPT_RT kernels before 6.1 do; counting works: use \
+                 --aggregate, top or --metrics-listen"
+            ));
+        }
+        Ok(())
     }
 
     /// Has those drops printed that are in the ring, at most so many. Nothing is being written.

@@ -101,6 +101,14 @@ impl Mirror {
         self.newest(flavour).into_iter().find(|kernel| kernel.series == series)
     }
 
+    /// The next older complete kernel of the same series and flavour.
+    pub fn before(&self, set: &KernelSet) -> Option<&KernelSet> {
+        let alike = |k: &&KernelSet| (k.series, &k.flavour) == (set.series, &set.flavour);
+        let older = |k: &&KernelSet| k.packages.is_complete() && k.version < set.version;
+        let kernels = self.survey.kernels.iter().filter(alike).filter(older);
+        kernels.max_by(|a, b| a.version.cmp(&b.version))
+    }
+
     /// Fetches and unpacks a kernel.
     pub fn kernel(&self, set: &KernelSet) -> Result<Kernel> {
         let PackageSet::Complete { image, modules } = &set.packages else {
