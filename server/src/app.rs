@@ -32,7 +32,7 @@ struct Inner {
     database: Database,
     encoded: Encoded,
     metrics: Metrics,
-    overviews: Overviews,
+    overviews: Arc<Overviews>,
     upstream: Option<Upstream>,
 }
 

@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use tokio::sync::Mutex;
+use tokio::{sync::Mutex, task};
 
 /// How old what is counted may be while a crawl writes.
 const FRESH: Duration = Duration::from_secs(5);
@@ -27,7 +27,17 @@ pub struct Overview {
 pub(crate) struct Overviews(Mutex<Option<(u64, Instant, Arc<Overview>)>>);
 
 impl Overviews {
-    pub(crate) async fn get(&self, database: &Database) -> Result<Arc<Overview>, QueryError> {
+    /// A request that gives up does not end the count that others wait for.
+    pub(crate) async fn get(
+        self: &Arc<Self>,
+        database: &Database,
+    ) -> Result<Arc<Overview>, QueryError> {
+        let (overviews, database) = (Arc::clone(self), database.clone());
+        let counted = task::spawn(async move { overviews.counted(&database).await });
+        counted.await.map_err(|error| QueryError::CutShort(error.to_string()))?
+    }
+
+    async fn counted(&self, database: &Database) -> Result<Arc<Overview>, QueryError> {
         let mut last = self.0.lock().await;
         let generation = database.generation();
         if let Some((of, made, overview)) = &*last

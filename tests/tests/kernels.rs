@@ -151,7 +151,7 @@ fn plan_holds(set: &KernelSet) {
     let phases = verdict::phases(&said).unwrap();
     let tables = plan.layout.offsets.contains_key(fields::TABLE_HANDLE);
     if (set.series, set.flavour.as_str()) == (Series(5, 10), "rt-amd64") {
-        return counts_hold(set, &said, &phases);
+        return counts_hold(set, &plan, &said, &phases);
     }
     let mut differences = Vec::new();
     let mut before = None;
@@ -198,23 +198,32 @@ fn plan_holds(set: &KernelSet) {
 
 /// Of a kernel whose ring takes no events from probes: its own trace tells of every drop, and the client
 /// counts each, by rule too, and says what is wrong.
-fn counts_hold(set: &KernelSet, said: &Sections, phases: &[verdict::Phase]) {
+fn counts_hold(set: &KernelSet, plan: &Plan, said: &Sections, phases: &[verdict::Phase]) {
     let mut differences = Vec::new();
     let mut before = None;
     for phase in phases {
         let fates = scenario::fates(&sent(&phase.name));
+        let summary = &phase.summary;
         if let Some(events) = &phase.events {
             let observed = ("the trace", events);
             differences.extend(verdict::differences(before, phase, &fates, observed));
+            let earlier = before.map_or(0, |before: &verdict::Phase| before.summary.seen);
+            let (due, seen) = (events.values().sum::<u64>(), summary.seen.checked_sub(earlier));
+            if seen != Some(due) {
+                differences.push(format!("{}: {seen:?} counted, not {due}", phase.name));
+            }
         }
-        let summary = &phase.summary;
         if summary.printed > 0 || summary.lost != summary.seen || summary.missed > 0 {
             differences.push(format!("{}: {summary:?}", phase.name));
         }
         before = Some(phase);
     }
     differences.extend(endings::differences(said).unwrap());
+    differences.extend(told::counted(said).unwrap());
+    let placed = verdict::placed(said.get("list").unwrap()).unwrap();
+    differences.extend(verdict::misplaced(plan, &placed));
     assert!(differences.is_empty(), "{}:\n{}", set.release, differences.join("\n"));
+    assert_eq!(said.get("end").unwrap(), "", "{}: probes are left behind", set.release);
     let text = said.to_string();
     assert!(text.contains("none could be told"), "{}: it is not said", set.release);
     println!("{}: {} phases, all counted, none told", set.release, phases.len());
@@ -328,9 +337,10 @@ fn there(mut set: &KernelSet) -> Option<&KernelSet> {
 fn each<'a>(sets: impl IntoIterator<Item = &'a KernelSet>, test: fn(&KernelSet)) {
     let only = std::env::var("NFDROP_RELEASES").unwrap_or_default();
     let is_wanted = |set: &&KernelSet| only.split(',').any(|part| set.release.contains(part));
-    let sets = sets.into_iter().filter(is_wanted).filter_map(there);
+    let sets: Vec<_> = sets.into_iter().filter(is_wanted).filter_map(there).collect();
+    assert!(!sets.is_empty(), "no kernel was run; NFDROP_RELEASES is {only:?}");
     let failed = |set: &&KernelSet| panic::catch_unwind(|| test(set)).is_err();
-    let failed: Vec<_> = sets.filter(failed).map(|set| &set.release).collect();
+    let failed: Vec<_> = sets.into_iter().filter(failed).map(|set| &set.release).collect();
     assert!(failed.is_empty(), "see above: {failed:?}");
 }
 

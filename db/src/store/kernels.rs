@@ -9,7 +9,11 @@ use super::{
 };
 use crate::{BuildId, Reason, Status, hex};
 use rusqlite::{Connection, Row, ToSql, params_from_iter, types::Value};
-use std::{collections::BTreeMap, fmt, str::FromStr};
+use std::{
+    collections::{BTreeMap, HashSet},
+    fmt,
+    str::FromStr,
+};
 
 /// Which kernels to list. All that is `None` takes everything.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -287,14 +291,14 @@ impl Store {
     /// What a person may mean by this: a build-id or the beginning of one, a release or a part of it, the
     /// name of a package or the beginning of it. At most `limit` of each kind; all candidates, no guess. What
     /// very many begin with, or what is in the middle of a release, is looked for among the newest only, so
-    /// that no text takes more than a moment.
+    /// that no text takes more than a moment. All failures are looked at, of which there are few.
     pub fn search(&self, text: &str, limit: usize) -> Result<Matches, StoreError> {
         let text = text.trim();
         if text.is_empty() || text.len() > MAX_QUERY || text.contains(char::is_control) {
             return Ok(Matches::default());
         }
         self.read(|connection| {
-            let mut found = Matches::default();
+            let (mut found, mut seen) = (Matches::default(), HashSet::new());
             for kind in 0..5 {
                 let mut by = Where::default();
                 match kind {
@@ -318,6 +322,7 @@ impl Store {
                     // All of an older series; which of them are the newest would take too long to tell.
                     matching.extend(rows(connection, Looked::First, &by, limit + 1)?);
                 }
+                matching.retain(|row| seen.insert(row.clone_key()));
                 found.more |= matching.len() > limit;
                 found.kernels.extend(matching.into_iter().take(limit));
                 if matches!(kind, 1 | 2 | 4) {
@@ -331,8 +336,6 @@ impl Store {
                     break;
                 }
             }
-            let mut seen = std::collections::HashSet::new();
-            found.kernels.retain(|row| seen.insert(row.clone_key()));
             Ok(found)
         })
     }

@@ -203,24 +203,19 @@ fn a_kernel_with_a_build_never_fails_again() {
     assert_eq!(store.content_dump().unwrap(), content);
 }
 
-/// Of some distributions' packages the release is only a guess until they are there.
 #[test]
-fn a_guessed_release_does_not_stay_once_the_packages_are_there() {
-    let failure = || {
-        let mut failure = failed(1, "sid", Reason::FetchFailed);
-        failure.kernel.release = "6.11.1-guessed".to_owned();
-        failure
-    };
-    for order in [[failure(), good(1, "sid")], [good(1, "sid"), failure()]] {
-        let folder = folder();
-        let store = Store::create_or_open(folder.path().join("db.sqlite")).unwrap();
-        store.put_kernels(&order).unwrap();
-        assert_eq!(store.failures().unwrap(), []);
-        let mut other = failure();
-        other.kernel.packages.pop();
-        store.put_kernel(&other).unwrap();
-        assert_eq!(store.failures().unwrap().len(), 1, "other packages are another kernel");
-    }
+fn a_failure_under_a_guessed_release_is_forgotten() {
+    let folder = folder();
+    let store = Store::create_or_open(folder.path().join("db.sqlite")).unwrap();
+    let mut guessed = failed(1, "sid", Reason::FetchFailed);
+    guessed.kernel.release = "6.11.1-guessed".to_owned();
+    store.put_kernels(&[guessed.clone(), failed(2, "sid", Reason::FetchFailed)]).unwrap();
+    store.put_kernel(&good(1, "sid")).unwrap();
+    assert_eq!(store.failures().unwrap().len(), 2);
+    store.forget_failure(&guessed.kernel).unwrap();
+    let left = store.failures().unwrap();
+    assert_eq!(left.len(), 1);
+    assert_eq!(left[0].release, kernel(2, "sid").release);
 }
 
 #[test]

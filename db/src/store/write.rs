@@ -114,6 +114,20 @@ impl Store {
         })
     }
 
+    /// Forgets why a kernel failed: its release was a guess, and its packages have told another one.
+    pub fn forget_failure(&self, kernel: &Kernel) -> Result<(), StoreError> {
+        let Kernel { distro, suite, release, version, arch, .. } = kernel;
+        self.write(|connection| {
+            connection
+                .prepare_cached(
+                    "DELETE FROM failures WHERE distro = ?1 AND suite = ?2 AND release = ?3 \
+                     AND version = ?4 AND arch = ?5",
+                )?
+                .execute(params![distro, suite, release, version, arch])?;
+            Ok(())
+        })
+    }
+
     /// Stores what a suite looked like. Where it could not be read, what its index last said stays,
     /// and [`Source::stale_since`] becomes the time of the first such crawl in a row.
     pub fn put_source(&self, source: &Source) -> Result<(), StoreError> {
@@ -432,10 +446,10 @@ pub(super) fn put_package(connection: &Connection, row: &PackageRow<'_>) -> rusq
         ])?;
     connection
         .prepare_cached(
-            "DELETE FROM failures WHERE distro = ?1 AND suite = ?2 AND version = ?4 AND arch = ?5 \
-             AND (release = ?3 OR set_sha256 = ?6)",
+            "DELETE FROM failures WHERE distro = ?1 AND suite = ?2 AND release = ?3 \
+             AND version = ?4 AND arch = ?5",
         )?
-        .execute(params![row.distro, row.suite, row.release, row.version, row.arch, row.set])?;
+        .execute(params![row.distro, row.suite, row.release, row.version, row.arch])?;
     Ok(())
 }
 
@@ -448,16 +462,14 @@ pub(super) fn put_failure(
     analyzer: &str,
     indexed_at: i64,
 ) -> rusqlite::Result<()> {
-    // Not where the kernel has a build: a mirror that dropped a package does not undo a plan. Nor where
-    // its packages have one: the release of packages that were not there is only a guess.
+    // Not where the kernel has a build: a mirror that dropped a package does not undo a plan.
     connection
         .prepare_cached(
             "INSERT INTO failures (distro, suite, release, version, arch, set_sha256, signed_by, \
              reason, detail, analyzer, indexed_at, series, flavour, place) \
              SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14 \
              WHERE NOT EXISTS (SELECT 1 FROM packages WHERE distro = ?1 AND suite = ?2 \
-                               AND version = ?4 AND arch = ?5 \
-                               AND (release = ?3 OR set_sha256 = ?6)) \
+                               AND release = ?3 AND version = ?4 AND arch = ?5) \
              ON CONFLICT DO UPDATE SET set_sha256 = excluded.set_sha256, \
              signed_by = excluded.signed_by, reason = excluded.reason, detail = excluded.detail, \
              analyzer = excluded.analyzer, indexed_at = min(indexed_at, excluded.indexed_at)",

@@ -216,6 +216,11 @@ impl Crawl {
             let (outcome, indexed_at) = (outcome.clone(), now());
             self.store.put_kernel(&KernelOutcome { kernel: stored, outcome, indexed_at })?;
         }
+        if built.and_then(|built| built.release.as_ref()).is_some_and(|r| *r != kernel.release) {
+            for guessed in kernels_of(kernel, None) {
+                self.store.forget_failure(&guessed)?;
+            }
+        }
         Ok(match worked {
             Worked::Internal(detail) => End::Internal(detail),
             Worked::Failed(reason @ (Reason::FetchFailed | Reason::VerificationFailed), detail) => {

@@ -204,10 +204,9 @@ impl Fetcher {
             }
             content.extend_from_slice(bytes);
         }
-        let Some(version) = version else {
-            Known::remove(cache, url);
-            return Ok(content);
-        };
+        // What was trusted before stays remembered: it is not for an answer that nobody has verified to
+        // have it forgotten.
+        let Some(version) = version else { return Ok(content) };
         let (sha256, size) = (Sha256::digest(&content).into(), content.len() as u64);
         let known = Known { version, sha256, size, content: content.clone() };
         self.distrust(url, known);

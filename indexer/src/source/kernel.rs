@@ -155,10 +155,14 @@ pub struct PackageRef {
 }
 
 impl PackageRef {
+    /// The suites that list it, in the order of the indices.
+    pub fn suites(&self) -> impl Iterator<Item = &str> {
+        self.listings.iter().map(|listing| listing.suite.as_str())
+    }
+
     /// Whether one suite lists both.
     pub fn shares_suite(&self, other: &Self) -> bool {
-        let lists = |suite: &String| other.listings.iter().any(|listing| listing.suite == *suite);
-        self.listings.iter().any(|listing| lists(&listing.suite))
+        self.suites().any(|suite| other.suites().any(|other| other == suite))
     }
 }
 

@@ -164,10 +164,12 @@ fn sets(
     cores.iter().map(set).collect()
 }
 
-/// Of several builds of one version that in the image's own suite, else the first: parts may be in
+/// Of several builds of one version that in the image's own suites, else the first: parts may be in
 /// different suites.
 fn beside<'a>(image: &PackageRef, modules: &[&'a Arc<PackageRef>]) -> Option<&'a Arc<PackageRef>> {
-    modules.iter().find(|modules| image.shares_suite(modules)).or(modules.first()).copied()
+    let with_it = |modules: &&&Arc<PackageRef>| image.shares_suite(modules);
+    let same = |modules: &&&Arc<PackageRef>| image.suites().eq(modules.suites());
+    modules.iter().find(same).or_else(|| modules.iter().find(with_it)).or(modules.first()).copied()
 }
 
 /// Whether a package with these dependencies only gathers others.
