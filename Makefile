@@ -78,8 +78,8 @@ mutants: ## 20,000 changed functions; each gets the same plan, one that holds, o
 fuzz: ## Fuzz what reads files of strangers: an hour, or FUZZ_SECONDS for each target
 	@ci/install-deps fuzz
 	@command -v cargo-fuzz >/dev/null || $(CARGO) install --locked cargo-fuzz
-	@for target in load_resolve raw_image packages pacman apk records; do \
-		RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --sanitizer none $$target -- \
+	@for target in load_resolve raw_image packages pacman apk sources rpm_md arch_sources records; do \
+		RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --sanitizer none --features sources $$target -- \
 			-rss_limit_mb=512 -timeout=60 -max_total_time=$(FUZZ_SECONDS) || exit 1; \
 	done
 
