@@ -87,6 +87,8 @@ OFFSET(NET_INUM);
 /* Every drop becomes an event, with so many bytes of its packet. */
 const volatile __u32 EVENTS_ON = 0;
 const volatile __u32 PACKET_SIZE = 0;
+/* Events go into STREAM instead of EVENTS. */
+const volatile __u32 STREAM_ON = 0;
 /* One of so many. */
 const volatile __u32 SAMPLE = 1;
 /* Every drop is counted by what dropped it. */
@@ -96,7 +98,7 @@ const volatile __u32 NETFILTER_DROP = ABSENT;
 
 /* --- what is told ------------------------------------------------------- */
 
-/* Read by client/src/attach/ring.rs; its first bytes are those of the packet's. */
+/* Read by client/src/attach/record.rs; its first bytes are those of the packet's. */
 enum {
 	HAS_HOOK = 1 << 0,
 	HAS_NETNS = 1 << 1,
@@ -134,6 +136,24 @@ struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 4096);
 } EVENTS SEC(".maps");
+
+/*
+ * A buffer of perf's for every CPU, written without a lock: for kernels whose ring has one that sleeps
+ * (client/src/attach/events.rs).
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERF_EVENT_ARRAY);
+	__uint(key_size, sizeof(__u32));
+	__uint(value_size, sizeof(__u32));
+} STREAM SEC(".maps");
+
+/* Where an event is made that goes there: too large for the stack, and no program interrupts another. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u8[sizeof(struct event) + MAX_PACKET]);
+} SCRATCH SEC(".maps");
 
 struct counters {
 	__u64 drops[EVENTS_KINDS];
@@ -404,7 +424,10 @@ static __noinline int seen(struct pt_regs *ctx, __u32 index)
 	if (!wants_event)
 		return 0;
 
-	event = bpf_ringbuf_reserve(&EVENTS, sizeof(*event) + PACKET_SIZE, 0);
+	if (STREAM_ON)
+		event = bpf_map_lookup_elem(&SCRATCH, &zero);
+	else
+		event = bpf_ringbuf_reserve(&EVENTS, sizeof(*event) + PACKET_SIZE, 0);
 	if (!event) {
 		counters->lost++;
 		return 0;
@@ -432,7 +455,10 @@ static __noinline int seen(struct pt_regs *ctx, __u32 index)
 	}
 	names(chain, table, event->table, event->chain);
 	packet(event, skb);
-	bpf_ringbuf_submit(event, 0);
+	if (!STREAM_ON)
+		bpf_ringbuf_submit(event, 0);
+	else if (bpf_perf_event_output(ctx, &STREAM, BPF_F_CURRENT_CPU, event, sizeof(*event) + PACKET_SIZE))
+		counters->lost++;
 	return 0;
 }
 

@@ -150,9 +150,6 @@ fn plan_holds(set: &KernelSet) {
     let said = run(&kernel, &with_plan(&kernel, &plan), SHIFT);
     let phases = verdict::phases(&said).unwrap();
     let tables = plan.layout.offsets.contains_key(fields::TABLE_HANDLE);
-    if (set.series, set.flavour.as_str()) == (Series(5, 10), "rt-amd64") {
-        return counts_hold(set, &plan, &said, &phases);
-    }
     let mut differences = Vec::new();
     let mut before = None;
     for phase in &phases {
@@ -194,39 +191,6 @@ fn plan_holds(set: &KernelSet) {
     assert!(differences.is_empty(), "{}:\n{}", kernel.release, differences.join("\n"));
     assert_eq!(missed, 0, "{}", kernel.release);
     assert_eq!(said.get("end").unwrap(), "", "{}: probes are left behind", kernel.release);
-}
-
-/// Of a kernel whose ring takes no events from probes: its own trace tells of every drop, and the client
-/// counts each, by rule too, and says what is wrong.
-fn counts_hold(set: &KernelSet, plan: &Plan, said: &Sections, phases: &[verdict::Phase]) {
-    let mut differences = Vec::new();
-    let mut before = None;
-    for phase in phases {
-        let fates = scenario::fates(&sent(&phase.name));
-        let summary = &phase.summary;
-        if let Some(events) = &phase.events {
-            let observed = ("the trace", events);
-            differences.extend(verdict::differences(before, phase, &fates, observed));
-            let earlier = before.map_or(0, |before: &verdict::Phase| before.summary.seen);
-            let (due, seen) = (events.values().sum::<u64>(), summary.seen.checked_sub(earlier));
-            if seen != Some(due) {
-                differences.push(format!("{}: {seen:?} counted, not {due}", phase.name));
-            }
-        }
-        if summary.printed > 0 || summary.lost != summary.seen || summary.missed > 0 {
-            differences.push(format!("{}: {summary:?}", phase.name));
-        }
-        before = Some(phase);
-    }
-    differences.extend(endings::differences(said).unwrap());
-    differences.extend(told::counted(said).unwrap());
-    let placed = verdict::placed(said.get("list").unwrap()).unwrap();
-    differences.extend(verdict::misplaced(plan, &placed));
-    assert!(differences.is_empty(), "{}:\n{}", set.release, differences.join("\n"));
-    assert_eq!(said.get("end").unwrap(), "", "{}: probes are left behind", set.release);
-    let text = said.to_string();
-    assert!(text.contains("none could be told"), "{}: it is not said", set.release);
-    println!("{}: {} phases, all counted, none told", set.release, phases.len());
 }
 
 /// For `seconds` of the guest's time every packet that comes is dropped, more than the client can tell

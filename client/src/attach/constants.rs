@@ -18,6 +18,7 @@ pub(super) type Constant = (&'static str, Vec<u8>);
 pub(super) fn constants(
     plan: &Plan,
     wanted: &Wanted,
+    stream: bool,
     netfilter_drop: Option<u32>,
 ) -> Vec<Constant> {
     let handle = plan.layout.rule_handle;
@@ -29,6 +30,7 @@ pub(super) fn constants(
         ("RULE_HANDLE_MASK", handle.mask().to_ne_bytes().to_vec()),
         ("EVENTS_ON", word(wanted.events.into())),
         ("PACKET_SIZE", word(wanted.packet_size.into())),
+        ("STREAM_ON", word(stream.into())),
         ("SAMPLE", word(wanted.sample)),
         ("COUNTS_ON", word((wanted.counts > 0).into())),
         ("NETFILTER_DROP", word(netfilter_drop.unwrap_or(ABSENT))),

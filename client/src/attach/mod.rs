@@ -6,16 +6,18 @@
 
 mod constants;
 mod error;
-pub mod ring;
+mod events;
+pub mod record;
 pub mod site;
 
 pub use error::AttachError;
+pub use events::Events;
 use site::Site;
 
 use crate::host::Host;
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
+    maps::{HashMap, Map, MapData, MapError, PerCpuArray, RingBuf, perf::PerfEventArray},
     programs::{KProbe, Program, ProgramError, RawTracePoint},
 };
 use nfdrop_db::plan::{Event, Plan, SYMBOL};
@@ -134,7 +136,7 @@ pub struct Count {
 pub struct Attached {
     /// Holds the programs; `None` once they are detached.
     programs: Option<Ebpf>,
-    ring: RingBuf<MapData>,
+    events: Events,
     counters: PerCpuArray<MapData, [u64; COUNTERS]>,
     counts: HashMap<MapData, [u8; KEY], [u8; COUNT]>,
     witness: bool,
@@ -154,12 +156,14 @@ pub struct Attached {
 /// Then nothing is attached.
 pub fn attach(host: &Host, plan: &Plan, wanted: &Wanted) -> Result<Attached, AttachError> {
     let netfilter_drop = netfilter_drop(host);
-    let constants = constants::constants(plan, wanted, netfilter_drop);
+    let stream = wanted.events && events::ring_sleeps(host);
+    let constants = constants::constants(plan, wanted, stream, netfilter_drop);
     let mut loader = loader();
     for (name, bytes) in &constants {
         loader.override_global(name, bytes.as_slice(), true);
     }
-    loader.map_max_entries("EVENTS", if wanted.events { wanted.ring_size } else { 4096 });
+    let ring_size = if wanted.events && !stream { wanted.ring_size } else { 4096 };
+    loader.map_max_entries("EVENTS", ring_size);
     loader.map_max_entries("COUNTS", wanted.counts.max(1));
     let mut programs = loader.load(OBJECT).map_err(|error| AttachError::load(&error))?;
 
@@ -167,19 +171,24 @@ pub fn attach(host: &Host, plan: &Plan, wanted: &Wanted) -> Result<Attached, Att
     for name in &names {
         kprobe(&mut programs, name)?.load().map_err(|error| AttachError::program(&error))?;
     }
-    // Before the probes, so that it sees what they see.
+    // Before the probes, so that there is room for what they tell.
+    let events = if stream {
+        Events::stream(map(&mut programs, "STREAM", PerfEventArray::try_from)?, wanted.ring_size)?
+    } else {
+        Events::ring(map(&mut programs, "EVENTS", RingBuf::try_from)?)
+    };
+    // Too, so that it sees what they see.
     let witness = match netfilter_drop {
         Some(_) => set_witness(&mut programs)?,
         None => false,
     };
     let not_compared = set_probes(host, plan, &mut programs, &names)?;
-    let ring = map(&mut programs, "EVENTS", RingBuf::try_from)?;
     let counters = map(&mut programs, "COUNTERS", PerCpuArray::try_from)?;
     let counts = map(&mut programs, "COUNTS", HashMap::try_from)?;
     let programs = Some(programs);
     let mut attached = Attached {
         programs,
-        ring,
+        events,
         counters,
         counts,
         witness,
@@ -324,9 +333,9 @@ impl Attached {
         self.not_compared
     }
 
-    /// The ring with the events.
-    pub fn ring(&mut self) -> &mut RingBuf<MapData> {
-        &mut self.ring
+    /// What drops are told of, and nobody has taken yet.
+    pub fn events(&mut self) -> &mut Events {
+        &mut self.events
     }
 
     /// What was counted so far.
@@ -348,12 +357,6 @@ impl Attached {
             witnessed: self.witnessed.or_else(|| self.witness.then(witnessed)),
             missed: self.missed,
         })
-    }
-
-    /// How many drops' events are in the ring or were, and how many it had no room for.
-    pub fn events(&self) -> Result<[u64; 2], AttachError> {
-        let [rule_drops, policy_drops, lost, _, _, left_out] = self.sums()?;
-        Ok([(rule_drops + policy_drops).saturating_sub(lost + left_out), lost])
     }
 
     /// The kernel's counters, of all processors together, in the order of `struct counters`.
@@ -390,7 +393,7 @@ impl Attached {
 fn decode_count(key: &[u8; KEY], count: &[u8; COUNT]) -> Option<Count> {
     let u64_at =
         |bytes: &[u8], at: usize| Some(u64::from_ne_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
-    let name = |at: usize| Some(ring::name(count.get(at..at + NAME)?));
+    let name = |at: usize| Some(record::name(count.get(at..at + NAME)?));
     Some(Count {
         table_handle: u64_at(key, 0)?,
         handle: u64_at(key, 8)?,
@@ -435,7 +438,7 @@ mod tests {
 
     #[test]
     fn the_object_has_all_that_is_looked_for() {
-        for name in ["witness", "probe_0", "probe_15", "EVENTS", "COUNTERS", "COUNTS", "PROBES"] {
+        for name in ["witness", "probe_0", "probe_15", "EVENTS", "STREAM", "COUNTERS", "COUNTS", "PROBES"] {
             let name = [name.as_bytes(), b"\0"].concat();
             assert!(OBJECT.windows(name.len()).any(|w| w == name), "{name:?}");
         }

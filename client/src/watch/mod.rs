@@ -153,7 +153,6 @@ async fn watch(
             _ = tick.tick() => {
                 let next = session.look_after_module(&mut signals.end, say).await?;
                 session.refresh_names(say);
-                session.tell_of_refused_events(false, say)?;
                 session.read_counts(true)?;
                 next
             }

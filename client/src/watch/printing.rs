@@ -6,7 +6,7 @@ use super::{
     summary::Fate,
 };
 use crate::{
-    attach::{Attached, Wanted, ring},
+    attach::{Attached, Wanted, record},
     cli::DropFormat,
     counts::{self, Rates, Row, screen::Screen},
     failure::Failure,
@@ -131,10 +131,10 @@ impl<'a> Output<'a> {
                 self.more = true;
                 break;
             }
-            let Some(record) = attached.ring().next() else { break };
+            let decode = |bytes: &[u8]| record::decode(bytes, epoch);
+            let Some(decoded) = attached.events().next(decode) else { break };
             records += 1;
-            let Some(mut drop) = ring::decode(&record, epoch) else { continue };
-            std::mem::drop(record);
+            let Some(mut drop) = decoded else { continue };
             rules.complete(&mut drop);
             let named = Named::new(&drop, rules.look_up(&drop));
             if !self.filter.matches(&named) {
@@ -160,7 +160,7 @@ impl<'a> Output<'a> {
 
     /// Empties the ring of drops that are not going to be printed.
     pub(super) fn leave(&mut self, attached: &mut Attached) {
-        while attached.ring().next().is_some() {
+        while attached.events().next(|_| ()).is_some() {
             self.left += 1;
         }
     }

@@ -20,7 +20,7 @@ use crate::{
     running::{self, Running},
 };
 use std::{
-    os::fd::{AsFd, OwnedFd},
+    os::fd::OwnedFd,
     path::Path,
 };
 use tokio::io::{Interest, unix::AsyncFd};
@@ -40,8 +40,6 @@ pub(super) struct Session<'a> {
     before: Counters,
     /// What they had counted by rule.
     earlier: Earlier,
-    /// How often it was seen that the kernel takes no events.
-    refused: u8,
 }
 
 /// What Prometheus is told.
@@ -84,7 +82,6 @@ impl<'a> Session<'a> {
             metrics,
             before: Counters::default(),
             earlier: Earlier::default(),
-            refused: 0,
         })
     }
 
@@ -148,35 +145,6 @@ impl<'a> Session<'a> {
         for warning in self.names.warnings() {
             say(&format!("warning: {warning}"));
         }
-    }
-
-    /// Says once that not one event of this kernel's probes gets into the ring. It does not where kprobes
-    /// are breakpoints, which count as NMIs, and the ring's lock sleeps (`PREEMPT_RT` before
-    /// `raw_spinlock_t` in kernel/bpf/ringbuf.c): 5.10 rt.
-    /// Processors are not all read in one moment: only what is seen twice is believed, or at the `end`.
-    pub(super) fn tell_of_refused_events(
-        &mut self,
-        end: bool,
-        say: &mut impl FnMut(&str),
-    ) -> Result<(), Failure> {
-        let Some(now) = self.now.as_ref().filter(|_| self.wanted.events && self.refused < 2) else {
-            return Ok(());
-        };
-        let [taken, lost] = now.attached.events().map_err(Failure::Broken)?;
-        if taken > 0 || lost == 0 {
-            self.refused = 0;
-            return Ok(());
-        }
-        self.refused += 1;
-        if end || self.refused == 2 {
-            self.refused = 2;
-            say(&format!(
-                "warning: {lost} drops seen, and none could be told: this kernel takes no events from \
-                 where its probes are, as PREEMPT_RT kernels before 6.1 do; counting works: use \
-                 --aggregate, top or --metrics-listen"
-            ));
-        }
-        Ok(())
     }
 
     /// Has those drops printed that are in the ring, at most so many. Nothing is being written.
@@ -311,7 +279,6 @@ impl<'a> Session<'a> {
         if let Some(now) = &mut self.now {
             self.output.leave(&mut now.attached);
         }
-        self.tell_of_refused_events(true, say)?;
         // Whatever became of stdout.
         self.summary(false, say)?;
         unless_unread(shown)
@@ -338,7 +305,7 @@ impl<'a> Session<'a> {
     reason = "unsound for types whose descriptor changes, which an OwnedFd's does not"
 )]
 fn ring_events(attached: &mut Attached) -> Result<AsyncFd<OwnedFd>, AttachError> {
-    let fd = attached.ring().as_fd().try_clone_to_owned();
+    let fd = attached.events().readable();
     fd.and_then(|fd| AsyncFd::with_interest(fd, Interest::READABLE))
         .map_err(|error| AttachError::Map("EVENTS", error.to_string()))
 }

@@ -43,7 +43,7 @@ pub fn differences(sections: &Sections) -> Result<Vec<String>> {
 }
 
 /// What the counts by rule, over an nf_tables that went and came again, have too much or too little.
-pub fn counted(sections: &Sections) -> Result<Vec<String>> {
+fn counted(sections: &Sections) -> Result<Vec<String>> {
     let by_rule = sum(sections.get("metrics")?, "nfdrop_drops_total")?;
     let last = sections.0.iter().rev().find(|(title, _)| title == "summary");
     let last: Summary = last.context("no summary")?.1.parse()?;

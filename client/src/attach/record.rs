@@ -1,4 +1,4 @@
-//! Records of the ring buffer: `struct event` of `client/bpf/nfdrop.bpf.c`, in the machine's byte
+//! Records of events: `struct event` of `client/bpf/nfdrop.bpf.c`, in the machine's byte
 //! order.
 
 use crate::event::{Device, Drop, Family, Packet};
