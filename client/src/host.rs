@@ -85,6 +85,13 @@ impl Host {
         (plain && !release.is_empty() && !release.starts_with('.')).then_some(release)
     }
 
+    /// The first two numbers of the kernel's release.
+    pub fn version(&self) -> Option<(u32, u32)> {
+        let release = self.release()?;
+        let mut numbers = release.split(['.', '-']).map(|number| number.parse().ok());
+        Some((numbers.next()??, numbers.next()??))
+    }
+
     /// What `/proc/kallsyms` tells; `None` where it is hidden, empty or not there.
     pub fn symbols(&self) -> Option<Symbols> {
         let file = File::open(self.path("/proc/kallsyms")).ok()?;

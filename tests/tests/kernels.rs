@@ -105,6 +105,9 @@ fn guest(kernel: &Kernel, scenario: &[u8]) -> FilesByPath {
     for (number, (name, module)) in kernel.modules(&MODULES).unwrap().iter().enumerate() {
         put(&mut files, &format!("modules/{number:02}-{name}.ko"), module);
     }
+    if let Some((path, module)) = kernel.nf_tables() {
+        put(&mut files, &path, module);
+    }
     files
 }
 

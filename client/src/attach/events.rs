@@ -19,6 +19,9 @@ use std::{
     os::fd::{AsFd, OwnedFd},
 };
 
+/// The release from which on the ring's lock is one that does not.
+const RAW_LOCK: (u32, u32) = (6, 12);
+
 /// Events that the kernel has told, and nobody has taken.
 pub struct Events(Way);
 
@@ -38,13 +41,10 @@ struct Stream {
 
 /// Whether the ring's lock sleeps.
 pub(super) fn ring_sleeps(host: &Host) -> bool {
-    let version = host.text("/proc/version").unwrap_or_default();
     // Linux version 5.10.0-46-rt-amd64 (…) (gcc …) #1 SMP PREEMPT_RT Debian 5.10.262-1 (2026-10-20)
-    let mut words = version.split_whitespace();
-    let release = words.nth(2).unwrap_or_default();
-    let mut numbers = release.split(['.', '-']).map(str::parse::<u32>);
-    let (Some(Ok(major)), Some(Ok(minor))) = (numbers.next(), numbers.next()) else { return false };
-    (major, minor) < (6, 12) && words.any(|word| word == "PREEMPT_RT")
+    let version = host.text("/proc/version").unwrap_or_default();
+    host.version().is_some_and(|version| version < RAW_LOCK)
+        && version.split_whitespace().any(|word| word == "PREEMPT_RT")
 }
 
 impl Events {
@@ -61,7 +61,8 @@ impl Events {
         let processors = online_cpus().map_err(|(_, error)| broken(error))?;
         let each = size as usize / processors.len().max(1);
         let pages = each.div_ceil(rustix::param::page_size()).next_power_of_two();
-        let any = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(|error| broken(error.into()))?;
+        let any =
+            epoll::create(epoll::CreateFlags::CLOEXEC).map_err(|error| broken(error.into()))?;
         let mut buffers = vec![];
         for processor in processors {
             let buffer = array.open(processor, Some(pages));
@@ -119,8 +120,8 @@ mod tests {
 
     #[test]
     fn only_old_real_time_kernels_have_a_ring_that_sleeps() {
-        let host = tempfile::tempdir().unwrap();
-        fs::create_dir(host.path().join("proc")).unwrap();
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir_all(root.path().join("proc/sys/kernel")).unwrap();
         for (release, preempt, expected) in [
             ("5.10.0-46-rt-amd64", " PREEMPT_RT", true),
             ("6.1.0-57-rt-amd64", " PREEMPT_RT", true),
@@ -135,8 +136,9 @@ mod tests {
                 "Linux version {release} (builder@example) (gcc-10 (Debian 10.2.1-6) 10.2.1) #1 \
                  SMP{preempt} Debian 1 (2026-10-20)\n"
             );
-            fs::write(host.path().join("proc/version"), version).unwrap();
-            assert_eq!(ring_sleeps(&Host::new(host.path())), expected, "{release}");
+            fs::write(root.path().join("proc/version"), version).unwrap();
+            fs::write(root.path().join("proc/sys/kernel/osrelease"), release).unwrap();
+            assert_eq!(ring_sleeps(&Host::new(root.path())), expected, "{release}");
         }
     }
 }

@@ -7,6 +7,7 @@
 mod constants;
 mod error;
 mod events;
+mod module_file;
 pub mod record;
 pub mod site;
 
@@ -26,6 +27,9 @@ use std::array;
 
 /// Most bytes of a packet that an event carries: `MAX_PACKET` of the BPF program.
 pub const MAX_PACKET: u16 = 1024;
+
+/// The release from which on the kernel does not compare a name with all of its own.
+const QUICK_NAMES: (u32, u32) = (6, 2);
 
 const OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/nfdrop.bpf.o"));
 /// `struct counters`.
@@ -215,7 +219,8 @@ fn loader<'a>() -> EbpfLoader<'a> {
 }
 
 /// In the order of what kernels accept: the bare name, which some releases do not look for in
-/// modules; the name with the module's; the address. Returns why the instructions could not be
+/// modules; the name with the module's; the address. Before them the address on kernels that take long
+/// to find a name, if the function is seen to be there. Returns why the instructions could not be
 /// compared with the plan's, where they could not.
 fn set_probes(
     host: &Host,
@@ -223,6 +228,18 @@ fn set_probes(
     programs: &mut Ebpf,
     names: &[String],
 ) -> Result<Option<&'static str>, AttachError> {
+    let seen = |address| {
+        let listed = site::probes(host);
+        let same = |probe| site::compare(host, probe, Some(address), &listed) == Site::Same;
+        plan.probes.iter().all(same)
+    };
+    if host.version().is_some_and(|version| version < QUICK_NAMES)
+        && let Some(address) = module_file::address(host, plan).filter(|address| seen(*address))
+        // What is wrong the names tell.
+        && let Ok(compared) = set_all(host, plan, programs, names, ("", Some(address)))
+    {
+        return Ok(compared);
+    }
     let in_module = format!("{}:{SYMBOL}", plan.object);
     let mut not_found = None;
     for place in [SYMBOL, &in_module, ""] {
@@ -276,7 +293,7 @@ fn set_all(
                 break;
             }
         }
-        // Kernels before 6.2 compare a name with all of theirs.
+        // `QUICK_NAMES`
         if address.is_some() {
             place = "";
         }
@@ -438,7 +455,9 @@ mod tests {
 
     #[test]
     fn the_object_has_all_that_is_looked_for() {
-        for name in ["witness", "probe_0", "probe_15", "EVENTS", "STREAM", "COUNTERS", "COUNTS", "PROBES"] {
+        for name in
+            ["witness", "probe_0", "probe_15", "EVENTS", "STREAM", "COUNTERS", "COUNTS", "PROBES"]
+        {
             let name = [name.as_bytes(), b"\0"].concat();
             assert!(OBJECT.windows(name.len()).any(|w| w == name), "{name:?}");
         }

@@ -19,10 +19,7 @@ use crate::{
     names::Names,
     running::{self, Running},
 };
-use std::{
-    os::fd::OwnedFd,
-    path::Path,
-};
+use std::{os::fd::OwnedFd, path::Path};
 use tokio::io::{Interest, unix::AsyncFd};
 
 /// A run.

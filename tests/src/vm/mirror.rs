@@ -263,6 +263,13 @@ impl Kernel {
         Ok(())
     }
 
+    /// Where the kernel's package has nf_tables, and the file as it is there; `None` where it is packed.
+    pub fn nf_tables(&self) -> Option<(String, &[u8])> {
+        let file = self.modules.get("nf_tables").filter(|file| file.starts_with(b"\x7fELF"))?;
+        let path = format!("usr/lib/modules/{}/kernel/net/netfilter/nf_tables.ko", self.release);
+        Some((path, file))
+    }
+
     /// The function, as the resolver gets it.
     pub fn function(&self) -> Result<Function> {
         Ok(load(self.files()).0?)
