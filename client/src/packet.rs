@@ -5,7 +5,10 @@
 //! does (`ipv6_find_hdr()` of `net/ipv6/exthdrs_core.c`), or the protocol would not be the one that
 //! the rule saw as `meta l4proto`.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    borrow::Cow,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 /// `EtherType`s, `ETH_P_*` of `include/uapi/linux/if_ether.h`.
 pub mod ether_type {
@@ -56,9 +59,9 @@ impl Flow {
     /// What is transported: `tcp`, `udp`, …, `arp`, the number of a protocol without a name here;
     /// `None` where the bytes do not tell. Names are those of `nft describe ip protocol`, where it
     /// has one.
-    pub fn protocol_name(&self) -> Option<String> {
+    pub fn protocol_name(&self) -> Option<Cow<'static, str>> {
         let Some(proto) = self.proto else {
-            return (self.ether_type == ether_type::ARP).then(|| "arp".to_owned());
+            return (self.ether_type == ether_type::ARP).then_some(Cow::Borrowed("arp"));
         };
         let name = match proto {
             1 => "icmp",
@@ -78,9 +81,9 @@ impl Flow {
             112 => "vrrp",
             proto::SCTP => "sctp",
             proto::UDPLITE => "udplite",
-            number => return Some(number.to_string()),
+            number => return Some(Cow::Owned(number.to_string())),
         };
-        Some(name.to_owned())
+        Some(Cow::Borrowed(name))
     }
 }
 

@@ -110,7 +110,7 @@ fn flow(named: &Named) -> String {
     match (flow.src.or(flow.dst), protocol) {
         (None, None) => format!("ethertype {:#06x}", flow.ether_type),
         (_, protocol) => {
-            let protocol = protocol.map_or(String::new(), |name| name + " ");
+            let protocol = protocol.map_or(String::new(), |name| format!("{name} "));
             format!("{protocol}{} > {}", end(flow.src, flow.sport), end(flow.dst, flow.dport))
         }
     }

@@ -8,8 +8,24 @@ const SECOND: u64 = 1_000_000_000;
 pub fn rfc3339(time: u64) -> String {
     let (year, month, day) = date(time / SECOND / DAY);
     let (hour, minute, second) = clock(time);
-    let nanoseconds = time % SECOND;
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{nanoseconds:09}Z")
+    // Each drop has one: `format!` takes ten times as long.
+    let mut text = *b"0000-00-00T00:00:00.000000000Z";
+    let parts = [
+        (year, 0..4),
+        (month, 5..7),
+        (day, 8..10),
+        (hour, 11..13),
+        (minute, 14..16),
+        (second, 17..19),
+        (time % SECOND, 20..29),
+    ];
+    for (mut number, place) in parts {
+        for digit in text[place].iter_mut().rev() {
+            *digit = b'0' + (number % 10) as u8;
+            number /= 10;
+        }
+    }
+    String::from_utf8_lossy(&text).into_owned()
 }
 
 /// The time of day with microseconds.
