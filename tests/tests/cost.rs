@@ -35,6 +35,9 @@ fn guest(mirror: &Mirror, kernel: &Kernel, plan: &Plan, scenario: &[u8]) -> File
     for (number, (name, module)) in kernel.modules(&MODULES).unwrap().into_iter().enumerate() {
         files.insert(format!("modules/{number:02}-{name}.ko"), Entry::File(module, false));
     }
+    if let Some((path, module)) = kernel.nf_tables() {
+        put(&mut files, &path, module);
+    }
     put(&mut files, "init", include_bytes!("../guest/init"));
     put(&mut files, "scenario", scenario);
     put(&mut files, "rules", include_bytes!("../guest/cost.nft"));
@@ -82,6 +85,9 @@ fn measure(series: Series) {
     put(&mut files, "cost.pl", include_bytes!("../guest/cost.pl"));
     put(&mut files, "nfdrop.bt", script.as_bytes());
     put(&mut files, "blog.bt", blog.unwrap_or_default().as_bytes());
+    for (name, script) in ["rules", "lines"].into_iter().zip(cost::traced(&plan, series).unwrap()) {
+        put(&mut files, &format!("kprobe-{name}.bt"), script.as_bytes());
+    }
     let to = Link { to: 0x0a, vlan: None };
     let ip = Ip::V4([10, 0, 0, 2].into(), [10, 0, 0, 1].into());
     for (name, frame) in

@@ -3,11 +3,12 @@
 use super::machine::Sections;
 use anyhow::{Context, Result, ensure};
 use nfdrop_db::{Event, Plan};
+use nfdrop_indexer::source::kernel::Series;
 
 /// Packets of the short and of the long run: `tests/guest/cost`.
 const PACKETS: (i64, i64) = (1000, 2000);
 /// Titles in `tests/guest/cost`, and what they are.
-const WAYS: [(&str, &str); 8] = [
+const WAYS: [(&str, &str); 10] = [
     ("nothing", "nothing attached, sending included"),
     ("client", "nfdrop-client, a JSON line a drop"),
     ("aggregate", "nfdrop-client --aggregate"),
@@ -15,7 +16,9 @@ const WAYS: [(&str, &str); 8] = [
     ("blog", "bpftrace, a probe on every verdict, printing drops"),
     ("nftrace", "nftrace on, `nft monitor trace`"),
     ("key", "a dummy trace table, nothing attached"),
-    ("kprobe", "a dummy trace table, a kprobe on __nft_trace_packet that counts"),
+    ("kprobe", "a dummy trace table, a kprobe on __nft_trace_packet that counts its calls"),
+    ("kprobe-rules", "the same, counting drops by rule"),
+    ("kprobe-lines", "the same, printing drops"),
 ];
 
 /// What one kind of packets costs.
@@ -105,6 +108,32 @@ pub fn blog(plan: &Plan, body: &[u8], script: &str) -> Option<String> {
     let (_, rest) = script.split_once(&head)?;
     let (lines, _) = rest.split_once("\n}")?;
     Some(format!("kprobe:nft_do_chain+{at:#x} /(reg(\"dx\") & 0xff) == 0/ {{{lines}\n}}\n"))
+}
+
+/// As tools that trace `__nft_trace_packet` learn which rule dropped, in bpftrace: to count drops by rule,
+/// and to print a line for each. `None` where that function's arguments are not known.
+pub fn traced(plan: &Plan, series: Series) -> Option<[String; 2]> {
+    // net/netfilter/nf_tables_core.c and `struct nft_traceinfo` of include/net/netfilter/nf_tables.h
+    let (verdict, rule) = match series {
+        Series(5, 10) => ("*(uint64*)(arg0 + 32)", "*(uint64*)(arg0 + 24)"),
+        Series(6, 1) => ("*(uint64*)(arg0 + 40)", "*(uint64*)(arg0 + 32)"),
+        Series(6, 12) => ("arg1", "arg2"),
+        _ => return None,
+    };
+    let handle = plan.layout.rule_handle;
+    let script = |tell: &str| {
+        format!(
+            "kprobe:__nft_trace_packet {{\n  $verdict = {verdict};\n  if (*(uint32*)$verdict == 0) {{\n    \
+             $rule = {rule};\n    $handle = (*(uint64*)($rule + {}) >> {}) & {:#x};\n    {tell}\n  }}\n}}\n",
+            handle.offset,
+            handle.shift,
+            handle.mask(),
+        )
+    };
+    Some([
+        script("@[$handle] = count();"),
+        script(r#"printf("dropped by rule with handle %lu\n", $handle);"#),
+    ])
 }
 
 #[cfg(test)]
