@@ -33,7 +33,10 @@ impl<'a> Record<'a> {
 /// it is. Only names of tables and chains can be longer than their place.
 pub(super) fn name(bytes: &[u8]) -> String {
     let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
-    let mut name = String::from_utf8_lossy(&bytes[..end]).into_owned();
+    let name = &bytes[..end];
+    // What is lossy takes far longer, and hardly any name needs it.
+    let mut name = str::from_utf8(name)
+        .map_or_else(|_| String::from_utf8_lossy(name).into_owned(), str::to_owned);
     if bytes.len() == NAME && end + 1 >= NAME {
         name.push('…');
     }

@@ -12,15 +12,15 @@ use std::{
 pub(super) fn print(named: &Named, to: &mut impl Write) -> io::Result<()> {
     let (drop, flow) = (named.drop, &named.flow);
     let (family, table) = named.table().unzip();
-    text(to, r#"{"ts":"#, Some(&time::rfc3339(drop.time)))?;
+    word(to, r#"{"ts":"#, Some(&time::rfc3339(drop.time)))?;
     value(to, r#","event":"#, Some(drop.event))?;
-    text(to, r#","family":"#, family)?;
+    word(to, r#","family":"#, family)?;
     text(to, r#","table":"#, table)?;
     text(to, r#","chain":"#, named.chain())?;
     text(to, r#","base_chain":"#, Some(&drop.base_chain))?;
     value(to, r#","handle":"#, drop.handle)?;
     text(to, r#","rule":"#, named.rule.map(|rule| &*rule.text))?;
-    text(to, r#","hook":"#, drop.hook.and_then(|hook| drop.protocol_family.hook(hook)))?;
+    word(to, r#","hook":"#, drop.hook.and_then(|hook| drop.protocol_family.hook(hook)))?;
     text(to, r#","iif":"#, drop.iif.as_ref().map(|device| &*device.name))?;
     text(to, r#","oif":"#, drop.oif.as_ref().map(|device| &*device.name))?;
     value(to, r#","netns":"#, drop.netns)?;
@@ -30,24 +30,34 @@ pub(super) fn print(named: &Named, to: &mut impl Write) -> io::Result<()> {
     address(to, r#","dst":"#, flow.dst)?;
     value(to, r#","sport":"#, flow.sport)?;
     value(to, r#","dport":"#, flow.dport)?;
-    text(to, r#","proto":"#, flow.protocol_name().as_deref())?;
-    text(to, r#","verdict":"#, Some(named.verdict().name()))?;
+    word(to, r#","proto":"#, flow.protocol_name().as_deref())?;
+    word(to, r#","verdict":"#, Some(named.verdict().name()))?;
     to.write_all(b"}\n")
 }
 
-/// A member, what stands before it included. Nearly all values need no escaping, and looking for what does
-/// would cost more than all the rest.
-fn text(to: &mut impl Write, key: &str, value: Option<&str>) -> io::Result<()> {
+/// A member, what stands before it included. `value`: of nfdrop's own words, or digits.
+fn word(to: &mut impl Write, key: &str, value: Option<&str>) -> io::Result<()> {
     to.write_all(key.as_bytes())?;
-    let plain = |byte| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\';
     match value {
         None => to.write_all(b"null"),
-        Some(value) if value.bytes().all(plain) => {
+        Some(value) => {
             to.write_all(b"\"")?;
             to.write_all(value.as_bytes())?;
             to.write_all(b"\"")
         }
-        Some(value) => to.write_all(encode(&value)?.as_bytes()),
+    }
+}
+
+/// The same of what others have named. Nearly all of it needs no escaping, and serde's way would cost more than
+/// all the rest.
+fn text(to: &mut impl Write, key: &str, value: Option<&str>) -> io::Result<()> {
+    let plain = |byte| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\';
+    match value {
+        Some(value) if !value.bytes().all(plain) => {
+            to.write_all(key.as_bytes())?;
+            to.write_all(encode(&value)?.as_bytes())
+        }
+        plain => word(to, key, plain),
     }
 }
 
@@ -95,6 +105,7 @@ pub(crate) fn encode(value: &impl Serialize) -> io::Result<String> {
 mod tests {
     use super::*;
     use crate::output::samples;
+    use proptest::prelude::*;
 
     #[test]
     fn lines() {
@@ -103,6 +114,19 @@ mod tests {
             print(&Named::new(drop, rule.as_ref()), &mut out).unwrap();
         }
         insta::assert_snapshot!(String::from_utf8(out).unwrap());
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_others_have_named_comes_back(name in any::<String>()) {
+            let mut line = vec![];
+            text(&mut line, r#"{"name":"#, Some(&name)).unwrap();
+            line.push(b'}');
+            let line = String::from_utf8(line).unwrap();
+            prop_assert!(line.chars().all(|c| !c.is_control()), "{:?}", line);
+            let json: serde_json::Value = serde_json::from_str(&line).unwrap();
+            prop_assert_eq!(json["name"].as_str(), Some(&*name));
+        }
     }
 
     #[test]

@@ -25,7 +25,8 @@ pub fn rfc3339(time: u64) -> String {
             number /= 10;
         }
     }
-    String::from_utf8_lossy(&text).into_owned()
+    // Digits, all of it.
+    String::from_utf8(text.into()).unwrap_or_default()
 }
 
 /// The time of day with microseconds.
