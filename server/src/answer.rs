@@ -1,13 +1,17 @@
 //! Data with its media type, its lifetime in caches, a strong validator, and the coding that the client
 //! likes best.
 
-use crate::encoding::{Encoded, Encoding};
+use crate::{
+    encoding::{Codings, Encoded, Encoding},
+    snapshot::Held,
+};
 use axum::{
     body::{Body, Bytes},
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::Response,
 };
 use sha2::{Digest, Sha256};
+use std::sync::Arc;
 
 /// A plan does not change until the resolver does.
 pub const A_DAY: &str = "public, max-age=86400";
@@ -31,7 +35,7 @@ pub struct Answer {
     /// Value of Cache-Control.
     pub cache: &'static str,
     /// The bytes, exactly.
-    pub body: Bytes,
+    pub body: Content,
     /// The first half of the body's SHA-256.
     pub tag: [u8; 16],
 }
@@ -42,7 +46,7 @@ impl Answer {
         let body = body.into();
         let mut tag = [0; 16];
         tag.copy_from_slice(&Sha256::digest(&body)[..16]);
-        Self { kind, cache, body, tag }
+        Self { kind, cache, body: Content::Bytes(body), tag }
     }
 
     /// The response to a request with these headers: 304 when the caller has these bytes already.
@@ -52,8 +56,13 @@ impl Answer {
         } else {
             None
         };
+        let mut plain = None;
         let chosen = wanted.and_then(|encoding| {
-            encoded.get(self.tag, encoding, &self.body).map(|body| (encoding, body))
+            let body = match self.body.codings() {
+                Some(codings) => codings.get(encoding),
+                None => encoded.get(self.tag, encoding, plain.insert(self.body.bytes())),
+            };
+            body.map(|body| (encoding, body))
         });
         // A strong validator is of the bytes that are sent (RFC 9110, 8.8.3.3).
         let etag = etag(self.tag, chosen.as_ref().map(|(encoding, _)| *encoding));
@@ -73,9 +82,35 @@ impl Answer {
         if has_it {
             *response.status_mut() = StatusCode::NOT_MODIFIED;
         } else {
-            *response.body_mut() = Body::from(chosen.map_or(self.body, |(_, body)| body));
+            let body = chosen.map(|(_, body)| body).or(plain);
+            *response.body_mut() = Body::from(body.unwrap_or_else(|| self.body.bytes()));
         }
         response
+    }
+}
+
+/// The bytes of an answer.
+#[derive(Debug)]
+pub enum Content {
+    /// These.
+    Bytes(Bytes),
+    /// Those of this record, put together when they are needed.
+    Held(Arc<Held>),
+}
+
+impl Content {
+    fn bytes(&self) -> Bytes {
+        match self {
+            Self::Bytes(bytes) => bytes.clone(),
+            Self::Held(held) => held.bytes().into(),
+        }
+    }
+
+    fn codings(&self) -> Option<&Codings> {
+        match self {
+            Self::Bytes(_) => None,
+            Self::Held(held) => held.codings.get().map(Box::as_ref),
+        }
     }
 }
 

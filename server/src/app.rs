@@ -2,7 +2,7 @@
 //! everything else goes through axum's router.
 
 use crate::{
-    answer::{A_DAY, Answer, JSON, MINUTES},
+    answer::{A_DAY, Answer, Content, JSON, MINUTES},
     database::{Database, QueryError},
     encoding::Encoded,
     endpoints,
@@ -39,7 +39,8 @@ struct Inner {
 impl App {
     /// Answers from this database, and asks these servers for what is not in it.
     pub fn new(database: Database, upstream: Option<Upstream>) -> Self {
-        let (encoded, metrics, overviews) = Default::default();
+        let (metrics, overviews) = <(Metrics, _)>::default();
+        let encoded = Encoded::new(metrics.encoded_when_asked.clone());
         Self { inner: Arc::new(Inner { database, encoded, metrics, overviews, upstream }) }
     }
 
@@ -80,7 +81,7 @@ impl App {
             return None;
         }
         match self.database().record(hex.as_bytes()) {
-            Some(held) => Some(answer(&held)?.to(headers, self.encoded())),
+            Some(held) => Some(answer(held)?.to(headers, self.encoded())),
             None if self.upstream().is_none() => {
                 Some(Error::NeverSeen(hex.parse().ok()?).into_response())
             }
@@ -90,13 +91,13 @@ impl App {
 }
 
 /// A record as it is handed out; `None`: it is broken.
-pub fn answer(held: &Held) -> Option<Answer> {
+pub fn answer(held: Arc<Held>) -> Option<Answer> {
     let cache = match held.state {
         State::Resolved => A_DAY,
         State::Unresolved(_) => MINUTES,
         State::Broken => return None,
     };
-    Some(Answer { kind: JSON, cache, body: held.bytes().into(), tag: held.tag })
+    Some(Answer { kind: JSON, cache, tag: held.tag, body: Content::Held(held) })
 }
 
 /// Answers requests, whoever they come from.

@@ -21,7 +21,10 @@ use std::{
     },
     time::{Duration, Instant},
 };
-use tokio::{sync::Semaphore, task, time};
+use tokio::{
+    sync::{Semaphore, watch},
+    task, time,
+};
 
 /// Queries that run at the same time.
 const QUERIES: usize = 8;
@@ -46,7 +49,7 @@ struct Inner {
     queries: Arc<Semaphore>,
     /// `None` while one database takes the place of another, or where that could not be opened.
     store: RwLock<Option<Store>>,
-    snapshot: RwLock<Arc<Snapshot>>,
+    snapshot: watch::Sender<Arc<Snapshot>>,
     /// Grows with every change that was noticed.
     generation: AtomicU64,
     follower: Mutex<Follower>,
@@ -115,7 +118,7 @@ impl Database {
                 path,
                 queries: Arc::new(Semaphore::new(QUERIES)),
                 store: RwLock::new(Some(store)),
-                snapshot: RwLock::default(),
+                snapshot: watch::Sender::default(),
                 generation: AtomicU64::new(0),
                 follower: Mutex::new(Follower {
                     file,
@@ -135,12 +138,17 @@ impl Database {
 
     /// The record of the build with this id, given in hex.
     pub fn record(&self, hex: &[u8]) -> Option<Arc<Held>> {
-        read(&self.inner.snapshot).get(hex).cloned()
+        self.inner.snapshot.borrow().get(hex).cloned()
     }
 
     /// All records at this moment.
     pub fn snapshot(&self) -> Arc<Snapshot> {
-        read(&self.inner.snapshot).clone()
+        self.inner.snapshot.borrow().clone()
+    }
+
+    /// All records at this moment, and at every later one.
+    pub fn snapshots(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.inner.snapshot.subscribe()
     }
 
     /// How many records there are.
@@ -262,7 +270,7 @@ impl Database {
             );
         }
         let next = Arc::new(before.with(new));
-        *write(&self.inner.snapshot) = next;
+        self.inner.snapshot.send_replace(next);
         self.inner.generation.fetch_add(1, Ordering::AcqRel);
         Ok(())
     }

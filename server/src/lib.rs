@@ -6,12 +6,14 @@
 //!                                        └─→ upstream ─────────↗
 //! ```
 //!
-//! One endpoint, one file: [`endpoints`] is a router that can be read aloud. The database is only read:
-//! all records are held in memory ([`snapshot`]), and [`database`] keeps up with what a crawl adds. Answers
-//! are either an [`Answer`](answer::Answer), which knows how long it may be kept, or an
-//! [`Error`](error::Error), which says what is wrong and what to do. [`serve`] stands around it all and
-//! bounds what a stranger can use up: connections, header size, time.
+//! One endpoint, one file: [`endpoints`] is a router that can be read aloud. The database is only
+//! read: all records are held in memory ([`snapshot`]), and [`database`] keeps up with what a crawl
+//! adds. [`ahead`] compresses them before anybody asks. Answers are either an
+//! [`Answer`](answer::Answer), which knows how long it may be kept, or an [`Error`](error::Error),
+//! which says what is wrong and what to do. [`serve`] stands around it all and bounds what a
+//! stranger can use up: connections, header size, time.
 
+pub mod ahead;
 pub mod answer;
 pub mod app;
 pub mod build_id;

@@ -5,7 +5,7 @@ use clap::{CommandFactory, Parser};
 use mimalloc::MiMalloc;
 use minisign_verify::PublicKey;
 use nfdrop_server::{
-    App, Database,
+    App, Database, ahead,
     cli::{Cli, Command, ServeArgs},
     serve,
     serve::Limits,
@@ -83,6 +83,8 @@ async fn run(args: ServeArgs) -> anyhow::Result<()> {
         }
     });
     tokio::spawn(database.clone().follow());
+    let app = App::new(database, upstream);
+    ahead::start(app.database(), app.metrics()).context("cannot start another thread")?;
     let shutdown = async move {
         tokio::select! {
             _ = interrupt.recv() => {}
@@ -90,7 +92,7 @@ async fn run(args: ServeArgs) -> anyhow::Result<()> {
         }
         say("shutting down, answers under way are finished");
     };
-    serve(listener, App::new(database, upstream).service(), tls, limits, shutdown).await;
+    serve(listener, app.service(), tls, limits, shutdown).await;
     Ok(())
 }
 

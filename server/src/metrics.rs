@@ -105,6 +105,11 @@ struct OfRoute {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct When {
+    when: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Builds {
     status: &'static str,
     reason: &'static str,
@@ -131,6 +136,10 @@ pub struct Metrics {
     pub connections: Gauge,
     /// Connections that were closed to make place for others.
     pub evicted: Counter,
+    /// Bodies encoded before anybody asked, each coding for itself.
+    pub encoded_ahead: Counter,
+    /// And when somebody did.
+    pub encoded_when_asked: Counter,
     builds: Family<Builds, Gauge>,
     generation: Gauge,
     ready: Gauge,
@@ -148,7 +157,12 @@ impl Default for Metrics {
         registry.register("request_seconds", "Time to make an answer", by_route.clone());
         let of = |route: &Route| by_route.get_or_create(&OfRoute { route: *route }).clone();
         let seconds = Route::ALL.iter().map(of).collect();
+        let encoded = Family::<When, Counter>::default();
+        registry.register("encoded_bodies", "Bodies compressed", encoded.clone());
+        let when = |when| encoded.get_or_create(&When { when }).clone();
         let metrics = Self {
+            encoded_ahead: when("ahead"),
+            encoded_when_asked: when("asked"),
             requests,
             counters: Route::ALL.iter().map(|_| Default::default()).collect(),
             seconds,

@@ -6,6 +6,7 @@
 //!
 //! A snapshot never changes. The next one shares with it what both have.
 
+use crate::encoding::Codings;
 use nfdrop_db::{Newer, PlanError, Reason, Record, RecordError, Status, store::Changed};
 use sha2::{Digest as _, Sha256};
 use std::{
@@ -13,7 +14,7 @@ use std::{
     collections::{BTreeMap, HashMap, HashSet},
     hash::{Hash, Hasher},
     ops::Range,
-    sync::{Arc, Weak},
+    sync::{Arc, OnceLock, Weak},
 };
 
 /// How every canonical record begins.
@@ -38,6 +39,8 @@ pub struct Held {
     pub tag: [u8; 16],
     /// With a plan, without one for a reason, or broken.
     pub state: State,
+    /// The canonical bytes in the codings that clients want, once they are made.
+    pub codings: OnceLock<Box<Codings>>,
 }
 
 /// What a record says in a word.
@@ -55,11 +58,16 @@ impl Held {
     /// The canonical bytes.
     pub fn bytes(&self) -> Vec<u8> {
         let (before, after) = self.own.split_at(self.cut as usize);
-        let mut bytes = Vec::with_capacity(self.own.len() + self.shared.len());
+        let mut bytes = Vec::with_capacity(self.size());
         bytes.extend_from_slice(before);
         bytes.extend_from_slice(&self.shared);
         bytes.extend_from_slice(after);
         bytes
+    }
+
+    /// How many bytes these are.
+    pub fn size(&self) -> usize {
+        self.own.len() + self.shared.len()
     }
 
     /// The build-id, in hex.
@@ -123,10 +131,17 @@ impl Tally {
     }
 }
 
+#[expect(clippy::mutable_key_type, reason = "the build-id, which is what is hashed, never changes")]
 impl Snapshot {
     /// The record of the build with this id, given in hex.
     pub fn get(&self, hex: &[u8]) -> Option<&Arc<Held>> {
         self.recent.get(hex).or_else(|| self.base.get(hex)).map(|entry| &entry.0)
+    }
+
+    /// All of them, the newest first.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Held>> {
+        let base = self.base.iter().filter(|entry| !self.recent.contains(*entry));
+        self.recent.iter().chain(base).map(|entry| &entry.0)
     }
 
     /// The build-ids, in hex, ascending.
@@ -245,6 +260,7 @@ impl Holder {
             shared: self.share(&bytes[shared]),
             tag,
             state,
+            codings: OnceLock::new(),
         };
         (Arc::new(held), error)
     }

@@ -17,7 +17,7 @@ pub use openapi::Description;
 pub use plans::{MAX_ASKED, QuestionError};
 
 use crate::{
-    answer::Answer,
+    answer::{Answer, Content},
     app::{self, App},
     error::Error,
     snapshot::State,
@@ -74,14 +74,14 @@ enum Known {
 impl Known {
     fn answer(&self, build_id: &BuildId) -> Result<Answer, Error> {
         match self {
-            Self::Here(held) => app::answer(held).ok_or_else(|| broken(build_id)),
+            Self::Here(held) => app::answer(held.clone()).ok_or_else(|| broken(build_id)),
             Self::Elsewhere(remote) => Ok(Answer {
                 kind: crate::answer::JSON,
                 cache: match remote.state() {
                     State::Resolved => crate::answer::A_DAY,
                     _ => crate::answer::MINUTES,
                 },
-                body: remote.bytes.clone(),
+                body: Content::Bytes(remote.bytes.clone()),
                 tag: remote.tag,
             }),
         }

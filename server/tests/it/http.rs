@@ -324,6 +324,36 @@ async fn what_is_asked_is_counted_and_hostile_paths_are_no_labels() {
     }
 }
 
+/// How many bodies were compressed so far, before anybody asked for them and then.
+async fn compressed(server: &Server) -> [u64; 2] {
+    let text = get(server, "/metrics").await.text().await.unwrap();
+    ["ahead", "asked"].map(|when| {
+        let name = format!("nfdrop_encoded_bodies_total{{when=\"{when}\"}} ");
+        text.lines().find_map(|line| line.strip_prefix(&name)).unwrap().parse().unwrap()
+    })
+}
+
+#[tokio::test]
+async fn plans_are_compressed_before_anybody_asks() {
+    let data = Data::new();
+    let server = Server::start(&data);
+    // What is there at the start, and what a crawl adds.
+    for (build, plans) in [(RESOLVED, 1), (UNKNOWN, 2)] {
+        if build != RESOLVED {
+            data.add(sample::resolved(id(build)), "6.12.118+deb13-cloud-amd64");
+        }
+        while compressed(&server).await != [3 * plans, 0] {}
+        for coding in ["gzip", "br", "zstd"] {
+            let url = server.url(&format!("/buildid/{build}/plan"));
+            let response = client().get(url).header(header::ACCEPT_ENCODING, coding).send().await;
+            assert_eq!(header(&response.unwrap(), "content-encoding"), coding);
+        }
+        assert_eq!(compressed(&server).await, [3 * plans, 0]);
+    }
+    client().get(server.url("/")).header(header::ACCEPT_ENCODING, "br").send().await.unwrap();
+    assert_eq!(compressed(&server).await, [6, 1], "pages when they are asked for");
+}
+
 #[tokio::test]
 async fn head_is_get_without_its_body() {
     let data = Data::new();
