@@ -1,5 +1,5 @@
 -- Questions for wrk: `wrk … -s load.lua -- kind builds delay`.
--- kind: hit, miss, same (the validator is sent), batch, fixed PATH.
+-- kind: hit, miss, same (the validator is sent), batch, fixed PATH. delay: mean milliseconds between an answer and the next question.
 local requests, position = {}, 0
 local wait = 0
 
@@ -38,8 +38,10 @@ function request()
     return requests[position]
 end
 
+-- Each pause is another one: connections that all pause as long ask in step, and what waits longest then has waited for the
+-- others of its burst, however fast the server is.
 function delay()
-    return wait
+    return wait > 0 and math.random(0, 2 * wait) or 0
 end
 
 function done(summary, latency, requests)
