@@ -2,22 +2,37 @@
 //! returns the same bytes from memory and Debian's debuginfod, with the same load (wrk) on the same machine
 //! in the same run. Prints figures and never fails because of them, as `make bench`.
 //!
+//! The bare handler has a map of all bodies by build-id, and nothing else to do: that of a million builds
+//! misses the processor's caches as often as the server's records do. With one body for whatever is asked
+//! it would measure the caches.
+//!
 //! The databases are made up: every build has a body of its own, so that nothing is shared but layouts, of
 //! which there is one for twenty builds. They are kept for the next run below the cache of this project.
 
 #![expect(clippy::print_stdout, reason = "the figures are this program's data")]
 
 use anyhow::{Context as _, ensure};
-use axum::{Router, body::Bytes, http::header, routing::get};
+use axum::{
+    Router,
+    body::Bytes,
+    extract::{Path as PathOf, State},
+    http::{StatusCode, header},
+    routing::get,
+};
 use nfdrop_db::{BuildId, FnOffset, Record, Store, sample};
+use rayon::iter::{IntoParallelIterator as _, ParallelIterator as _};
 use std::{
+    collections::HashMap,
     env,
     fs::{self, File},
     io::{BufRead as _, BufReader, ErrorKind::WouldBlock, Read as _, Write as _},
     net::TcpStream,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -33,13 +48,15 @@ const TURNS: usize = 5;
 const ROUNDS: usize = 8;
 /// Connections under full load.
 const CONNECTIONS: u32 = 64;
+/// Mean milliseconds that connections pause between two questions below full load.
+const PAUSE: u32 = 5;
 const SERVER: &str = env!("CARGO_BIN_EXE_nfdrop-server");
 
 fn main() -> anyhow::Result<()> {
     let mut arguments = env::args().skip(1).filter(|argument| !argument.starts_with("--"));
     let part = arguments.next();
     if part.as_deref() == Some("bare") {
-        return bare(&arguments.next().context("which bytes?")?);
+        return bare(arguments.next().context("how many builds?")?.parse()?);
     }
     let cache = env::var_os("NFDROP_CACHE_PATH").map(PathBuf::from);
     let home = || Some(PathBuf::from(env::var_os("HOME")?).join(".cache/nfdrop"));
@@ -51,31 +68,33 @@ fn main() -> anyhow::Result<()> {
         return hostile(&small);
     }
     let large = database(&cache, LARGE)?;
-    let body = cache.join("bench-record.json");
-    fs::write(&body, record(7).to_bytes())?;
-    let bare = start_bare(&body)?;
-    let reference = load(&bare.address, &["hit", "1000", "0"], CONNECTIONS)?;
-    line("bare axum handler", &reference, None);
-
-    let mut at_half = None;
+    let mut reference = None;
     for (path, builds) in [(&small, SMALL), (&large, LARGE)] {
         let start = Instant::now();
-        let server = Running::start(
-            Command::new(SERVER).arg("--db").arg(path).args(["--listen", "127.0.0.1:0"]),
-            "listening on http://",
-        )?;
-        println!(
-            "nfdrop-server, {builds} builds, ready after {:.1} s, {} MiB",
-            start.elapsed().as_secs_f64(),
-            server.resident()?
-        );
+        let server = start_server(path)?;
+        let ready = start.elapsed().as_secs_f64();
+        let resident = server.resident()?;
+        println!("nfdrop-server, {builds} builds, ready after {ready:.1} s, {resident} MiB");
+        let bare = start_bare(builds)?;
+        println!("bare axum handler, the same bodies, {} MiB", bare.resident()?);
+        for number in (0..builds).step_by(builds as usize / 100) {
+            let ask = |of: &Running| body(&of.address, &format!("/buildid/{}/plan", id(number)?));
+            ensure!(ask(&server)? == ask(&bare)?, "other bodies: remove {}", path.display());
+        }
+        server.wait_until_idle()?;
         let count = builds.to_string();
         for kind in ["hit", "same", "miss"] {
-            let (load, reference) = in_turns(&server, &bare, &[kind, &count, "0"])?;
-            line(&format!("  {}", name(kind)), &load, Some(&reference));
-            if kind == "hit" && builds == LARGE {
-                at_half = Some(load.rate / 2.0);
+            let (load, of_bare) =
+                in_turns(&server, &bare, [CONNECTIONS; 2], &[kind, &count, "0"], |load| load.rate)?;
+            line(&format!("  {}", name(kind)), &load, Some(&of_bare));
+            line("    the bare handler", &of_bare, None);
+            if kind != "hit" {
+                continue;
             }
+            if builds == LARGE {
+                at_half(&server, &bare, &count, [load.rate, of_bare.rate])?;
+            }
+            reference = reference.or(Some(of_bare));
         }
         let batch = load(&server.address, &["batch", &count, "0"], 4)?;
         println!(
@@ -83,24 +102,45 @@ fn main() -> anyhow::Result<()> {
             "batch of 10,000, status only",
             batch.rate * 10_000.0
         );
-        if let Some(rate) = at_half {
-            // Every connection asks, and pauses for so many milliseconds.
-            let pause = 5;
-            let connections = (rate * f64::from(pause) / 1000.0).round() as u32;
-            let half =
-                load(&server.address, &["hit", &count, &pause.to_string()], connections.max(2))?;
-            line("  hits at about half of the load", &half, None);
-            let script = ["hit", &count, &pause.to_string()];
-            line("  the bare handler so", &load(&bare.address, &script, connections.max(2))?, None);
-        }
         println!("  {:<32} {:>10} MiB", "resident after that", server.resident()?);
     }
-    debuginfod(&reference)?;
+    debuginfod(&reference.context("nothing was measured")?)?;
     hostile(&small)
 }
 
-fn start_bare(body: &Path) -> anyhow::Result<Running> {
-    Running::start(Command::new(env::current_exe()?).arg("bare").arg(body), "listening on ")
+fn start_server(database: &Path) -> anyhow::Result<Running> {
+    Running::start(
+        Command::new(SERVER).arg("--db").arg(database).args(["--listen", "127.0.0.1:0"]),
+        "listening on http://",
+    )
+}
+
+fn start_bare(builds: u64) -> anyhow::Result<Running> {
+    let mut command = Command::new(env::current_exe()?);
+    Running::start(command.arg("bare").arg(builds.to_string()), "listening on ")
+}
+
+/// Hits at half of what server and bare handler did at full load, each of its own.
+fn at_half(server: &Running, bare: &Running, builds: &str, full: [f64; 2]) -> anyhow::Result<()> {
+    let script = ["hit", builds, &PAUSE.to_string()];
+    let mut connections = [0; 2];
+    for ((asked, full), connections) in [server, bare].into_iter().zip(full).zip(&mut connections) {
+        let fewest = full / 2.0 * f64::from(PAUSE) / 1000.0;
+        let mut wanted = fewest;
+        // An answer and wrk's timer take their time too: how many it takes is found by trying. Where the
+        // machine has become slower since, no number would do.
+        for _ in 0..3 {
+            let tried = load(&asked.address, &script, wanted.ceil() as u32)?;
+            wanted = (wanted * full / 2.0 / tried.rate).clamp(fewest / 2.0, fewest * 2.0);
+        }
+        *connections = wanted.ceil() as u32;
+    }
+    let loads: [Load; 2] = in_turns(server, bare, connections, &script, |load| load.p99)?.into();
+    for ((who, load), full) in ["hits", "  the bare handler"].into_iter().zip(loads).zip(full) {
+        let share = 100.0 * load.rate / full;
+        line(&format!("  {who}, {share:.0} % of its load"), &load, None);
+    }
+    Ok(())
 }
 
 /// Well-behaved clients beside others that are not.
@@ -108,10 +148,7 @@ fn hostile(database: &Path) -> anyhow::Result<()> {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     let most = rustix::process::Rlimit { current: limit.maximum, ..limit };
     rustix::process::setrlimit(rustix::process::Resource::Nofile, most)?;
-    let server = Running::start(
-        Command::new(SERVER).arg("--db").arg(database).args(["--listen", "127.0.0.1:0"]),
-        "listening on http://",
-    )?;
+    let server = start_server(database)?;
     let script = ["hit", "1000", "2"];
     let alone = load(&server.address, &script, 16)?;
     line("16 clients that pause, alone", &alone, None);
@@ -224,17 +261,23 @@ fn name(kind: &str) -> &'static str {
     }
 }
 
-/// The same questions to the server and to the bare handler, one after the other: of either the turn with
-/// the median rate.
-fn in_turns(server: &Running, bare: &Running, script: &[&str]) -> anyhow::Result<(Load, Load)> {
+/// The same questions to the server and to the bare handler, one after the other, on so many connections:
+/// of either the turn that is the median.
+fn in_turns(
+    server: &Running,
+    bare: &Running,
+    connections: [u32; 2],
+    script: &[&str],
+    by: fn(&Load) -> f64,
+) -> anyhow::Result<(Load, Load)> {
     let mut turns = [vec![], vec![]];
     for _ in 0..TURNS {
-        for (turns, asked) in turns.iter_mut().zip([bare, server]) {
-            turns.push(load(&asked.address, script, CONNECTIONS)?);
+        for ((turns, asked), connections) in turns.iter_mut().zip([server, bare]).zip(connections) {
+            turns.push(load(&asked.address, script, connections)?);
         }
     }
-    let [bare, server] = turns.map(|mut turns| {
-        turns.sort_by(|a, b| a.rate.total_cmp(&b.rate));
+    let [server, bare] = turns.map(|mut turns| {
+        turns.sort_by(|a, b| by(a).total_cmp(&by(b)));
         turns.swap_remove(TURNS / 2)
     });
     Ok((server, bare))
@@ -302,6 +345,25 @@ impl Running {
         anyhow::bail!("a server has ended")
     }
 
+    /// Until it has nothing left to compress that nobody has asked for.
+    fn wait_until_idle(&self) -> anyhow::Result<()> {
+        let ticks = || -> anyhow::Result<u64> {
+            let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
+            let (_, fields) = stat.rsplit_once(") ").context("no command")?;
+            // User's and system's time: the 14th and the 15th, of which the command was the second.
+            Ok(fields.split(' ').skip(11).take(2).flat_map(str::parse::<u64>).sum())
+        };
+        let mut before = ticks()?;
+        loop {
+            thread::sleep(Duration::from_millis(500));
+            let after = ticks()?;
+            if after <= before + 1 {
+                return Ok(());
+            }
+            before = after;
+        }
+    }
+
     /// MiB.
     fn resident(&self) -> anyhow::Result<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
@@ -318,19 +380,28 @@ impl Drop for Running {
     }
 }
 
-/// The other side: axum as its documentation shows it, with bytes of a record from memory.
+/// The other side: axum as its documentation shows it, with the bytes of as many records in memory.
 #[tokio::main]
-async fn bare(path: &str) -> anyhow::Result<()> {
-    let bytes = Bytes::from(fs::read(path)?);
-    let handler = move || {
-        let bytes = bytes.clone();
-        async move { ([(header::CONTENT_TYPE, "application/json")], bytes) }
-    };
-    let router: Router = Router::new().route("/buildid/{hex}/plan", get(handler));
+async fn bare(builds: u64) -> anyhow::Result<()> {
+    let made = (0..builds).into_par_iter().map(|number| {
+        let body = record(number).to_bytes().into_boxed_slice();
+        Ok((id(number)?.to_string(), Bytes::from(body)))
+    });
+    let bodies: HashMap<String, Bytes> = made.collect::<anyhow::Result<_>>()?;
+    let router =
+        Router::new().route("/buildid/{hex}/plan", get(answer)).with_state(Arc::new(bodies));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     writeln!(std::io::stderr(), "listening on {}", listener.local_addr()?)?;
     axum::serve(listener, router).await?;
     Ok(())
+}
+
+async fn answer(
+    PathOf(hex): PathOf<String>,
+    State(bodies): State<Arc<HashMap<String, Bytes>>>,
+) -> Result<([(header::HeaderName, &'static str); 1], Bytes), StatusCode> {
+    let body = bodies.get(&hex).ok_or(StatusCode::NOT_FOUND)?.clone();
+    Ok(([(header::CONTENT_TYPE, "application/json")], body))
 }
 
 /// As `load.lua` makes it.
@@ -432,12 +503,21 @@ fn debuginfod(reference: &Load) -> anyhow::Result<()> {
 }
 
 fn has(address: &str, path: &str) -> bool {
-    let ask = || -> std::io::Result<String> {
-        let mut stream = TcpStream::connect(address)?;
-        write!(stream, "GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")?;
-        let mut answer = [0; 12];
-        stream.read_exact(&mut answer)?;
-        Ok(String::from_utf8_lossy(&answer).into_owned())
-    };
-    ask().is_ok_and(|answer| answer == "HTTP/1.1 200")
+    ask(address, path).is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
+}
+
+/// The body of a JSON answer.
+fn body(address: &str, path: &str) -> anyhow::Result<String> {
+    let answer = ask(address, path)?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("no head")?;
+    ensure!(head.contains("content-type: application/json"), "{head}");
+    Ok(body.to_owned())
+}
+
+fn ask(address: &str, path: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(address)?;
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")?;
+    let mut answer = vec![];
+    stream.read_to_end(&mut answer)?;
+    Ok(String::from_utf8_lossy(&answer).into_owned())
 }
