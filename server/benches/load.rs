@@ -48,6 +48,8 @@ const TURNS: usize = 5;
 const ROUNDS: usize = 8;
 /// Connections under full load.
 const CONNECTIONS: u32 = 64;
+/// The number of a build that is in no database, as load.lua asks for.
+const UNKNOWN: u64 = 1_000_000_000;
 /// Mean milliseconds that connections pause between two questions below full load.
 const PAUSE: u32 = 5;
 const SERVER: &str = env!("CARGO_BIN_EXE_nfdrop-server");
@@ -56,7 +58,8 @@ fn main() -> anyhow::Result<()> {
     let mut arguments = env::args().skip(1).filter(|argument| !argument.starts_with("--"));
     let part = arguments.next();
     if part.as_deref() == Some("bare") {
-        return bare(arguments.next().context("how many builds?")?.parse()?);
+        let builds = arguments.next().context("how many builds?")?.parse()?;
+        return bare(builds, arguments.next().context("what of others?")?);
     }
     let cache = env::var_os("NFDROP_CACHE_PATH").map(PathBuf::from);
     let home = || Some(PathBuf::from(env::var_os("HOME")?).join(".cache/nfdrop"));
@@ -75,7 +78,7 @@ fn main() -> anyhow::Result<()> {
         let ready = start.elapsed().as_secs_f64();
         let resident = server.resident()?;
         println!("nfdrop-server, {builds} builds, ready after {ready:.1} s, {resident} MiB");
-        let bare = start_bare(builds)?;
+        let bare = start_bare(&server, builds)?;
         println!("bare axum handler, the same bodies, {} MiB", bare.resident()?);
         for number in (0..builds).step_by(builds as usize / 100) {
             let ask = |of: &Running| body(&of.address, &format!("/buildid/{}/plan", id(number)?));
@@ -115,9 +118,11 @@ fn start_server(database: &Path) -> anyhow::Result<Running> {
     )
 }
 
-fn start_bare(builds: u64) -> anyhow::Result<Running> {
+/// Says of builds that it does not know what the server says of one.
+fn start_bare(server: &Running, builds: u64) -> anyhow::Result<Running> {
+    let unknown = body(&server.address, &format!("/buildid/{}/plan", id(UNKNOWN)?))?;
     let mut command = Command::new(env::current_exe()?);
-    Running::start(command.arg("bare").arg(builds.to_string()), "listening on ")
+    Running::start(command.args(["bare", &builds.to_string(), &unknown]), "listening on ")
 }
 
 /// Hits at half of what server and bare handler did at full load, each of its own.
@@ -382,14 +387,14 @@ impl Drop for Running {
 
 /// The other side: axum as its documentation shows it, with the bytes of as many records in memory.
 #[tokio::main]
-async fn bare(builds: u64) -> anyhow::Result<()> {
+async fn bare(builds: u64, unknown: String) -> anyhow::Result<()> {
     let made = (0..builds).into_par_iter().map(|number| {
         let body = record(number).to_bytes().into_boxed_slice();
         Ok((id(number)?.to_string(), Bytes::from(body)))
     });
     let bodies: HashMap<String, Bytes> = made.collect::<anyhow::Result<_>>()?;
-    let router =
-        Router::new().route("/buildid/{hex}/plan", get(answer)).with_state(Arc::new(bodies));
+    let held = Arc::new((bodies, Bytes::from(unknown)));
+    let router = Router::new().route("/buildid/{hex}/plan", get(answer)).with_state(held);
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     writeln!(std::io::stderr(), "listening on {}", listener.local_addr()?)?;
     axum::serve(listener, router).await?;
@@ -398,10 +403,14 @@ async fn bare(builds: u64) -> anyhow::Result<()> {
 
 async fn answer(
     PathOf(hex): PathOf<String>,
-    State(bodies): State<Arc<HashMap<String, Bytes>>>,
-) -> Result<([(header::HeaderName, &'static str); 1], Bytes), StatusCode> {
-    let body = bodies.get(&hex).ok_or(StatusCode::NOT_FOUND)?.clone();
-    Ok(([(header::CONTENT_TYPE, "application/json")], body))
+    State(held): State<Arc<(HashMap<String, Bytes>, Bytes)>>,
+) -> (StatusCode, [(header::HeaderName, &'static str); 1], Bytes) {
+    let (bodies, unknown) = &*held;
+    let (status, body) = match bodies.get(&hex) {
+        Some(body) => (StatusCode::OK, body),
+        None => (StatusCode::NOT_FOUND, unknown),
+    };
+    (status, [(header::CONTENT_TYPE, "application/json")], body.clone())
 }
 
 /// As `load.lua` makes it.

@@ -61,7 +61,7 @@ pub struct ServeArgs {
         value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
     pub upstream_cache_size: u64,
     /// Connections at once; those idle for longest make place for others
-    #[arg(long, value_name = "N", default_value_t = 4096,
+    #[arg(long, value_name = "N", default_value_t = 8192,
         value_parser = clap::value_parser!(u32).range(16..=1_000_000))]
     pub connections: u32,
 }

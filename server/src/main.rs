@@ -8,7 +8,7 @@ use nfdrop_server::{
     App, Database, ahead,
     cli::{Cli, Command, ServeArgs},
     serve,
-    serve::Limits,
+    serve::{Limits, listen},
     tls::Tls,
     upstream::{Disk, Upstream},
 };
@@ -18,10 +18,7 @@ use std::{
     process::ExitCode,
     sync::Arc,
 };
-use tokio::{
-    net::TcpListener,
-    signal::unix::{SignalKind, signal},
-};
+use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 /// Strangers open, feed and drop thousands of connections; glibc's heap grows with them, and keeps what it
@@ -67,7 +64,7 @@ async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hangup = signal(SignalKind::hangup())?;
-    let listener = TcpListener::bind(args.listen).await.with_context(|| {
+    let listener = listen(args.listen).with_context(|| {
         format!("cannot listen on {}: choose another address with --listen", args.listen)
     })?;
     let scheme = if tls.is_some() { "https" } else { "http" };

@@ -18,16 +18,17 @@ use std::{
     convert::Infallible,
     future::Future,
     io,
+    net::SocketAddr,
     pin::pin,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     sync::{Notify, Semaphore, watch},
     task::JoinSet,
     time,
@@ -54,7 +55,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            connections: 4096,
+            connections: 8192,
             head: Duration::from_secs(10),
             head_bytes: 16 << 10,
             headers: 64,
@@ -66,6 +67,23 @@ impl Default for Limits {
 
 /// How often it is looked for a place while there is none.
 const FULL: Duration = Duration::from_millis(20);
+
+/// Connections that wait to be accepted; the kernel has its own limit (`net.core.somaxconn`). Thousands that
+/// are ended at once come back at once, and whom there is no room for then waits for seconds until TCP tries
+/// again.
+const BACKLOG: u32 = 16 << 10;
+
+/// Listens at this address.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // As `TcpListener::bind` has it: a port that was used a moment ago can be used.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
 
 /// Serves until `shutdown` is done; requests under way are finished.
 pub async fn serve(
@@ -89,11 +107,9 @@ pub async fn serve(
     // Accepted, and without a place yet.
     let mut waiting: Option<TcpStream> = None;
     let make_place = || {
-        if slots.available_permits() == 0 {
-            let evicted = open.evict(limits.connections.div_ceil(16));
-            if let Some(metrics) = service.metrics() {
-                metrics.evicted.inc_by(evicted as u64);
-            }
+        let evicted = open.evict(limits.connections.div_ceil(16));
+        if let Some(metrics) = service.metrics() {
+            metrics.evicted.inc_by(evicted as u64);
         }
     };
     loop {
@@ -103,7 +119,11 @@ pub async fn serve(
             accepted = listener.accept(), if waiting.is_none() => match accepted {
                 Ok((stream, _)) => {
                     waiting = Some(stream);
-                    make_place();
+                    // Who was told to leave makes the place: looking for others each time would take
+                    // longer than all the rest, and end them all.
+                    if slots.available_permits() == 0 && open.leaving() == 0 {
+                        make_place();
+                    }
                 }
                 Err(error) => wait_out(&error).await,
             },
@@ -118,7 +138,7 @@ pub async fn serve(
                     drop((gauge, place, slot));
                 });
             }
-            // All were busy: by now some may be idle.
+            // All were busy, or do not leave: by now others may be idle.
             () = time::sleep(FULL), if waiting.is_some() => make_place(),
         }
     }
@@ -133,6 +153,8 @@ pub async fn serve(
 struct Open {
     places: Mutex<HashMap<u64, Arc<Activity>>>,
     next: AtomicU64,
+    /// How many were told to make a place, and have not.
+    leaving: AtomicUsize,
 }
 
 /// What a connection is doing.
@@ -142,6 +164,8 @@ struct Activity {
     /// Milliseconds from `start` at which it became idle; [`BUSY`] while a request is answered.
     idle_since: AtomicU64,
     make_place: Notify,
+    /// It was told to.
+    leaving: AtomicBool,
 }
 
 const BUSY: u64 = u64::MAX;
@@ -178,6 +202,7 @@ impl Open {
             start: Instant::now(),
             idle_since: AtomicU64::new(0),
             make_place: Notify::new(),
+            leaving: AtomicBool::new(false),
         });
         open.lock().insert(number, activity.clone());
         Place { open: open.clone(), number, activity }
@@ -186,14 +211,21 @@ impl Open {
     /// Ends up to so many connections that are idle, the longest idle first.
     fn evict(&self, count: usize) -> usize {
         let places = self.lock();
+        let staying = places.values().filter(|one| !one.leaving.load(Ordering::Relaxed));
         let mut idle: Vec<_> =
-            places.values().filter_map(|one| one.idle_at().map(|at| (at, one))).collect();
+            staying.filter_map(|one| one.idle_at().map(|at| (at, one))).collect();
         idle.sort_unstable_by_key(|(at, _)| *at);
         idle.truncate(count);
         for (_, activity) in &idle {
+            activity.leaving.store(true, Ordering::Relaxed);
             activity.make_place.notify_one();
         }
+        self.leaving.fetch_add(idle.len(), Ordering::Relaxed);
         idle.len()
+    }
+
+    fn leaving(&self) -> usize {
+        self.leaving.load(Ordering::Relaxed)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Arc<Activity>>> {
@@ -203,7 +235,12 @@ impl Open {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.open.lock().remove(&self.number);
+        // Under the lock, as they are told.
+        let mut places = self.open.lock();
+        if self.activity.leaving.load(Ordering::Relaxed) {
+            self.open.leaving.fetch_sub(1, Ordering::Relaxed);
+        }
+        places.remove(&self.number);
     }
 }
 
@@ -306,5 +343,33 @@ async fn wait_out(error: &io::Error) {
     if !matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted) {
         tracing::warn!(%error, "cannot accept connections, trying on");
         time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_was_told_to_leave_is_not_told_again() {
+        let open = Arc::new(Open::default());
+        let places: Vec<_> = (0..5_u64)
+            .map(|number| {
+                let place = Open::place(&open);
+                place.activity.idle_since.store(number, Ordering::Relaxed);
+                place
+            })
+            .collect();
+        places[0].activity.busy();
+        let leave = || -> Vec<_> {
+            places.iter().map(|place| place.activity.leaving.load(Ordering::Relaxed)).collect()
+        };
+        assert_eq!((open.evict(2), open.leaving()), (2, 2));
+        assert_eq!(leave(), [false, true, true, false, false], "the longest idle first");
+        assert_eq!((open.evict(3), open.leaving()), (2, 4));
+        assert_eq!(leave(), [false, true, true, true, true], "nobody who is busy");
+        assert_eq!(open.evict(1), 0);
+        drop(places);
+        assert_eq!(open.leaving(), 0);
     }
 }
