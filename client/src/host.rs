@@ -88,7 +88,8 @@ impl Host {
     /// The first two numbers of the kernel's release.
     pub fn version(&self) -> Option<(u32, u32)> {
         let release = self.release()?;
-        let mut numbers = release.split(['.', '-']).map(|number| number.parse().ok());
+        let mut numbers =
+            release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().ok());
         Some((numbers.next()??, numbers.next()??))
     }
 

@@ -10,8 +10,11 @@ use crate::{
     snapshot::{Snapshot, State},
 };
 use prometheus_client::metrics::counter::Counter;
-use std::{io, thread};
+use std::{io, thread, time::Duration};
 use tokio::runtime::Handle;
+
+/// How often it is looked whether there is room again.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Keeps up with the database until nobody has it any more.
 pub fn start(database: &Database, metrics: &Metrics) -> io::Result<()> {
@@ -25,6 +28,16 @@ pub fn start(database: &Database, metrics: &Metrics) -> io::Result<()> {
             let snapshot = snapshots.borrow_and_update().clone();
             encode(&snapshot, &room, &made, || snapshots.has_changed().unwrap_or(true));
             drop(snapshot);
+            if room.is_full() {
+                // Much of it may be taken by records that are let go of just now; nobody tells when they are gone.
+                while room.is_full() && snapshots.has_changed().is_ok_and(|changed| !changed) {
+                    thread::sleep(LOOK);
+                }
+                if snapshots.has_changed().is_err() {
+                    return;
+                }
+                continue;
+            }
             if runtime.block_on(snapshots.changed()).is_err() {
                 return;
             }

@@ -220,7 +220,7 @@ impl Encoded {
         }
         self.kept.get_with((tag, encoding), || {
             self.made.inc();
-            encoding.shorter(body).map(Bytes::from)
+            encoding.shorter(body).map(|encoded| encoded.into_boxed_slice().into())
         })
     }
 }

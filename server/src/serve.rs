@@ -135,7 +135,8 @@ pub async fn serve(
                 connections.spawn(async move {
                     let gauge = service.metrics().map(Counted::new);
                     connect(stream, &service, tls, &limits, closed, &place).await;
-                    drop((gauge, place, slot));
+                    // Its place last: it is waited for, and then there is a slot.
+                    drop((gauge, slot, place));
                 });
             }
             // All were busy, or do not leave: by now others may be idle.

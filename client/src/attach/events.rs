@@ -35,12 +35,13 @@ struct Stream {
     buffers: Vec<PerfEventArrayBuffer<MapData>>,
     /// What was read of all of them, in the order of time.
     read: VecDeque<Vec<u8>>,
-    /// Readable when any of the buffers is.
+    /// Readable when any of the buffers is. Who asks it, or a buffer, takes what was announced: only the
+    /// one who reads may.
     any: OwnedFd,
 }
 
 /// Whether the ring's lock sleeps.
-pub(super) fn ring_sleeps(host: &Host) -> bool {
+pub fn ring_sleeps(host: &Host) -> bool {
     // Linux version 5.10.0-46-rt-amd64 (…) (gcc …) #1 SMP PREEMPT_RT Debian 5.10.262-1 (2026-10-20)
     let version = host.text("/proc/version").unwrap_or_default();
     host.version().is_some_and(|version| version < RAW_LOCK)
@@ -52,7 +53,8 @@ impl Events {
         Self(Way::Ring(ring))
     }
 
-    /// `size`: bytes of all buffers together; the kernel's next power of two is taken of a processor's.
+    /// `size`: bytes of all buffers together; of a processor's share the next power of two of pages is taken.
+    /// Of processors that come later nothing is told; their drops count as lost.
     pub(super) fn stream(
         mut array: PerfEventArray<MapData>,
         size: u32,
@@ -126,6 +128,7 @@ mod tests {
             ("5.10.0-46-rt-amd64", " PREEMPT_RT", true),
             ("6.1.0-57-rt-amd64", " PREEMPT_RT", true),
             ("6.11", " PREEMPT_RT", true),
+            ("6.11~rc4-rt-amd64", " PREEMPT_RT", true),
             ("6.12.118+deb13-rt-amd64", " PREEMPT_RT", false),
             ("7.3.4-rt-amd64", " PREEMPT_RT", false),
             ("6.1.0-57-amd64", " PREEMPT_DYNAMIC", false),

@@ -12,7 +12,7 @@ pub mod record;
 pub mod site;
 
 pub use error::AttachError;
-pub use events::Events;
+pub use events::{Events, ring_sleeps};
 use site::Site;
 
 use crate::host::Host;

@@ -2,7 +2,7 @@
 //! it usually switches on.
 
 use super::Check;
-use crate::host::Host;
+use crate::{attach::ring_sleeps, host::Host};
 use rustix::process::{Resource, getrlimit};
 
 /// Numbers of capabilities (`include/uapi/linux/capability.h`), which are bits of `CapEff`.
@@ -61,19 +61,20 @@ pub(super) fn perf_events(host: &Host, refused: bool) -> Option<Check> {
     })
 }
 
-/// Before 5.11 maps count against the limit on locked memory. A client that may do so has lifted it;
-/// asked after the kernel has refused a map.
+/// Before 5.11 maps count against the limit on locked memory, and so do a real-time kernel's buffers. A client
+/// that may do so has lifted it; asked after the kernel has refused a map.
 pub(super) fn locked_memory(host: &Host) -> Option<Check> {
-    let release = host.release()?;
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
-    let (Some(Ok(major)), Some(Ok(minor))) = (numbers.next(), numbers.next()) else { return None };
-    if (major, minor) >= (5, 11) {
+    let what = if host.version()? < (5, 11) {
+        "BPF maps count against before Linux 5.11"
+    } else if ring_sleeps(host) {
+        "the buffers of real-time kernels before 6.12 count against"
+    } else {
         return None;
-    }
+    };
     let limit = getrlimit(Resource::Memlock).current?;
     Some(Check::missing(
         "locked memory",
-        format!("limited to {} KiB, which BPF maps count against before Linux 5.11", limit >> 10),
+        format!("limited to {} KiB, which {what}", limit >> 10),
         "ulimit -l unlimited, LimitMEMLOCK=infinity in a systemd unit, or CAP_SYS_RESOURCE",
     ))
 }

@@ -114,6 +114,8 @@ impl<'a> Session<'a> {
         }
         let ring = ring_events(&mut attached).map_err(Failure::Broken)?;
         self.now = Some(Now { attached, ring, module });
+        // What came while it was being attached is there, and may have been announced to nobody.
+        self.output.more = true;
         let sites: Vec<_> =
             plan.probes.iter().map(|probe| format!("{} {}", probe.event, probe.offset)).collect();
         say(&format!("attached: {} ({})", sites.join(", "), found.origin));
