@@ -32,7 +32,7 @@ pub(super) fn address(host: &Host, plan: &Plan) -> Option<u64> {
     if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._".contains(&byte)) {
         return None;
     }
-    // 0x and digits, zeros where addresses are hidden (kernel/module.c, before 6.0 kernel/module-sysfs.c)
+    // 0x and digits, zeros where addresses are hidden (kernel/module.c, from 5.19 on kernel/module/sysfs.c)
     let start = host.text(&format!("/sys/module/nf_tables/sections/{name}")).ok()?;
     let start = u64::from_str_radix(start.strip_prefix("0x")?, 16).ok()?;
     (start != 0).then(|| start.checked_add(symbol.address()))?
