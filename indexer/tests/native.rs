@@ -180,8 +180,7 @@ fn cpu_has(feature: &str) -> bool {
 /// A random sequence that the interpreter runs.
 fn case(random: &mut Random, missing: &[CpuidFeature]) -> Case {
     let mut before = random.bytes(STATE_SIZE);
-    let mut cpu =
-        Cpu { registers: std::array::from_fn(|_| value(random)), flags: Flags::UNDEFINED, rip: 0 };
+    let mut cpu = Cpu::new(std::array::from_fn(|_| value(random)), 0);
     cpu.registers[4] = STATE + 3072 + 8 * random.below(32);
     let mut native_flags = 2_u64 | random.below(2) << 4;
     for (flag, bit, _) in FLAG_BITS {

@@ -4,10 +4,16 @@
 //! First pass, [`Coverage`]: per instruction and condition, which drops it sees, struck out as soon
 //! as it sees one twice or anything else. Second pass, [`Places`]: for what is left, which registers
 //! and stack slots hold the wanted pointers at every hit.
+//!
+//! What a register holds on another way to the instruction is no evidence: it may be left over from a
+//! callee, and may be anything. So a condition is struck out, too, as soon as it would look at what was
+//! not computed from constants, verdicts and policies, or read anything but the frame and the base
+//! chain's policy; and a place holds a pointer only if the function has set it at every visit.
 
 use super::layout::Abi;
 use super::link::Linked;
 use super::memory::{Address, Memory, Near};
+use super::origin::Origin;
 use super::rules::Outcome;
 use super::run::Observer;
 use super::x86_64::machine::Cpu;
@@ -28,10 +34,11 @@ const MAX_ADD: u64 = 512;
 type ConditionSet = u128;
 /// The one that always holds.
 const NO_CONDITION: ConditionSet = 1;
+
 /// Those on the policy behind a register.
-const POLICY_CONDITIONS: ConditionSet = 0xffff << 17;
-/// Those on slots.
-const SLOT_CONDITIONS: ConditionSet = u128::MAX << 33;
+const POLICY_CONDITIONS: std::ops::Range<usize> = 17..33;
+/// A set of places: registers first, then slots.
+type PlaceSet = u128;
 
 /// A u64 of the frame: where it is from the stack pointer, or from the frame pointer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -42,9 +49,25 @@ pub struct Slot {
     pub offset: i32,
 }
 
-impl Slot {
-    fn address(self, cpu: &Cpu) -> u64 {
-        cpu.get(self.base).wrapping_add_signed(i64::from(self.offset))
+/// The frame, as it is at a visit.
+struct Stack<'a> {
+    cpu: &'a Cpu,
+    region: Near<'a>,
+}
+
+impl<'a> Stack<'a> {
+    fn new(cpu: &'a Cpu, memory: &'a Memory) -> Self {
+        Self { cpu, region: memory.near(Address(cpu.get(Reg::Rsp))) }
+    }
+
+    /// The u64 at register + `offset` with its origin, if the register is set and points into the
+    /// frame. Below the stack pointer is nothing: the probe's own exception writes there.
+    fn word(&self, base: Reg, offset: i32) -> Option<(u64, Origin)> {
+        let address = self.cpu.get(base).wrapping_add_signed(i64::from(offset));
+        if !self.cpu.origin(base).is_defined() || address < self.cpu.get(Reg::Rsp) {
+            return None;
+        }
+        Some((self.region.word(address)?, self.region.origin(address)?))
     }
 }
 
@@ -170,58 +193,79 @@ fn condition(number: usize, abi: &Abi, slots: &[Slot]) -> Option<Condition> {
     let location = match number {
         0 => return None,
         1..=16 => Location::reg(Reg::ALL[number - 1]),
-        17..=32 => Location::memory(Reg::ALL[number - 17], abi.policy),
+        17..=32 => Location::memory(Reg::ALL[number - POLICY_CONDITIONS.start], abi.policy),
         n => slots.get(n - 33).map(|slot| Location::memory(slot.base, slot.offset))?,
     };
     Some(Condition { value: location, mask: 0xff, equals: 0 })
 }
 
-/// The conditions `(value & 0xff) == 0` that hold now.
-fn holding(
+/// Of the wanted conditions `(value & 0xff) == 0` those that can be tested now, and those that hold.
+fn tested(
     cpu: &Cpu,
     memory: &Memory,
     abi: &Abi,
     slots: &[Slot],
     wanted: ConditionSet,
-) -> ConditionSet {
-    if wanted == NO_CONDITION {
-        return NO_CONDITION;
+) -> (ConditionSet, ConditionSet) {
+    let (mut testable, mut holding) = (NO_CONDITION, NO_CONDITION);
+    let mut left = wanted & !NO_CONDITION;
+    if left == 0 {
+        return (testable, holding);
     }
-    let mut registers = 0_u32;
-    for (number, value) in cpu.registers.iter().enumerate() {
-        registers |= u32::from(value.trailing_zeros() >= 8) << number;
-    }
-    let mut set = NO_CONDITION | u128::from(registers) << 1;
-    // All of the u64 has to be there, since that is what a client reads.
-    let zero = |region: &Near<'_>, address: u64| {
-        u128::from(region.word(address).is_some_and(|value| value.trailing_zeros() >= 8))
-    };
-    if wanted & POLICY_CONDITIONS != 0 {
-        // Where chains are.
-        let objects = memory.first();
-        let mut policies = 0;
-        for base in cpu.registers.iter().rev() {
-            let address = base.wrapping_add_signed(i64::from(abi.policy));
-            policies = policies << 1 | zero(&objects, address);
+    let stack = Stack::new(cpu, memory);
+    while left != 0 {
+        let number = left.trailing_zeros() as usize;
+        let value = match number {
+            1..=16 => {
+                let register = number - 1;
+                cpu.origins[register].decides().then_some(cpu.registers[register])
+            }
+            17..=32 => {
+                policy(Reg::ALL[number - POLICY_CONDITIONS.start], abi.policy, cpu, memory)
+            }
+            _ => slots.get(number - 33).and_then(|slot| {
+                let (value, origin) = stack.word(slot.base, slot.offset)?;
+                origin.decides().then_some(value)
+            }),
+        };
+        if let Some(value) = value {
+            testable |= 1 << number;
+            holding |= ConditionSet::from(value & 0xff == 0) << number;
         }
-        set |= policies << 17;
+        left &= left - 1;
     }
-    if wanted & SLOT_CONDITIONS != 0 {
-        let frame = memory.near(Address(cpu.get(Reg::Rsp)));
-        let mut numbers = 0;
-        for slot in slots.iter().rev() {
-            numbers = numbers << 1 | zero(&frame, slot.address(cpu));
-        }
-        set |= numbers << 33;
+    (testable, holding)
+}
+
+/// The u64 at register + `offset`, if that is the base chain's policy.
+fn policy(reg: Reg, offset: i32, cpu: &Cpu, memory: &Memory) -> Option<u64> {
+    let at = Address(cpu.get(reg).wrapping_add_signed(i64::from(offset)));
+    let is_policy = cpu.origin(reg).is_defined() && memory.policy() == Some(at);
+    if is_policy { memory.read(at, 8).ok() } else { None }
+}
+
+/// Of the wanted places those that the function has set.
+fn defined(cpu: &Cpu, memory: &Memory, slots: &[Slot], wanted: PlaceSet) -> PlaceSet {
+    let mut all: PlaceSet = 0;
+    for (number, origin) in cpu.origins.iter().enumerate() {
+        all |= PlaceSet::from(origin.is_defined()) << number;
     }
-    set
+    let mut left = wanted >> 16;
+    let stack = Stack::new(cpu, memory);
+    while left != 0 {
+        let number = left.trailing_zeros() as usize;
+        let word = slots.get(number).and_then(|slot| stack.word(slot.base, slot.offset));
+        all |= PlaceSet::from(word.is_some_and(|(_, origin)| origin.is_defined())) << (16 + number);
+        left &= left - 1;
+    }
+    all & wanted
 }
 
 /// First pass.
 #[derive(Debug)]
 pub struct Coverage<'a> {
     abi: &'a Abi,
-    slots: &'a [Slot],
+    frame: &'a Frame,
     /// By instruction.
     sites: Vec<Site>,
     visited: Vec<usize>,
@@ -232,6 +276,7 @@ pub struct Coverage<'a> {
     sets: usize,
     /// A drop came by no site that only drops have come by.
     hopeless: bool,
+    kind: Kind,
 }
 
 #[derive(Debug, Clone)]
@@ -244,6 +289,10 @@ struct Site {
     once: ConditionSet,
     twice: ConditionSet,
     late: ConditionSet,
+    /// Those that cannot be tested at some visit.
+    untestable: ConditionSet,
+    /// Places that the function has set at every visit, where others than drops come by.
+    defined: PlaceSet,
 }
 
 /// What single instructions and conditions see.
@@ -255,16 +304,20 @@ pub struct Candidate {
     pub event: Event,
     /// When it does.
     pub when: Option<Condition>,
+    /// Whether the condition reads the base chain's policy again.
+    pub rereads: bool,
     /// The drops it sees, each once.
     pub seen: RunSet,
+    /// Places that hold what the function has set at every visit.
+    pub defined: u128,
 }
 
 impl<'a> Coverage<'a> {
     /// For instructions of which some may hold probes.
-    pub fn new(abi: &'a Abi, slots: &'a [Slot], eligible: &[bool], kind: Kind) -> Self {
+    pub fn new(abi: &'a Abi, frame: &'a Frame, eligible: &[bool], kind: Kind) -> Self {
         let conditions = match kind {
             Kind::DropOnly => NO_CONDITION,
-            Kind::Conditional => u128::MAX >> (MAX_SLOTS - slots.len()),
+            Kind::Conditional => u128::MAX >> (MAX_SLOTS - frame.numbers.len()),
         };
         let site = |&eligible: &bool| Site {
             left: [if eligible { conditions } else { 0 }; 2],
@@ -272,16 +325,19 @@ impl<'a> Coverage<'a> {
             once: 0,
             twice: 0,
             late: 0,
+            untestable: 0,
+            defined: PlaceSet::MAX >> (112 - frame.slots.len()),
         };
         Self {
             abi,
-            slots,
+            frame,
             sites: eligible.iter().map(site).collect(),
             visited: Vec::new(),
             drops: [RunSet::default(), RunSet::default()],
             runs: 0,
             sets: 0,
             hopeless: false,
+            kind,
         }
     }
 
@@ -301,9 +357,11 @@ impl<'a> Coverage<'a> {
         for instruction in self.visited.drain(..) {
             let site = &mut self.sites[instruction];
             let (once, twice) = (site.once, site.twice | site.late);
-            (site.once, site.twice, site.late) = (0, 0, 0);
+            let untestable = site.untestable;
+            (site.once, site.twice, site.late, site.untestable) = (0, 0, 0, 0);
             for which in 0..2 {
-                let struck = site.left[which] & if Some(which) == event { twice } else { once };
+                let seen = if Some(which) == event { twice } else { once };
+                let struck = site.left[which] & (seen | untestable);
                 site.left[which] &= !struck;
                 if struck != 0 && !site.seen[which].is_empty() {
                     for (number, seen) in site.seen[which].iter_mut().enumerate() {
@@ -347,12 +405,16 @@ impl<'a> Coverage<'a> {
     pub fn candidates(self) -> Vec<Candidate> {
         let mut candidates = Vec::new();
         for (instruction, site) in self.sites.into_iter().enumerate() {
+            let defined = site.defined;
             for (which, seen) in site.seen.into_iter().enumerate() {
                 let event = [Event::RuleDrop, Event::PolicyDrop][which];
                 for (number, seen) in seen.into_iter().enumerate() {
                     if site.left[which] >> number & 1 != 0 && !seen.is_empty() {
-                        let when = condition(number, self.abi, self.slots);
-                        candidates.push(Candidate { instruction, event, when, seen });
+                        let when = condition(number, self.abi, &self.frame.numbers);
+                        let rereads = POLICY_CONDITIONS.contains(&number);
+                        let candidate =
+                            Candidate { instruction, event, when, rereads, seen, defined };
+                        candidates.push(candidate);
                     }
                 }
             }
@@ -374,7 +436,11 @@ impl Observer for Coverage<'_> {
         if wanted == 0 {
             return;
         }
-        let holding = holding(cpu, memory, self.abi, self.slots, wanted);
+        let (testable, holding) = tested(cpu, memory, self.abi, &self.frame.numbers, wanted);
+        if self.kind == Kind::Conditional {
+            site.untestable |= wanted & !testable;
+            site.defined = defined(cpu, memory, &self.frame.slots, site.defined);
+        }
         if site.once == 0 {
             self.visited.push(instruction);
         }
@@ -552,10 +618,17 @@ impl Observer for Places<'_> {
                 continue;
             }
             if values.is_empty() {
-                let frame = memory.near(Address(cpu.get(Reg::Rsp)));
-                let slot = |slot: &Slot| frame.word(slot.address(cpu));
-                values.extend(cpu.registers.iter().map(|&value| Some(value)));
+                let stack = Stack::new(cpu, memory);
+                let slot = |slot: &Slot| {
+                    let (value, origin) = stack.word(slot.base, slot.offset)?;
+                    origin.is_defined().then_some(value)
+                };
+                let registers = cpu.registers.iter().zip(&cpu.origins);
+                values.extend(registers.map(|(&value, origin)| origin.is_defined().then_some(value)));
                 values.extend(self.slots.iter().map(slot));
+                for (number, value) in values.iter_mut().enumerate() {
+                    *value = value.filter(|_| candidate.defined >> number & 1 != 0);
+                }
                 self.compared += values.len();
             }
             self.compared += self.searches[number].iter().map(Search::width).sum::<usize>();
@@ -569,6 +642,29 @@ impl Observer for Places<'_> {
     }
 
     fn edge(&mut self, _: usize, _: bool) {}
+}
+
+/// Whether the function has set what a location names, at this visit.
+pub fn is_defined(location: &Location, cpu: &Cpu, memory: &Memory) -> bool {
+    match location.deref {
+        None => cpu.origin(location.reg).is_defined(),
+        Some(offset) => {
+            let word = Stack::new(cpu, memory).word(location.reg, offset);
+            word.is_some_and(|(_, origin)| origin.is_defined())
+        }
+    }
+}
+
+/// Whether what a condition looks at can tell a drop from anything else, at this visit: in its lowest
+/// byte, which all conditions are about.
+pub fn is_testable(condition: &Condition, cpu: &Cpu, memory: &Memory) -> bool {
+    let Location { reg, deref, .. } = condition.value;
+    let origin = match deref {
+        None => Some(cpu.origin(reg)),
+        Some(offset) if policy(reg, offset, cpu, memory).is_some() => Some(Origin::COMPUTED),
+        Some(offset) => Stack::new(cpu, memory).word(reg, offset).map(|(_, origin)| origin),
+    };
+    condition.mask == 0xff && origin.is_some_and(Origin::decides)
 }
 
 /// The value at a location, as a client reads it.

@@ -1,7 +1,8 @@
 //! The memory a run sees: a handful of regions that are laid out, and around them what a kernel has
 //! besides. What a kernel has not is not there, and touching it ends the run. All values are
-//! little-endian.
+//! little-endian, and known by their [`Origin`].
 
+use super::origin::Origin;
 use super::random::Random;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -34,6 +35,32 @@ struct Region {
     base: u64,
     bytes: Bytes,
     writable: bool,
+    contents: Contents,
+}
+
+/// What a region holds.
+#[derive(Debug, Clone)]
+enum Contents {
+    /// Tables that belong to the code.
+    Constants,
+    /// Objects, packets, per-CPU data.
+    Data,
+    /// The stack: by aligned u64, where its bytes come from.
+    Stack(Vec<Origin>),
+}
+
+impl Region {
+    /// `size` bytes (1 to 8) that are inside, zero-extended.
+    fn value(&self, offset: usize, size: usize) -> u64 {
+        let mut value = [0; 8];
+        let bytes = &self.bytes.get()[offset..];
+        // Of a known length: most reads are of these.
+        if let (8, Some(word)) = (size, bytes.first_chunk()) {
+            return u64::from_le_bytes(*word);
+        }
+        value[..size].copy_from_slice(&bytes[..size]);
+        u64::from_le_bytes(value)
+    }
 }
 
 /// Runs on the same world share its bytes, and most of what a run writes is its stack: whether that
@@ -71,6 +98,8 @@ pub struct Memory {
     surroundings: Option<Surroundings>,
     /// What was written to the surroundings, by the address of the aligned u64.
     written: HashMap<u64, u64>,
+    /// Of the base chain's policy, one byte.
+    policy: Option<Address>,
 }
 
 /// Memory that nobody has laid out but that a kernel has: global variables, per-CPU data behind
@@ -87,14 +116,56 @@ struct Surroundings {
 pub struct Near<'a> {
     base: u64,
     bytes: &'a [u8],
+    origins: &'a [Origin],
 }
 
-impl Near<'_> {
+impl<'a> Near<'a> {
+    /// Of a region, or of none.
+    fn new(region: Option<&'a Region>) -> Self {
+        let Some(region) = region else { return Self { base: 0, bytes: &[], origins: &[] } };
+        let origins = match &region.contents {
+            Contents::Stack(origins) => origins.as_slice(),
+            Contents::Constants | Contents::Data => &[],
+        };
+        Self { base: region.base, bytes: region.bytes.get(), origins }
+    }
+
+    /// Where the u64 at an address of the stack comes from; `None` in other regions.
+    pub fn origin(&self, address: u64) -> Option<Origin> {
+        let start = address.checked_sub(self.base)?;
+        stack_origin(self.origins, start, 8)
+    }
+
     /// The u64 at an address, if it lies in this region.
     pub fn word(&self, address: u64) -> Option<u64> {
         let start = usize::try_from(address.wrapping_sub(self.base)).ok()?;
         let bytes = self.bytes.get(start..start.checked_add(8)?)?;
         Some(u64::from_le_bytes(bytes.try_into().ok()?))
+    }
+}
+
+/// Where `size` bytes at a distance from the start of a stack come from.
+fn stack_origin(origins: &[Origin], start: u64, size: usize) -> Option<Origin> {
+    let (word, offset) = (usize::try_from(start / 8).ok()?, (start % 8) as usize);
+    let mut origin = origins.get(word)?.down(offset);
+    if offset + size > 8 {
+        origin |= origins.get(word + 1)?.up(8 - offset);
+    }
+    Some(origin.low(size))
+}
+
+/// Notes where `size` bytes that are written to a stack come from.
+fn set_stack_origin(origins: &mut [Origin], start: u64, size: usize, origin: Origin) {
+    let mut set = |word: usize, offset: usize, size: usize, origin: Origin| {
+        if let Some(entry) = origins.get_mut(word) {
+            *entry = entry.except(0xff >> (8 - size) << offset) | origin.low(size).up(offset);
+        }
+    };
+    let (word, offset) = ((start / 8) as usize, (start % 8) as usize);
+    let first = size.min(8 - offset);
+    set(word, offset, first, origin);
+    if size > first {
+        set(word + 1, 0, size - first, origin.down(first));
     }
 }
 
@@ -112,7 +183,33 @@ pub fn is_shadow(address: Address) -> bool {
 impl Memory {
     /// Adds a region; regions must not overlap. Bytes that are shared are copied when first written.
     pub fn map(&mut self, base: Address, bytes: impl Into<Arc<Vec<u8>>>, writable: bool) {
-        self.regions.push(Region { base: base.0, bytes: Bytes::Shared(bytes.into()), writable });
+        let bytes = Bytes::Shared(bytes.into());
+        let contents = Contents::Data;
+        self.regions.push(Region { base: base.0, bytes, writable, contents });
+    }
+
+    /// As [`Memory::map`], for tables that belong to the code.
+    pub fn map_constants(&mut self, base: Address, bytes: impl Into<Arc<Vec<u8>>>) {
+        let bytes = Bytes::Shared(bytes.into());
+        let contents = Contents::Constants;
+        self.regions.push(Region { base: base.0, bytes, writable: false, contents });
+    }
+
+    /// Adds a stack, to be looked through first: all of it is left over. `base` is 8-aligned.
+    pub fn map_stack(&mut self, base: Address, bytes: Vec<u8>) {
+        let contents = Contents::Stack(vec![Origin::LEFTOVER; bytes.len().div_ceil(8)]);
+        let bytes = Bytes::Shared(bytes.into());
+        self.regions.insert(0, Region { base: base.0, bytes, writable: true, contents });
+    }
+
+    /// Says where the base chain's policy is.
+    pub fn set_policy(&mut self, at: Address) {
+        self.policy = Some(at);
+    }
+
+    /// Where the base chain's policy is.
+    pub fn policy(&self) -> Option<Address> {
+        self.policy
     }
 
     /// Adds junk wherever `exists` says, unless a region lies there.
@@ -175,40 +272,76 @@ impl Memory {
 
     /// `size` bytes (1 to 8), zero-extended.
     pub fn read(&self, address: Address, size: usize) -> Result<u64, Fault> {
-        let fault = Fault { address, size, write: false };
-        let Some((index, offset)) = self.locate(address.0, size) else {
-            return self.read_surroundings(address.0, size).ok_or(fault);
-        };
-        let mut value = [0; 8];
-        let bytes = &self.regions[index].bytes.get()[offset..];
-        // Of a known length: most reads are of these.
-        if let (8, Some(word)) = (size, bytes.first_chunk()) {
-            return Ok(u64::from_le_bytes(*word));
+        match self.locate(address.0, size) {
+            Some((index, offset)) => Ok(self.regions[index].value(offset, size)),
+            None => self.read_elsewhere(address, size),
         }
-        value[..size].copy_from_slice(&bytes[..size]);
-        Ok(u64::from_le_bytes(value))
+    }
+
+    fn read_elsewhere(&self, address: Address, size: usize) -> Result<u64, Fault> {
+        let value = self.read_surroundings(address.0, size);
+        value.ok_or(Fault { address, size, write: false })
+    }
+
+    /// As [`Memory::read`], with where the bytes come from.
+    pub fn load(&self, address: Address, size: usize) -> Result<(u64, Origin), Fault> {
+        let (value, contents, offset) = match self.locate(address.0, size) {
+            Some((index, offset)) => {
+                let region = &self.regions[index];
+                (region.value(offset, size), &region.contents, offset)
+            }
+            None => (self.read_elsewhere(address, size)?, &Contents::Data, 0),
+        };
+        let origin = match (contents, self.policy) {
+            (Contents::Stack(origins), _) => {
+                stack_origin(origins, offset as u64, size).unwrap_or(Origin::LEFTOVER)
+            }
+            (Contents::Constants, _) => Origin::COMPUTED,
+            (Contents::Data, Some(policy)) if policy.0.wrapping_sub(address.0) < size as u64 => {
+                Origin::DATA.except(1 << (policy.0 - address.0))
+            }
+            (Contents::Data, _) => Origin::DATA,
+        };
+        Ok((value, origin.low(size)))
+    }
+
+    /// What is in these bytes of a stack counts as left over from now on: a callee that was given
+    /// their address may write them.
+    pub fn leave(&mut self, address: Address, size: usize) {
+        for at in (0..size as u64).map(|n| address.0.wrapping_add(n)) {
+            if let Some((index, offset)) = self.locate(at, 1)
+                && let Contents::Stack(origins) = &mut self.regions[index].contents
+            {
+                set_stack_origin(origins, offset as u64, 1, Origin::LEFTOVER);
+            }
+        }
     }
 
     /// As [`Memory::map`], to be looked through first: what most accesses go to.
     pub fn map_first(&mut self, base: Address, bytes: Vec<u8>, writable: bool) {
         let bytes = Bytes::Shared(bytes.into());
-        self.regions.insert(0, Region { base: base.0, bytes, writable });
+        let contents = Contents::Data;
+        self.regions.insert(0, Region { base: base.0, bytes, writable, contents });
     }
 
     /// The region that is looked through first.
     pub fn first(&self) -> Near<'_> {
-        let first = self.regions.first();
-        first.map_or(Near { base: 0, bytes: &[] }, |r| Near { base: r.base, bytes: r.bytes.get() })
+        Near::new(self.regions.first())
     }
 
     /// The region an address is in, for many reads near it: one look-up for all of them.
     pub fn near(&self, address: Address) -> Near<'_> {
-        let found = self.locate(address.0, 1).map(|(index, _)| &self.regions[index]);
-        found.map_or(Near { base: 0, bytes: &[] }, |r| Near { base: r.base, bytes: r.bytes.get() })
+        Near::new(self.locate(address.0, 1).map(|(index, _)| &self.regions[index]))
     }
 
-    /// The low `size` bytes (1 to 8) of `value`.
-    pub fn write(&mut self, address: Address, size: usize, value: u64) -> Result<(), Fault> {
+    /// The low `size` bytes (1 to 8) of `value`, and where they come from.
+    pub fn write(
+        &mut self,
+        address: Address,
+        size: usize,
+        value: u64,
+        origin: Origin,
+    ) -> Result<(), Fault> {
         let fault = Fault { address, size, write: true };
         let Some((index, offset)) = self.locate(address.0, size) else {
             return self.write_surroundings(address.0, size, value).ok_or(fault);
@@ -216,6 +349,9 @@ impl Memory {
         let region = &mut self.regions[index];
         if !region.writable {
             return Err(fault);
+        }
+        if let Contents::Stack(origins) = &mut region.contents {
+            set_stack_origin(origins, offset as u64, size, origin);
         }
         let bytes = &mut region.bytes.own()[offset..];
         match bytes.first_chunk_mut() {
@@ -240,13 +376,35 @@ mod tests {
         for (address, size) in [(0xfff, 2), (0x1002, 8), (u64::MAX, 8), (0, 1)] {
             assert!(memory.read(Address(address), size).is_err(), "{address:#x}");
         }
-        assert_eq!(memory.write(Address(0x1008), 1, 0xffee), Ok(()));
+        assert_eq!(memory.write(Address(0x1008), 1, 0xffee, Origin::DATA), Ok(()));
         assert_eq!(memory.read(Address(0x1008), 1), Ok(0xee));
-        assert!(memory.write(Address(0x2000), 1, 0).is_err(), "read-only");
+        assert!(memory.write(Address(0x2000), 1, 0, Origin::DATA).is_err(), "read-only");
         let near = memory.near(Address(0x1008));
         assert_eq!(near.word(0x1001), memory.read(Address(0x1001), 8).ok());
         assert_eq!((near.word(0x1002), near.word(0xfff), near.word(0x2000)), (None, None, None));
         assert_eq!(memory.near(Address(0x3000)).word(0x3000), None);
+    }
+
+    #[test]
+    fn what_is_written_to_a_stack_is_known() {
+        let mut memory = Memory::default();
+        memory.map_stack(Address(0x1000), vec![0; 64]);
+        memory.map(Address(0x2000), vec![0; 64], true);
+        memory.map_constants(Address(0x3000), vec![0; 8]);
+        memory.set_policy(Address(0x2010));
+        let origin = |memory: &Memory, address, size| memory.load(Address(address), size).unwrap().1;
+        assert_eq!(origin(&memory, 0x1008, 4), Origin::LEFTOVER.low(4));
+        // Across two words.
+        memory.write(Address(0x100d), 6, 0, Origin::COMPUTED).unwrap();
+        assert_eq!(origin(&memory, 0x100d, 6), Origin::COMPUTED);
+        assert_eq!(origin(&memory, 0x100c, 2), Origin::LEFTOVER.low(1));
+        assert_eq!(origin(&memory, 0x1012, 2), Origin::LEFTOVER.low(1).up(1));
+        assert_eq!(memory.near(Address(0x1000)).origin(0x100d).unwrap().down(6), Origin::LEFTOVER.low(2));
+        memory.leave(Address(0x1010), 1);
+        assert_eq!(origin(&memory, 0x100d, 6), Origin::LEFTOVER.low(1).up(3));
+        assert_eq!(origin(&memory, 0x200f, 4), Origin::DATA.low(4).except(2));
+        assert_eq!(origin(&memory, 0x3000, 8), Origin::COMPUTED);
+        assert_eq!(memory.near(Address(0x2000)).origin(0x2000), None);
     }
 
     #[test]
@@ -257,12 +415,12 @@ mod tests {
         let word = memory.read(Address(0x4ff0), 8).unwrap();
         assert_eq!(memory.read(Address(0x4ff2), 4), Ok(word >> 16 & 0xffff_ffff));
         assert_eq!(memory.read(Address(0x5000), 1), Ok(1), "regions come first");
-        memory.write(Address(0x4ff6), 4, 0x1122_3344).unwrap();
+        memory.write(Address(0x4ff6), 4, 0x1122_3344, Origin::DATA).unwrap();
         assert_eq!(memory.read(Address(0x4ff6), 4), Ok(0x1122_3344));
         assert_eq!(memory.read(Address(0x4ff0), 4), Ok(word & 0xffff_ffff));
         assert!(memory.read(Address(0x7ffc), 8).is_err(), "half of it is not there");
         assert_eq!(memory.read(Address(SHADOW.start), 8), Ok(0));
-        memory.write(Address(SHADOW.start), 2, 0xf1f1).unwrap();
+        memory.write(Address(SHADOW.start), 2, 0xf1f1, Origin::DATA).unwrap();
         assert_eq!(memory.read(Address(SHADOW.start), 8), Ok(0xf1f1));
         assert_eq!(memory.clone().written.len(), 3);
     }

@@ -16,8 +16,10 @@ pub mod check;
 pub mod choose;
 pub mod infer;
 pub mod layout;
+pub mod leftovers;
 pub mod link;
 pub mod memory;
+pub mod origin;
 pub mod proof;
 pub mod random;
 pub mod report;
@@ -542,7 +544,7 @@ fn resolve_with<S: Spectator>(
     let mut probes = Err(Unresolved::new(Reason::NoSite, "not looked for"));
     for kind in [Kind::DropOnly, Kind::Conditional] {
         enters(Stage::Runs);
-        let mut coverage = Coverage::new(abi, &frame.numbers, &eligible, kind);
+        let mut coverage = Coverage::new(abi, &frame, &eligible, kind);
         spectator.restart(first);
         for (number, (case, world)) in runs.worlds().enumerate() {
             if kind == Kind::DropOnly && coverage.hopeless() {

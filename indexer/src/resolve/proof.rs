@@ -1,7 +1,7 @@
 //! The proof: the chosen probes, read exactly as a client reads them, on rulesets that had no part
 //! in the choice.
 
-use super::infer::{Truth, holds, value};
+use super::infer::{Truth, holds, is_defined, is_testable, value};
 use super::link::Linked;
 use super::memory::{Address, Memory};
 use super::run::Observer;
@@ -35,6 +35,14 @@ pub enum Contradiction {
     /// Behind a call that frees the packet.
     #[error("probe at {0} is hit after the packet may have been freed")]
     Freed(FnOffset),
+    /// At a visit, whether it is a hit or not, the plan uses what nobody has set there.
+    #[error("probe at {offset}: {location} is left over from a callee or the caller")]
+    LeftOver {
+        /// Which probe.
+        offset: FnOffset,
+        /// What of it.
+        location: Location,
+    },
 }
 
 /// Checks probes, run by run.
@@ -81,6 +89,16 @@ impl<'a> Proof<'a> {
 impl Observer for Proof<'_> {
     fn visit(&mut self, instruction: usize, cpu: &Cpu, memory: &Memory, freed: bool) {
         for probe in &self.by_instruction[instruction] {
+            let tested = probe.when.iter().filter(|when| !is_testable(when, cpu, memory));
+            let places = [probe.rule, Some(probe.pkt), Some(probe.base_chain)];
+            let places = places.into_iter().flatten();
+            let left_over = tested.map(|when| when.value);
+            let left_over =
+                left_over.chain(places.filter(|place| !is_defined(place, cpu, memory))).next();
+            if let Some(location) = left_over {
+                let offset = probe.offset;
+                self.error.get_or_insert(Contradiction::LeftOver { offset, location });
+            }
             if !probe.when.iter().all(|condition| holds(condition, cpu, memory)) {
                 continue;
             }

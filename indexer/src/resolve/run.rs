@@ -3,11 +3,11 @@
 
 use super::layout::Abi;
 use super::link::Linked;
+use super::leftovers::Leftovers;
 use super::memory::{Address, Fault, Memory};
-use super::random::Random;
+use super::origin::Origin;
 use super::rules::{End, Expected, RuleId, verdict};
-use super::world::World;
-use super::x86_64::flags::Flags;
+use super::world::{Evaluation, World};
 use super::x86_64::machine::{Cpu, Step, Trap};
 use crate::image::function::{Function, Place};
 use iced_x86::{Code, Instruction, Mnemonic};
@@ -187,7 +187,7 @@ pub fn warnings(linked: &Linked, function: &Function) -> Warnings {
         .collect()
 }
 
-/// Runs the function on a world; `seed` is of the junk in registers. The world stays as it is.
+/// Runs the function on a world; `seed` is of what is left over in registers. The world stays as it is.
 pub fn run(
     around: Surroundings<'_>,
     world: &World,
@@ -196,19 +196,15 @@ pub fn run(
 ) -> Result<Ran, Stop> {
     let linked = around.linked;
     let memory = &mut world.memory.clone();
-    let mut random = Random::new(seed ^ 0x6e66_6472_6f70);
-    let mut cpu = Cpu {
-        registers: std::array::from_fn(|_| random.junk()),
-        flags: Flags::UNDEFINED,
-        rip: linked.parts[0].0.0,
-    };
-    cpu.set(Reg::Rdi, world.pkt.0);
-    cpu.set(Reg::Rsi, world.argument.0);
-    cpu.set(Reg::Rsp, world.stack.0 + 8);
+    let mut leftovers = world.leftovers.again(seed ^ 0x6e66_6472_6f70);
+    let mut cpu = Cpu::new(std::array::from_fn(|_| leftovers.value()), linked.parts[0].0.0);
+    cpu.set(Reg::Rdi, world.pkt.0, Origin::DATA);
+    cpu.set(Reg::Rsi, world.argument.0, Origin::DATA);
+    cpu.set(Reg::Rsp, world.stack.0 + 8, Origin::DATA);
     let entry = cpu.registers;
-    cpu.push(memory, RETURN)?;
+    cpu.push(memory, RETURN, Origin::DATA)?;
     for &(at, size, value) in &linked.variables {
-        memory.write(at, size, value)?;
+        memory.write(at, size, value, Origin::DATA)?;
     }
     let mut ran = Ran { returned: 0, freed: 0, calls: Vec::new() };
     let mut steps = 0;
@@ -224,7 +220,7 @@ pub fn run(
         }
         let Some(number) = linked.instruction_at(cpu.rip) else {
             steps += 1;
-            external(around, world, memory, &mut cpu, &mut ran, &mut random)?;
+            external(around, world, memory, &mut cpu, &mut ran, &mut leftovers)?;
             continue;
         };
         let decoded = &linked.instructions[number];
@@ -276,12 +272,12 @@ fn external(
     memory: &mut Memory,
     cpu: &mut Cpu,
     ran: &mut Ran,
-    random: &mut Random,
+    leftovers: &mut Leftovers,
 ) -> Result<(), Stop> {
     let target = Address(cpu.rip);
     let name = around.linked.name_at(target).ok_or(Stop::Nowhere(target))?;
     if name == "__x86_return_thunk" {
-        cpu.rip = cpu.pop(memory)?;
+        (cpu.rip, _) = cpu.pop(memory)?;
         return Ok(());
     }
     if let Some(reg) = indirect_thunk(name) {
@@ -292,26 +288,24 @@ fn external(
         return Err(Stop::Killed(target));
     }
     if keeps_registers(name) {
-        cpu.rip = cpu.pop(memory)?;
+        (cpu.rip, _) = cpu.pop(memory)?;
         return Ok(());
     }
     let (rdi, rsi, rdx) = (cpu.get(Reg::Rdi), cpu.get(Reg::Rsi), cpu.get(Reg::Rdx));
-    if let Some(returned) = string_function(around.budget, memory, name, [rdi, rsi, rdx])? {
-        cpu.clobber(|| random.junk());
-        cpu.set(Reg::Rax, returned);
-        cpu.rip = cpu.pop(memory)?;
+    if let Some(returned) = string_function(around.budget, memory, name, [rdi, rsi, rdx], cpu.origin(Reg::Rsi))? {
+        cpu.clobber(|| leftovers.value());
+        cpu.set(Reg::Rax, returned, Origin::DATA);
+        (cpu.rip, _) = cpu.pop(memory)?;
         return Ok(());
     }
-    let evaluation = world.expressions.get(&rdi).filter(|_| rdx == world.pkt.0);
-    if let Some(&evaluation) = evaluation {
+    if let Some(&evaluation) = evaluated(cpu, world) {
         ran.calls.push(evaluation.of.ok_or(Stop::WrongExpression)?);
         World::evaluate(memory, around.abi, evaluation, Address(rsi))?;
-    } else if !only_watches(name) && [rdi, rsi, rdx].contains(&world.skb.0) {
-        // Whoever gets the packet may free it; nf_tables' own functions get the pktinfo.
+    } else if may_free(name, cpu, world.skb) {
         ran.freed += 1;
     }
-    cpu.clobber(|| random.junk());
-    cpu.rip = cpu.pop(memory)?;
+    cpu.clobber(|| leftovers.value());
+    (cpu.rip, _) = cpu.pop(memory)?;
     Ok(())
 }
 
@@ -333,24 +327,37 @@ fn keeps_registers(name: &str) -> bool {
     THUNKS.contains(&name)
 }
 
-/// Whether a function that gets the packet cannot free it: nf_tables' own get the pktinfo, and the
+/// The expression whose `eval(expr, regs, pkt)` is called, if that is what a call is.
+pub(super) fn evaluated<'w>(cpu: &Cpu, world: &'w World) -> Option<&'w Evaluation> {
+    let expression = world.expressions.get(&argument(cpu, Reg::Rdi)?)?;
+    (argument(cpu, Reg::Rdx)? == world.pkt.0).then_some(expression)
+}
+
+/// What a callee gets in a register, if the caller has put something there.
+fn argument(cpu: &Cpu, reg: Reg) -> Option<u64> {
+    cpu.origin(reg).is_defined().then(|| cpu.get(reg))
+}
+
+/// Whether a function gets the packet and may free it: nf_tables' own get the pktinfo, and the
 /// sanitizers' look at addresses.
-pub(super) fn only_watches(name: &str) -> bool {
-    ["nft_", "__nft_", "__asan_", "__kasan_", "__tsan_", "__sanitizer_", "__ubsan_", "__msan_"]
-        .iter()
-        .any(|prefix| name.starts_with(prefix))
+pub(super) fn may_free(name: &str, cpu: &Cpu, skb: Address) -> bool {
+    let watching = ["nft_", "__nft_", "__asan_", "__kasan_", "__tsan_", "__sanitizer_", "__ubsan_", "__msan_"];
+    let only_watches = watching.iter().any(|prefix| name.starts_with(prefix));
+    let arguments = [Reg::Rdi, Reg::Rsi, Reg::Rdx];
+    !only_watches && arguments.into_iter().any(|reg| argument(cpu, reg) == Some(skb.0))
 }
 
 /// Most bytes that one call of `memcpy` and its kin moves.
 const MAX_MOVED: u64 = 1 << 12;
 
 /// `memset`, `memcpy`, `memmove` and `memcmp`, by whatever name compilers call them: code relies on
-/// what they do. `None`: another function. Returns `rax`.
+/// what they do. `filled`: the origin of what `memset` writes. `None`: another function. Returns `rax`.
 fn string_function(
     budget: &Budget,
     memory: &mut Memory,
     name: &str,
     [rdi, rsi, rdx]: [u64; 3],
+    filled: Origin,
 ) -> Result<Option<u64>, Stop> {
     let base = ["__asan_", "__hwasan_", "__tsan_", "__msan_", "__"]
         .iter()
@@ -364,22 +371,22 @@ fn string_function(
     if count < rdx {
         return Err(Stop::Endless);
     }
-    let byte = |memory: &Memory, base: u64, at: u64| memory.read(Address(base.wrapping_add(at)), 1);
+    let byte = |memory: &Memory, base: u64, at: u64| memory.load(Address(base.wrapping_add(at)), 1);
     let mut bytes = Vec::with_capacity(count as usize);
     for at in 0..count {
         bytes.push(match base {
-            "memset" => rsi & 0xff,
+            "memset" => (rsi & 0xff, filled),
             _ => byte(memory, rsi, at)?,
         });
     }
-    for (at, &value) in (0..).zip(&bytes) {
+    for (at, &(value, origin)) in (0..).zip(&bytes) {
         if base == "memcmp" {
-            let difference = byte(memory, rdi, at)? as i64 - value as i64;
+            let difference = byte(memory, rdi, at)?.0 as i64 - value as i64;
             if difference != 0 {
                 return Ok(Some(difference as u64));
             }
         } else {
-            memory.write(Address(rdi.wrapping_add(at)), 1, value)?;
+            memory.write(Address(rdi.wrapping_add(at)), 1, value, origin)?;
         }
     }
     Ok(Some(if base == "memcmp" { 0 } else { rdi }))

@@ -3,7 +3,9 @@
 
 use super::layout::{Abi, CmpMask, Entry, NetSource, RuleStore};
 use super::link::Linked;
+use super::leftovers::{Leftover, Leftovers};
 use super::memory::{Address, Fault, Memory};
+use super::origin::Origin;
 use super::random::Random;
 use super::rules::{Action, Expected, Expression, Fast, Packet, Rule, RuleId, Ruleset, verdict};
 use super::x86_64::machine::{GS_BASE, GS_SIZE};
@@ -26,6 +28,8 @@ pub struct Scene {
     pub wide: bool,
     /// Of addresses and junk.
     pub seed: u64,
+    /// What is left over in registers and on the stack.
+    pub leftover: Leftover,
 }
 
 /// A scene in memory.
@@ -43,6 +47,8 @@ pub struct World {
     pub argument: Address,
     /// The stack pointer at entry.
     pub stack: Address,
+    /// What registers and stack may hold that nobody has set.
+    pub leftovers: Leftovers,
     /// By the rule's place in the ruleset.
     pub rules: HashMap<RuleId, Address>,
     /// By the expression's address: whose it is and what its `eval` does.
@@ -64,6 +70,10 @@ pub struct Evaluation {
 pub const UNKNOWN_EVAL: &str = "eval of another module";
 
 const STACK_SIZE: usize = 4 << 10;
+/// `struct nft_regs`: the verdict, then twenty u32 less the first four, which are the verdict's
+/// (include/net/netfilter/nf_tables.h, all versions).
+const REGS_DATA: u32 = 16;
+const REGS_SIZE: usize = 80;
 /// The heap grows by this.
 const HEAP_STEP: usize = 4 << 10;
 /// Larger than `struct net` up to the generation cursor in every version seen (7.3: 0xd88).
@@ -285,35 +295,41 @@ impl World {
         let Builder { heap, rules, expressions, .. } = builder;
         for (base, kind, bytes) in &linked.parts {
             if *kind == PartKind::Data {
-                memory.map(*base, Arc::clone(bytes), false);
+                memory.map_constants(*base, Arc::clone(bytes));
             }
         }
         let stack = 0xffff_c900_0000_0000 | random.below(1 << 16) << 16;
         memory.map(Address(GS_BASE), per_cpu(), true);
-        memory.map_first(Address(stack), random.junk_bytes(STACK_SIZE), true);
+        let policy = Address(chains[0].0.wrapping_add_signed(i64::from(abi.policy)));
+        memory.set_policy(policy);
+        let objects = chains.iter().chain(rules.values()).map(|address| address.0);
+        let objects = objects.chain([pkt.0, skb.0, state.0, policy.0]).collect();
+        let mut leftovers = Leftovers::new(scene.leftover, random.bits(), objects, &mut memory);
+        memory.map_stack(Address(stack), leftovers.bytes(STACK_SIZE));
         // The objects: the first region to be looked through. A packet changes neither rules nor
         // chains on its way: code that does is not understood.
         memory.map_first(Address(heap.base), heap.bytes, false);
         // Aligned as at a function's entry: 8 more than a multiple of 16.
         let stack = Address(stack + STACK_SIZE as u64 - 1032 - 16 * random.below(16));
         let base_chain = chains[0];
-        World { memory, pkt, skb, base_chain, argument, stack, rules, expressions }
+        World { memory, pkt, skb, base_chain, argument, stack, leftovers, rules, expressions }
     }
 
-    /// Applies what an `eval` does to the registers' memory.
+    /// Applies what an `eval` does to the registers' memory. Of what else is there it may change all,
+    /// since registers hold what expressions have loaded.
     pub fn evaluate(
         memory: &mut Memory,
         abi: &Abi,
         evaluation: Evaluation,
         regs: Address,
     ) -> Result<(), Fault> {
+        let at = |offset: u32| Address(regs.0.wrapping_add(u64::from(offset)));
+        memory.leave(at(REGS_DATA), REGS_SIZE - REGS_DATA as usize);
         if let Some(code) = evaluation.code {
-            let at = Address(regs.0.wrapping_add(u64::from(abi.verdict_code)));
-            memory.write(at, 4, u64::from(code))?;
+            memory.write(at(abi.verdict_code), 4, u64::from(code), Origin::COMPUTED)?;
         }
         if let Some(chain) = evaluation.chain {
-            let at = Address(regs.0.wrapping_add(u64::from(abi.verdict_chain)));
-            memory.write(at, 8, chain.0)?;
+            memory.write(at(abi.verdict_chain), 8, chain.0, Origin::DATA)?;
         }
         Ok(())
     }

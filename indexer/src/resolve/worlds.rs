@@ -8,6 +8,7 @@ mod mixed;
 pub use larger::larger;
 
 use super::layout::{Abi, CmpMask, Lacks};
+use super::leftovers::Leftover;
 use super::link::Linked;
 use super::random::Random;
 use super::rules::{
@@ -255,7 +256,9 @@ impl<'a> Maker<'a> {
         }
         let generation = (number / 2 + self.generation) % 2;
         let wide = self.wide;
-        let scene = Scene { ruleset, packet, generation, wide, seed: self.random.bits() };
+        let seed = self.random.bits();
+        let leftover = *self.random.pick(&Leftover::ALL);
+        let scene = Scene { ruleset, packet, generation, wide, seed, leftover };
         self.cases.push(Case { scene, expected, random: false });
     }
 

@@ -3,7 +3,7 @@
 use super::roles::Role;
 use super::watch::Stat;
 use crate::image::function::{Function, Part, Patched};
-use crate::resolve::choose::Ranked;
+use crate::resolve::choose::{Ranked, Test};
 use crate::resolve::infer::{RunSet, Slot};
 use crate::resolve::link::Linked;
 use crate::resolve::x86_64::kprobe::Rules;
@@ -54,6 +54,8 @@ pub enum Verdict {
 pub enum Beaten {
     /// Only drops come by there, here a condition is needed.
     Condition,
+    /// Its condition is on what the function has read, here the policy would be read again.
+    Reread,
     /// It is jump-optimized.
     Cost,
     /// More of its pointers are in registers.
@@ -174,8 +176,10 @@ fn beaten(entry: &Ranked<'_>, chosen: &[&Ranked<'_>], drops: &RunSet) -> Verdict
         return Verdict::Part { seen, of };
     };
     let (own, other) = (entry.rank(), other.rank());
-    Verdict::Beaten(if own.0 != other.0 {
+    Verdict::Beaten(if own.0 != other.0 && other.0 == Test::None {
         Beaten::Condition
+    } else if own.0 != other.0 {
+        Beaten::Reread
     } else if own.1 != other.1 {
         Beaten::Cost
     } else if own.2 != other.2 {

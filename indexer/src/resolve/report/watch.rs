@@ -13,7 +13,7 @@ use crate::resolve::layout::Abi;
 use crate::resolve::link::Linked;
 use crate::resolve::memory::{Address, Memory};
 use crate::resolve::rules::Outcome;
-use crate::resolve::run::{Observer, only_watches};
+use crate::resolve::run::{Observer, evaluated, may_free};
 use crate::resolve::spectate::At;
 use crate::resolve::world::World;
 use crate::resolve::x86_64::machine::Cpu;
@@ -252,9 +252,9 @@ impl Watch {
         let (linked, world) = at;
         let instruction = &linked.instructions[number].instruction;
         let Some(target) = target(instruction, linked, cpu, memory) else { return };
-        let (rdi, rsi, rdx) = (cpu.get(Reg::Rdi), cpu.get(Reg::Rsi), cpu.get(Reg::Rdx));
+        let rsi = cpu.get(Reg::Rsi);
         let inside = linked.instruction_at(target).is_some();
-        let evaluation = world.expressions.get(&rdi).filter(|_| rdx == self.pkt && !inside);
+        let evaluation = evaluated(cpu, world).filter(|_| !inside);
         let name = linked.name_at(Address(target)).unwrap_or_default();
         if let Some(evaluation) = evaluation {
             let rule = evaluation.of.and_then(|(rule, _)| world.rules.get(&rule).copied());
@@ -266,8 +266,7 @@ impl Watch {
         let callees = &mut self.stats[number].callees;
         if callees.len() < MAX_TARGETS {
             let evaluates = evaluation.is_some();
-            let given = [rdi, rsi, rdx].contains(&world.skb.0);
-            let frees = given && !inside && !evaluates && !only_watches(name);
+            let frees = !inside && !evaluates && may_free(name, cpu, world.skb);
             let known = |callee: &Callee| {
                 (callee.name.as_str(), callee.evaluates, callee.frees) == (name, evaluates, frees)
             };

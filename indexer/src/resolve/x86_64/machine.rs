@@ -5,6 +5,7 @@
 
 use super::flags::{ALL, CF, Flags, OF, PF, SF, ZF, mask};
 use crate::resolve::memory::{Address, Fault, Memory};
+use crate::resolve::origin::Origin;
 use iced_x86::{Code, ConditionCode, FlowControl, Instruction, Mnemonic, OpKind, Register};
 use nfdrop_db::Reg;
 
@@ -25,6 +26,12 @@ pub struct Cpu {
     pub flags: Flags,
     /// Of the next instruction.
     pub rip: u64,
+    /// Where the registers' values come from.
+    pub origins: [Origin; 16],
+    /// Where the flags come from.
+    flags_origin: Origin,
+    /// What the instruction under way has read.
+    seen: Origin,
 }
 
 /// Why a step was not made.
@@ -59,30 +66,72 @@ pub enum Step {
 }
 
 impl Cpu {
+    /// Before the first instruction, at `rip`: all registers are left over.
+    pub fn new(registers: [u64; 16], rip: u64) -> Self {
+        Self {
+            registers,
+            flags: Flags::UNDEFINED,
+            rip,
+            origins: [Origin::LEFTOVER; 16],
+            flags_origin: Origin::LEFTOVER,
+            seen: Origin::COMPUTED,
+        }
+    }
+
+    /// Where a 64-bit register's value comes from.
+    pub fn origin(&self, reg: Reg) -> Origin {
+        self.origins[reg as usize]
+    }
+
     /// A 64-bit register.
     pub fn get(&self, reg: Reg) -> u64 {
         self.registers[reg as usize]
     }
 
-    /// Sets a 64-bit register.
-    pub fn set(&mut self, reg: Reg, value: u64) {
+    /// Sets a 64-bit register to a value of this origin.
+    pub fn set(&mut self, reg: Reg, value: u64, origin: Origin) {
         self.registers[reg as usize] = value;
+        self.origins[reg as usize] = origin;
     }
 
-    /// Pushes a u64.
-    pub fn push(&mut self, memory: &mut Memory, value: u64) -> Result<(), Fault> {
+    /// Pushes a u64 of this origin.
+    pub fn push(&mut self, memory: &mut Memory, value: u64, origin: Origin) -> Result<(), Fault> {
         let rsp = self.get(Reg::Rsp).wrapping_sub(8);
-        memory.write(Address(rsp), 8, value)?;
-        self.set(Reg::Rsp, rsp);
+        memory.write(Address(rsp), 8, value, origin)?;
+        self.registers[Reg::Rsp as usize] = rsp;
         Ok(())
     }
 
-    /// Pops a u64.
-    pub fn pop(&mut self, memory: &Memory) -> Result<u64, Fault> {
+    /// Pops a u64, with its origin.
+    pub fn pop(&mut self, memory: &Memory) -> Result<(u64, Origin), Fault> {
         let rsp = self.get(Reg::Rsp);
-        let value = memory.read(Address(rsp), 8)?;
-        self.set(Reg::Rsp, rsp.wrapping_add(8));
+        let value = memory.load(Address(rsp), 8)?;
+        self.registers[Reg::Rsp as usize] = rsp.wrapping_add(8);
         Ok(value)
+    }
+
+    /// Where a register operand's value comes from.
+    fn register_origin(&self, register: Register) -> Origin {
+        let Some((number, part)) = general(register) else { return Origin::LEFTOVER };
+        let origin = self.origins[number];
+        match part {
+            GprPart::All => origin,
+            GprPart::Bits32 => origin.low(4),
+            GprPart::Bits16 => origin.low(2),
+            GprPart::Bits8 => origin.low(1),
+            GprPart::High => origin.down(1).low(1),
+        }
+    }
+
+    /// Where the address of a memory operand comes from.
+    fn address_origin(&self, i: &Instruction) -> Origin {
+        let of = |register| match register {
+            Register::None => Origin::COMPUTED,
+            // Where symbols are differs from boot to boot.
+            Register::RIP | Register::EIP => Origin::DATA,
+            register => self.register_origin(register),
+        };
+        of(i.memory_base()) | of(i.memory_index())
     }
 
     /// A register operand of any width; `None` for registers that are not general.
@@ -98,8 +147,16 @@ impl Cpu {
         })
     }
 
-    fn set_register(&mut self, register: Register, value: u64) -> Option<()> {
+    fn set_register(&mut self, register: Register, value: u64, origin: Origin) -> Option<()> {
         let (number, part) = general(register)?;
+        let from = &mut self.origins[number];
+        *from = match part {
+            GprPart::All => origin,
+            GprPart::Bits32 => origin.low(4),
+            GprPart::Bits16 => from.with_low(2, origin),
+            GprPart::Bits8 => from.with_low(1, origin),
+            GprPart::High => from.except(2) | origin.low(1).up(1),
+        };
         let slot = &mut self.registers[number];
         *slot = match part {
             GprPart::All => value,
@@ -158,6 +215,7 @@ impl Cpu {
     }
 
     fn execute(&mut self, memory: &mut Memory, i: &Instruction) -> Result<Step, Trap> {
+        self.seen = Origin::COMPUTED;
         let unsupported = Trap::Unsupported(i.code());
         if i.has_lock_prefix() && i.op0_kind() != OpKind::Memory {
             return Err(unsupported);
@@ -191,18 +249,18 @@ impl Cpu {
                 return Ok(Step::Jump);
             }
             FlowControl::Call if i.is_call_near() => {
-                self.push(memory, i.next_ip())?;
+                self.push(memory, i.next_ip(), Origin::COMPUTED)?;
                 self.rip = i.near_branch_target();
                 return Ok(Step::Call);
             }
             FlowControl::IndirectCall if i.is_call_near_indirect() => {
                 let target = self.read(memory, i, 0)?;
-                self.push(memory, i.next_ip())?;
+                self.push(memory, i.next_ip(), Origin::COMPUTED)?;
                 self.rip = target;
                 return Ok(Step::Call);
             }
             FlowControl::Return if i.code() == Code::Retnq => {
-                self.rip = self.pop(memory)?;
+                (self.rip, _) = self.pop(memory)?;
                 return Ok(Step::Return);
             }
             FlowControl::Exception if super::is_undefined(i) => return Ok(Step::Undefined),
@@ -228,16 +286,22 @@ impl Cpu {
             Mnemonic::Pause if i.len() == 2 => {}
             Mnemonic::Mov | Mnemonic::Movzx | Mnemonic::Movnti => {
                 let value = self.read(memory, i, 1)?;
-                self.write(memory, i, 0, value)?;
+                self.write_from(memory, i, 0, value, self.seen)?;
             }
             Mnemonic::Movsx | Mnemonic::Movsxd => {
-                let value = sign_extend(self.read(memory, i, 1)?, self.operand_bits(i, 1));
-                self.write(memory, i, 0, value)?;
+                let from = self.operand_bits(i, 1);
+                let value = sign_extend(self.read(memory, i, 1)?, from);
+                let origin = self.seen.sign_extended(from as usize / 8);
+                self.write_from(memory, i, 0, value, origin)?;
             }
             Mnemonic::Lea => {
                 let plain = i.segment_prefix() == Register::None;
                 let address = self.effective_address(i).filter(|_| plain).ok_or(unsupported)?;
-                self.write(memory, i, 0, address.0)?;
+                let origin = match i.memory_index_scale() {
+                    1 => self.address_origin(i).carried(),
+                    _ => self.address_origin(i).mixed(),
+                };
+                self.write_from(memory, i, 0, address.0, origin)?;
             }
             Mnemonic::Push => {
                 // With an operand-size prefix two bytes are pushed, whatever the operand is.
@@ -245,24 +309,29 @@ impl Cpu {
                     return Err(unsupported);
                 }
                 let value = self.read(memory, i, 0)?;
-                self.push(memory, value)?;
+                self.push(memory, value, self.seen)?;
             }
             Mnemonic::Pop if bits == 64 => {
-                let value = self.pop(memory)?;
-                self.write(memory, i, 0, value)?;
+                let (value, origin) = self.pop(memory)?;
+                self.write_from(memory, i, 0, value, origin)?;
             }
             Mnemonic::Leave if i.code() == Code::Leaveq => {
-                self.set(Reg::Rsp, self.get(Reg::Rbp));
-                let value = self.pop(memory)?;
-                self.set(Reg::Rbp, value);
+                self.set(Reg::Rsp, self.get(Reg::Rbp), self.origin(Reg::Rbp));
+                let (value, origin) = self.pop(memory)?;
+                self.set(Reg::Rbp, value, origin);
             }
             Mnemonic::Xchg => {
-                let (a, b) = (self.read(memory, i, 0)?, self.read(memory, i, 1)?);
-                self.write(memory, i, 0, b)?;
-                self.write(memory, i, 1, a)?;
+                let a = self.read(memory, i, 0)?;
+                let origin = std::mem::replace(&mut self.seen, Origin::COMPUTED);
+                let b = self.read(memory, i, 1)?;
+                self.write_from(memory, i, 0, b, self.seen)?;
+                self.write_from(memory, i, 1, a, origin)?;
             }
             Mnemonic::Add | Mnemonic::Adc | Mnemonic::Sub | Mnemonic::Sbb | Mnemonic::Cmp => {
                 let (a, b) = (self.read(memory, i, 0)?, self.read(memory, i, 1)?);
+                if matches!(i.mnemonic(), Mnemonic::Sub | Mnemonic::Sbb) && is_twice(i) {
+                    self.seen = Origin::COMPUTED;
+                }
                 let carry = match i.mnemonic() {
                     Mnemonic::Adc | Mnemonic::Sbb => self.flag(CF, i)?,
                     _ => false,
@@ -272,12 +341,13 @@ impl Cpu {
                     _ => self.subtract(a, b, carry, bits),
                 };
                 if i.mnemonic() != Mnemonic::Cmp {
-                    self.write(memory, i, 0, result)?;
+                    self.write_from(memory, i, 0, result, self.seen.carried())?;
                 }
             }
             Mnemonic::Inc | Mnemonic::Dec => {
                 let a = self.read(memory, i, 0)?;
                 let carry = self.flags.get(CF);
+                let earlier = self.flags_origin;
                 let result = match i.mnemonic() {
                     Mnemonic::Inc => self.add(a, 1, false, bits),
                     _ => self.subtract(a, 1, false, bits),
@@ -287,16 +357,17 @@ impl Cpu {
                     Some(carry) => self.flags.set(CF, carry),
                     None => self.flags.undefine(CF),
                 }
-                self.write(memory, i, 0, result)?;
+                self.flags_origin |= earlier;
+                self.write_from(memory, i, 0, result, self.seen.carried())?;
             }
             Mnemonic::Neg => {
                 let a = self.read(memory, i, 0)?;
                 let result = self.subtract(0, a, false, bits);
-                self.write(memory, i, 0, result)?;
+                self.write_from(memory, i, 0, result, self.seen.carried())?;
             }
             Mnemonic::Not => {
                 let a = self.read(memory, i, 0)?;
-                self.write(memory, i, 0, !a)?;
+                self.write_from(memory, i, 0, !a, self.seen)?;
             }
             Mnemonic::And | Mnemonic::Or | Mnemonic::Xor | Mnemonic::Test => {
                 let (a, b) = (self.read(memory, i, 0)?, self.read(memory, i, 1)?);
@@ -305,9 +376,17 @@ impl Cpu {
                     Mnemonic::Xor => a ^ b,
                     _ => a & b,
                 };
+                // What a constant masks away is known, whatever it was.
+                let known = match i.mnemonic() {
+                    Mnemonic::Xor if is_twice(i) => 0xff,
+                    Mnemonic::And | Mnemonic::Test if is_immediate(i.op1_kind()) => bytes_of(b, 0),
+                    Mnemonic::Or if is_immediate(i.op1_kind()) => bytes_of(b, 0xff),
+                    _ => 0,
+                };
+                self.seen = self.seen.except(known);
                 self.logic(result, bits);
                 if i.mnemonic() != Mnemonic::Test {
-                    self.write(memory, i, 0, result)?;
+                    self.write_from(memory, i, 0, result, self.seen)?;
                 }
             }
             Mnemonic::Shl | Mnemonic::Shr | Mnemonic::Sar => self.shift(memory, i, bits)?,
@@ -325,6 +404,7 @@ impl Cpu {
                 self.write(memory, i, 0, result)?;
             }
             Mnemonic::Shld | Mnemonic::Shrd => self.double_shift(memory, i, bits)?,
+            // Other flags stay, and with them where they come from.
             Mnemonic::Clc => self.flags.set(CF, false),
             Mnemonic::Stc => self.flags.set(CF, true),
             Mnemonic::Cmc => {
@@ -353,11 +433,12 @@ impl Cpu {
                     _ => Register::RAX,
                 };
                 let expected = self.register(accumulator).ok_or(unsupported)?;
+                self.seen |= self.register_origin(accumulator);
                 self.subtract(expected, a, false, bits);
                 if expected == a {
                     self.write(memory, i, 0, b)?;
                 } else {
-                    self.set_register(accumulator, a).ok_or(unsupported)?;
+                    self.set_register(accumulator, a, self.seen.mixed()).ok_or(unsupported)?;
                 }
             }
             Mnemonic::Mul | Mnemonic::Imul if i.op_count() == 1 => {
@@ -365,6 +446,7 @@ impl Cpu {
             }
             Mnemonic::Mulx => {
                 let (a, b) = (self.read(memory, i, 2)?, self.get(Reg::Rdx) & mask(bits));
+                self.seen |= self.origin(Reg::Rdx);
                 let wide = u128::from(a) * u128::from(b);
                 // The high half is written last, should both be the same register.
                 self.write(memory, i, 1, wide as u64 & mask(bits))?;
@@ -374,6 +456,7 @@ impl Cpu {
                 let result = u64::from(self.read(memory, i, 1)?.count_ones());
                 self.flags.set(ALL, false);
                 self.flags.set(ZF, result == 0);
+                self.flags_origin = self.seen.mixed();
                 self.write(memory, i, 0, result)?;
             }
             // As processors with BMI1 and LZCNT do; for others compilers make sure that the source
@@ -386,6 +469,7 @@ impl Cpu {
                 };
                 let result = zeros.min(bits);
                 self.flags = Flags::UNDEFINED;
+                self.flags_origin = self.seen.mixed();
                 self.flags.set(CF, a == 0);
                 self.flags.set(ZF, result == 0);
                 self.write(memory, i, 0, u64::from(result))?;
@@ -401,6 +485,7 @@ impl Cpu {
                     _ => a.ilog2(),
                 };
                 self.flags = Flags::UNDEFINED;
+                self.flags_origin = self.seen.mixed();
                 self.flags.set(ZF, false);
                 self.write(memory, i, 0, u64::from(bit))?;
             }
@@ -460,6 +545,7 @@ impl Cpu {
                 let shifted = a.checked_shr(start).unwrap_or(0);
                 let result = if len == 0 { 0 } else { shifted & mask(len.min(64)) };
                 self.flags = Flags::UNDEFINED;
+                self.flags_origin = self.seen.mixed();
                 self.flags.set(CF | OF, false);
                 self.flags.set(ZF, result & mask(bits) == 0);
                 self.write(memory, i, 0, result)?;
@@ -472,6 +558,7 @@ impl Cpu {
                 let result = wide as u64;
                 let fits = wide == i128::from(sign_extend(result, bits) as i64);
                 self.flags = Flags::UNDEFINED;
+                self.flags_origin = self.seen.mixed();
                 self.flags.set(CF | OF, !fits);
                 self.write(memory, i, 0, result)?;
             }
@@ -484,6 +571,7 @@ impl Cpu {
                 let bit = 1_u64 << (index as u32 & (bits - 1));
                 self.flags.undefine(PF | SF | OF);
                 self.flags.set(CF, a & bit != 0);
+                self.flags_origin |= self.seen.mixed();
                 match i.mnemonic() {
                     Mnemonic::Bts => self.write(memory, i, 0, a | bit)?,
                     Mnemonic::Btr => self.write(memory, i, 0, a & !bit)?,
@@ -511,7 +599,8 @@ impl Cpu {
                     _ => (32, Register::RAX),
                 };
                 let value = sign_extend(self.get(Reg::Rax), from);
-                self.set_register(to, value).ok_or(unsupported)?;
+                let origin = self.origin(Reg::Rax).sign_extended(from as usize / 8);
+                self.set_register(to, value, origin).ok_or(unsupported)?;
             }
             Mnemonic::Cwd | Mnemonic::Cdq | Mnemonic::Cqo => {
                 let (bits, to) = match i.mnemonic() {
@@ -520,7 +609,8 @@ impl Cpu {
                     _ => (64, Register::RDX),
                 };
                 let sign = self.get(Reg::Rax) >> (bits - 1) & 1;
-                self.set_register(to, 0_u64.wrapping_sub(sign)).ok_or(unsupported)?;
+                let origin = self.origin(Reg::Rax).down(bits / 8 - 1).low(1).mixed();
+                self.set_register(to, 0_u64.wrapping_sub(sign), origin).ok_or(unsupported)?;
             }
             // setcc has one operand, cmovcc two; jcc was handled above.
             _ if i.condition_code() != ConditionCode::None && i.op_count() <= 2 => {
@@ -535,21 +625,28 @@ impl Cpu {
         let holds = self.flags.condition(i.condition_code());
         let holds = holds.ok_or(Trap::UndefinedFlag(i.code()))?;
         if i.op_count() == 1 {
-            return self.write(memory, i, 0, u64::from(holds));
+            return self.write_from(memory, i, 0, u64::from(holds), self.flags_origin.low(1));
         }
         // The source is read, and a 32-bit destination zero-extended, either way.
         let source = self.read(memory, i, 1)?;
-        let value = if holds { source } else { self.read(memory, i, 0)? };
-        self.write(memory, i, 0, value)
+        let mut value = source;
+        if !holds {
+            self.seen = Origin::COMPUTED;
+            value = self.read(memory, i, 0)?;
+        }
+        // What a flag of unknown origin chooses may be either.
+        self.write_from(memory, i, 0, value, self.seen | self.flags_origin)
     }
 
-    fn flag(&self, flag: u8, i: &Instruction) -> Result<bool, Trap> {
+    fn flag(&mut self, flag: u8, i: &Instruction) -> Result<bool, Trap> {
+        self.seen |= self.flags_origin;
         self.flags.get(flag).ok_or(Trap::UndefinedFlag(i.code()))
     }
 
     fn logic(&mut self, result: u64, bits: u32) {
         self.flags.set(CF | OF, false);
         self.flags.set_result(result, bits);
+        self.flags_origin = self.seen.mixed();
     }
 
     fn add(&mut self, a: u64, b: u64, carry: bool, bits: u32) -> u64 {
@@ -559,6 +656,7 @@ impl Cpu {
         self.flags.set(CF, wide > u128::from(mask(bits)));
         self.flags.set(OF, (a ^ result) & (b ^ result) & sign_bit(bits) != 0);
         self.flags.set_result(result, bits);
+        self.flags_origin = self.seen.mixed();
         result
     }
 
@@ -568,6 +666,7 @@ impl Cpu {
         self.flags.set(CF, u128::from(a) < u128::from(b) + u128::from(borrow));
         self.flags.set(OF, (a ^ b) & (a ^ result) & sign_bit(bits) != 0);
         self.flags.set_result(result, bits);
+        self.flags_origin = self.seen.mixed();
         result
     }
 
@@ -576,8 +675,14 @@ impl Cpu {
         let count = self.read(memory, i, 1)? as u32 & if bits == 64 { 63 } else { 31 };
         if count == 0 {
             // Neither value nor flags change, but a 32-bit register is zero-extended.
-            return self.write(memory, i, 0, a);
+            return self.write_from(memory, i, 0, a, self.seen);
         }
+        let whole_bytes = is_immediate(i.op1_kind()) && count.is_multiple_of(8) && count < bits;
+        let origin = match i.mnemonic() {
+            Mnemonic::Shl if whole_bytes => self.seen.up(count as usize / 8),
+            Mnemonic::Shr if whole_bytes => self.seen.down(count as usize / 8),
+            _ => self.seen.mixed(),
+        };
         let (result, carry) = match i.mnemonic() {
             Mnemonic::Shl => {
                 let wide = u128::from(a) << count;
@@ -604,7 +709,8 @@ impl Cpu {
             };
             self.flags.set(OF, overflow);
         }
-        self.write(memory, i, 0, result)
+        self.flags_origin = self.seen.mixed();
+        self.write_from(memory, i, 0, result, origin)
     }
 
     /// `shld` and `shrd`: bits of the second operand are shifted in.
@@ -638,6 +744,7 @@ impl Cpu {
         if count == 1 {
             self.flags.set(OF, (a ^ result) & sign_bit(bits) != 0);
         }
+        self.flags_origin = self.seen.mixed();
         self.write(memory, i, 0, result)
     }
 
@@ -646,6 +753,8 @@ impl Cpu {
         let unsupported = Trap::Unsupported(i.code());
         let a = self.get(Reg::Rax) & mask(bits);
         let b = self.read(memory, i, 0)? & mask(bits);
+        self.seen |= self.origin(Reg::Rax).low(bits as usize / 8);
+        let origin = self.seen.mixed();
         let (wide, fits) = if i.mnemonic() == Mnemonic::Mul {
             let wide = u128::from(a) * u128::from(b);
             (wide, wide >> bits == 0)
@@ -661,8 +770,8 @@ impl Cpu {
             32 => (Register::EAX, Register::EDX),
             _ => (Register::RAX, Register::RDX),
         };
-        self.set_register(low_to, low).ok_or(unsupported)?;
-        self.set_register(high_to, high).ok_or(unsupported)?;
+        self.set_register(low_to, low, origin).ok_or(unsupported)?;
+        self.set_register(high_to, high, origin).ok_or(unsupported)?;
         self.flags = Flags::UNDEFINED;
         self.flags.set(CF | OF, !fits);
         Ok(())
@@ -686,6 +795,7 @@ impl Cpu {
             if masked == 1 {
                 self.flags.set(OF, overflow);
             }
+            self.flags_origin |= self.seen.mixed();
         }
         self.write(memory, i, 0, result)
     }
@@ -715,18 +825,18 @@ impl Cpu {
         }
         for _ in 0..count {
             let to = self.get(Reg::Rdi);
-            let value = if moves {
+            let (value, origin) = if moves {
                 let from = self.get(Reg::Rsi);
-                self.set(Reg::Rsi, from.wrapping_add(size as u64));
-                memory.read(Address(from), size)?
+                self.registers[Reg::Rsi as usize] = from.wrapping_add(size as u64);
+                memory.load(Address(from), size)?
             } else {
-                self.get(Reg::Rax)
+                (self.get(Reg::Rax), self.origin(Reg::Rax))
             };
-            memory.write(Address(to), size, value)?;
-            self.set(Reg::Rdi, to.wrapping_add(size as u64));
+            memory.write(Address(to), size, value, origin)?;
+            self.registers[Reg::Rdi as usize] = to.wrapping_add(size as u64);
         }
         if i.has_rep_prefix() {
-            self.set(Reg::Rcx, 0);
+            self.set(Reg::Rcx, 0, Origin::COMPUTED);
         }
         Ok(())
     }
@@ -742,23 +852,30 @@ impl Cpu {
     }
 
     /// An operand, zero-extended; immediates sign-extended as the instruction says.
-    fn read(&self, memory: &Memory, i: &Instruction, operand: u32) -> Result<u64, Trap> {
+    fn read(&mut self, memory: &Memory, i: &Instruction, operand: u32) -> Result<u64, Trap> {
         let unsupported = Trap::Unsupported(i.code());
         match i.op_kind(operand) {
-            OpKind::Register => self.register(i.op_register(operand)).ok_or(unsupported),
+            OpKind::Register => {
+                let register = i.op_register(operand);
+                self.seen |= self.register_origin(register);
+                self.register(register).ok_or(unsupported)
+            }
             OpKind::Memory => {
                 let size = i.memory_size().size();
                 if !(1..=8).contains(&size) {
                     return Err(unsupported);
                 }
                 let address = self.effective_address(i).ok_or(unsupported)?;
-                Ok(memory.read(address, size)?)
+                let (value, origin) = memory.load(address, size)?;
+                self.seen |= origin | self.address_origin(i).of_address().low(size);
+                Ok(value)
             }
             kind if is_immediate(kind) => Ok(i.immediate(operand)),
             _ => Err(unsupported),
         }
     }
 
+    /// Writes what every byte of all that was read may have a part in.
     fn write(
         &mut self,
         memory: &mut Memory,
@@ -766,26 +883,39 @@ impl Cpu {
         operand: u32,
         value: u64,
     ) -> Result<(), Trap> {
+        self.write_from(memory, i, operand, value, self.seen.mixed())
+    }
+
+    fn write_from(
+        &mut self,
+        memory: &mut Memory,
+        i: &Instruction,
+        operand: u32,
+        value: u64,
+        origin: Origin,
+    ) -> Result<(), Trap> {
         let unsupported = Trap::Unsupported(i.code());
         match i.op_kind(operand) {
-            OpKind::Register => self.set_register(i.op_register(operand), value).ok_or(unsupported),
+            OpKind::Register => {
+                self.set_register(i.op_register(operand), value, origin).ok_or(unsupported)
+            }
             OpKind::Memory => {
                 let size = i.memory_size().size();
                 if !(1..=8).contains(&size) {
                     return Err(unsupported);
                 }
                 let address = self.effective_address(i).ok_or(unsupported)?;
-                Ok(memory.write(address, size, value)?)
+                Ok(memory.write(address, size, value, origin)?)
             }
             _ => Err(unsupported),
         }
     }
 
     /// What a call leaves of the caller-saved registers and flags: nothing (System V psABI).
-    pub fn clobber(&mut self, mut junk: impl FnMut() -> u64) {
+    pub fn clobber(&mut self, mut leftover: impl FnMut() -> u64) {
         use Reg::{R8, R9, R10, R11, Rax, Rcx, Rdi, Rdx, Rsi};
         for reg in [Rax, Rcx, Rdx, Rsi, Rdi, R8, R9, R10, R11] {
-            self.set(reg, junk());
+            self.set(reg, leftover(), Origin::LEFTOVER);
         }
         self.flags.undefine(ALL);
     }
@@ -823,6 +953,19 @@ fn general(register: Register) -> Option<(usize, GprPart)> {
         AL..AH => (register - AL, GprPart::Bits8),
         _ => return None,
     })
+}
+
+/// Whether both operands are the same register: the result is the same, whatever it holds.
+fn is_twice(i: &Instruction) -> bool {
+    i.op0_kind() == OpKind::Register
+        && i.op1_kind() == OpKind::Register
+        && i.op0_register() == i.op1_register()
+}
+
+/// Which bytes of a value are this one.
+fn bytes_of(value: u64, byte: u8) -> u8 {
+    let bits = value.to_le_bytes().into_iter().enumerate();
+    bits.fold(0, |all, (number, other)| all | u8::from(other == byte) << number)
 }
 
 fn is_immediate(kind: OpKind) -> bool {
@@ -888,7 +1031,7 @@ mod tests {
         ];
         for (name, bytes) in refused {
             let i = decode(bytes, 0x40, 0).unwrap();
-            let mut cpu = Cpu { registers: [0x1080; 16], flags: Flags::UNDEFINED, rip: 0x40 };
+            let mut cpu = Cpu::new([0x1080; 16], 0x40);
             let result = cpu.step(&mut memory, &i);
             assert_eq!(result, Err(Trap::Unsupported(i.code())), "{name}");
             assert_eq!((cpu.rip, cpu.registers), (0x40, [0x1080; 16]), "{name}");
@@ -898,7 +1041,7 @@ mod tests {
     #[test]
     fn undefined_flags_are_not_read() {
         let mut memory = Memory::default();
-        let mut cpu = Cpu { registers: [2; 16], flags: Flags::UNDEFINED, rip: 0 };
+        let mut cpu = Cpu::new([2; 16], 0);
         // shl eax, 3 leaves OF undefined: jo is refused, je is not.
         cpu.step(&mut memory, &decode(&[0xc1, 0xe0, 3], 0, 0).unwrap()).unwrap();
         let jo = decode(&[0x70, 0], 3, 0).unwrap();
