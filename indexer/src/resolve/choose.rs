@@ -153,7 +153,7 @@ mod tests {
         let condition = |reg| Condition { value: Location::reg(reg), mask: 0xff, equals: 0 };
         let (event, when, seen) = (Event::RuleDrop, when.map(condition), set(runs));
         let instruction = offset as usize;
-        (offset, Candidate { instruction, event, when, rereads: false, seen, defined: u128::MAX })
+        (offset, Candidate { instruction, event, when, rereads: false, seen })
     }
 
     fn chosen(candidates: &[(u32, Candidate)]) -> Option<Vec<u32>> {

@@ -37,8 +37,6 @@ const NO_CONDITION: ConditionSet = 1;
 
 /// Those on the policy behind a register.
 const POLICY_CONDITIONS: std::ops::Range<usize> = 17..33;
-/// A set of places: registers first, then slots.
-type PlaceSet = u128;
 
 /// A u64 of the frame: where it is from the stack pointer, or from the frame pointer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -244,28 +242,11 @@ fn policy(reg: Reg, offset: i32, cpu: &Cpu, memory: &Memory) -> Option<u64> {
     if is_policy { memory.read(at, 8).ok() } else { None }
 }
 
-/// Of the wanted places those that the function has set.
-fn defined(cpu: &Cpu, memory: &Memory, slots: &[Slot], wanted: PlaceSet) -> PlaceSet {
-    let mut all: PlaceSet = 0;
-    for (number, origin) in cpu.origins.iter().enumerate() {
-        all |= PlaceSet::from(origin.is_defined()) << number;
-    }
-    let mut left = wanted >> 16;
-    let stack = Stack::new(cpu, memory);
-    while left != 0 {
-        let number = left.trailing_zeros() as usize;
-        let word = slots.get(number).and_then(|slot| stack.word(slot.base, slot.offset));
-        all |= PlaceSet::from(word.is_some_and(|(_, origin)| origin.is_defined())) << (16 + number);
-        left &= left - 1;
-    }
-    all & wanted
-}
-
 /// First pass.
 #[derive(Debug)]
 pub struct Coverage<'a> {
     abi: &'a Abi,
-    frame: &'a Frame,
+    slots: &'a [Slot],
     /// By instruction.
     sites: Vec<Site>,
     visited: Vec<usize>,
@@ -276,7 +257,6 @@ pub struct Coverage<'a> {
     sets: usize,
     /// A drop came by no site that only drops have come by.
     hopeless: bool,
-    kind: Kind,
 }
 
 #[derive(Debug, Clone)]
@@ -291,8 +271,6 @@ struct Site {
     late: ConditionSet,
     /// Those that cannot be tested at some visit.
     untestable: ConditionSet,
-    /// Places that the function has set at every visit, where others than drops come by.
-    defined: PlaceSet,
 }
 
 /// What single instructions and conditions see.
@@ -308,16 +286,14 @@ pub struct Candidate {
     pub rereads: bool,
     /// The drops it sees, each once.
     pub seen: RunSet,
-    /// Places that hold what the function has set at every visit.
-    pub defined: u128,
 }
 
 impl<'a> Coverage<'a> {
     /// For instructions of which some may hold probes.
-    pub fn new(abi: &'a Abi, frame: &'a Frame, eligible: &[bool], kind: Kind) -> Self {
+    pub fn new(abi: &'a Abi, slots: &'a [Slot], eligible: &[bool], kind: Kind) -> Self {
         let conditions = match kind {
             Kind::DropOnly => NO_CONDITION,
-            Kind::Conditional => u128::MAX >> (MAX_SLOTS - frame.numbers.len()),
+            Kind::Conditional => u128::MAX >> (MAX_SLOTS - slots.len()),
         };
         let site = |&eligible: &bool| Site {
             left: [if eligible { conditions } else { 0 }; 2],
@@ -326,18 +302,16 @@ impl<'a> Coverage<'a> {
             twice: 0,
             late: 0,
             untestable: 0,
-            defined: PlaceSet::MAX >> (112 - frame.slots.len()),
         };
         Self {
             abi,
-            frame,
+            slots,
             sites: eligible.iter().map(site).collect(),
             visited: Vec::new(),
             drops: [RunSet::default(), RunSet::default()],
             runs: 0,
             sets: 0,
             hopeless: false,
-            kind,
         }
     }
 
@@ -405,16 +379,13 @@ impl<'a> Coverage<'a> {
     pub fn candidates(self) -> Vec<Candidate> {
         let mut candidates = Vec::new();
         for (instruction, site) in self.sites.into_iter().enumerate() {
-            let defined = site.defined;
             for (which, seen) in site.seen.into_iter().enumerate() {
                 let event = [Event::RuleDrop, Event::PolicyDrop][which];
                 for (number, seen) in seen.into_iter().enumerate() {
                     if site.left[which] >> number & 1 != 0 && !seen.is_empty() {
-                        let when = condition(number, self.abi, &self.frame.numbers);
+                        let when = condition(number, self.abi, self.slots);
                         let rereads = POLICY_CONDITIONS.contains(&number);
-                        let candidate =
-                            Candidate { instruction, event, when, rereads, seen, defined };
-                        candidates.push(candidate);
+                        candidates.push(Candidate { instruction, event, when, rereads, seen });
                     }
                 }
             }
@@ -436,11 +407,8 @@ impl Observer for Coverage<'_> {
         if wanted == 0 {
             return;
         }
-        let (testable, holding) = tested(cpu, memory, self.abi, &self.frame.numbers, wanted);
-        if self.kind == Kind::Conditional {
-            site.untestable |= wanted & !testable;
-            site.defined = defined(cpu, memory, &self.frame.slots, site.defined);
-        }
+        let (testable, holding) = tested(cpu, memory, self.abi, self.slots, wanted);
+        site.untestable |= wanted & !testable;
         if site.once == 0 {
             self.visited.push(instruction);
         }
@@ -496,6 +464,13 @@ impl Search {
         }
     }
 
+    /// Leaves only places that hold something.
+    fn keep(&mut self, values: &[Option<u64>]) {
+        if let Some(left) = &mut self.0 {
+            left.retain(|&(number, _)| values[usize::from(number)].is_some());
+        }
+    }
+
     /// Whether nothing is left.
     fn is_over(&self) -> bool {
         self.0.as_ref().is_some_and(Vec::is_empty)
@@ -538,7 +513,8 @@ pub struct Found {
     pub base_chain: Location,
 }
 
-/// Second pass: hits of candidates in the runs they see.
+/// Second pass: hits of candidates in the runs they see, and of those with a condition all other visits,
+/// at which nothing they look at may be left over.
 #[derive(Debug)]
 pub struct Places<'a> {
     by_instruction: Vec<Vec<usize>>,
@@ -573,8 +549,13 @@ impl<'a> Places<'a> {
     }
 
     /// The next run, in the order of the first pass.
-    pub fn begin_run(&mut self, run: usize, event: Event, truth: Truth) {
-        (self.run, self.event, self.truth) = (run, Some(event), Some(truth));
+    pub fn begin_run(&mut self, run: usize, event: Option<Event>, truth: Truth) {
+        (self.run, self.event, self.truth) = (run, event, Some(truth));
+    }
+
+    /// Whether runs that do not drop matter.
+    pub fn wants_others(&self) -> bool {
+        self.candidates.iter().any(|candidate| candidate.when.is_some())
     }
 
     /// Per candidate where its pointers are, if all of them are found.
@@ -609,39 +590,46 @@ impl Observer for Places<'_> {
             let candidate = &self.candidates[number];
             self.compared += 1;
             // Without one of its pointers a candidate is none.
-            let is_over = self.searches[number].iter().any(Search::is_over);
-            let sees = Some(candidate.event) == self.event && candidate.seen.contains(self.run);
-            if is_over || !sees {
+            if self.searches[number].iter().any(Search::is_over) {
                 continue;
             }
-            if !candidate.when.is_none_or(|when| holds(&when, cpu, memory)) {
+            let hit = Some(candidate.event) == self.event
+                && candidate.seen.contains(self.run)
+                && candidate.when.is_none_or(|when| holds(&when, cpu, memory));
+            if !hit && candidate.when.is_none() {
                 continue;
             }
             if values.is_empty() {
-                let stack = Stack::new(cpu, memory);
-                let slot = |slot: &Slot| {
-                    let (value, origin) = stack.word(slot.base, slot.offset)?;
-                    origin.is_defined().then_some(value)
-                };
-                let registers = cpu.registers.iter().zip(&cpu.origins);
-                values.extend(registers.map(|(&value, origin)| origin.is_defined().then_some(value)));
-                values.extend(self.slots.iter().map(slot));
-                for (number, value) in values.iter_mut().enumerate() {
-                    *value = value.filter(|_| candidate.defined >> number & 1 != 0);
-                }
+                values = set_values(cpu, memory, self.slots);
                 self.compared += values.len();
             }
             self.compared += self.searches[number].iter().map(Search::width).sum::<usize>();
             let [rule, pkt, chain] = &mut self.searches[number];
-            if let Some(wanted) = truth.rule {
-                rule.narrow(&values, wanted);
+            if hit {
+                if let Some(wanted) = truth.rule {
+                    rule.narrow(&values, wanted);
+                }
+                pkt.narrow(&values, truth.pkt);
+                chain.narrow(&values, truth.base_chain);
+            } else {
+                [rule, pkt, chain].into_iter().for_each(|search| search.keep(&values));
             }
-            pkt.narrow(&values, truth.pkt);
-            chain.narrow(&values, truth.base_chain);
         }
     }
 
     fn edge(&mut self, _: usize, _: bool) {}
+}
+
+/// What all places hold, registers first, if the function has set it.
+fn set_values(cpu: &Cpu, memory: &Memory, slots: &[Slot]) -> Vec<Option<u64>> {
+    let stack = Stack::new(cpu, memory);
+    let registers = cpu.registers.iter().zip(&cpu.origins);
+    let registers = registers.map(|(&value, origin)| origin.is_defined().then_some(value));
+    let slots = slots.iter().map(|slot| {
+        let (value, origin) = stack.word(slot.base, slot.offset)?;
+        origin.is_defined().then_some(value)
+    });
+    registers.chain(slots).collect()
 }
 
 /// Whether the function has set what a location names, at this visit.

@@ -308,11 +308,12 @@ impl Memory {
     /// What is in these bytes of a stack counts as left over from now on: a callee that was given
     /// their address may write them.
     pub fn leave(&mut self, address: Address, size: usize) {
-        for at in (0..size as u64).map(|n| address.0.wrapping_add(n)) {
-            if let Some((index, offset)) = self.locate(at, 1)
-                && let Contents::Stack(origins) = &mut self.regions[index].contents
-            {
-                set_stack_origin(origins, offset as u64, 1, Origin::LEFTOVER);
+        if let Some((index, offset)) = self.locate(address.0, size)
+            && let Contents::Stack(origins) = &mut self.regions[index].contents
+        {
+            for at in (offset..offset + size).step_by(8) {
+                let rest = (offset + size - at).min(8);
+                set_stack_origin(origins, at as u64, rest, Origin::LEFTOVER);
             }
         }
     }

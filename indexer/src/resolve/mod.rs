@@ -438,7 +438,8 @@ impl Runs<'_> {
         Ok(())
     }
 
-    /// Where the pointers are at each candidate: all cases that drop are run once more.
+    /// Where the pointers are at each candidate: all cases that drop are run once more, and the others
+    /// where a condition has to tell them apart.
     fn places(
         &self,
         candidates: &[Candidate],
@@ -454,7 +455,9 @@ impl Runs<'_> {
             for image in self.states(number, case) {
                 let run = counted;
                 counted += 1;
-                let Some(event) = event else { continue };
+                if event.is_none() && !places.wants_others() {
+                    continue;
+                }
                 places.begin_run(run, event, truth(case, &world));
                 self.one(image, case, &world, &mut styles, &mut places, &mut edges)?;
             }
@@ -544,7 +547,7 @@ fn resolve_with<S: Spectator>(
     let mut probes = Err(Unresolved::new(Reason::NoSite, "not looked for"));
     for kind in [Kind::DropOnly, Kind::Conditional] {
         enters(Stage::Runs);
-        let mut coverage = Coverage::new(abi, &frame, &eligible, kind);
+        let mut coverage = Coverage::new(abi, &frame.numbers, &eligible, kind);
         spectator.restart(first);
         for (number, (case, world)) in runs.worlds().enumerate() {
             if kind == Kind::DropOnly && coverage.hopeless() {

@@ -421,7 +421,7 @@ impl Choice {
         let mut styles = Styles::ANY;
         let mut edges = Edges::new(first);
         let frame = Frame::new(first);
-        let mut coverage = Coverage::new(abi, &frame, &eligible, kind);
+        let mut coverage = Coverage::new(abi, &frame.numbers, &eligible, kind);
         let mut whole = true;
         for (number, (case, world)) in runs.worlds().enumerate() {
             for image in runs.states(number, case) {
