@@ -81,6 +81,7 @@ OFFSET(SKB_NETWORK_HEADER);
 OFFSET(DEV_IFINDEX);
 OFFSET(DEV_NAME);
 OFFSET(NET_INUM);
+OFFSET(POLICY_TO_CHAIN);
 
 /* --- what is asked for -------------------------------------------------- */
 
@@ -198,6 +199,29 @@ struct {
 	__type(value, struct count);
 } COUNTS SEC(".maps");
 
+/*
+ * What a right plan never sees: the first of it on each CPU. Read by client/src/attach/contradiction.rs.
+ */
+enum { NO_KERNEL_ADDRESS = 1, NO_FAMILY, NO_HOOK, ACCEPTING_POLICY };
+enum { OF_PKT, OF_SKB, OF_STATE, OF_CHAIN, OF_TABLE, OF_RULE };
+
+struct contradiction {
+	__u64 kind;	 /* 0: none */
+	__u64 probe;	 /* which */
+	__u64 of;	 /* of which pointer */
+	__u64 value;	 /* the address, family, hook or policy */
+	__u64 suspected; /* since when a policy does not fit, CLOCK_MONOTONIC */
+	char table[NAME_SIZE];
+	char chain[NAME_SIZE];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct contradiction);
+} CONTRADICTED SEC(".maps");
+
 /* --- reading ------------------------------------------------------------ */
 
 #define REGISTER(number, name)                                                                     \
@@ -252,14 +276,20 @@ static __noinline __u64 at(struct pt_regs *ctx, const volatile struct location *
 {
 	__u64 value = reg(ctx, place->reg);
 
-	if (place->in_memory)
-		value = pointer(value + (__s64)place->deref);
+	/* What cannot be read is no address. */
+	if (place->in_memory && READ(value, value + (__s64)place->deref))
+		return 0;
 	return value + (__s64)place->add;
 }
 
-static __always_inline int holds(struct pt_regs *ctx, const volatile struct condition *when)
+/* What cannot be read makes a condition false (db/src/plan.rs), which adds nothing to a value. */
+static __noinline int holds(struct pt_regs *ctx, const volatile struct condition *when)
 {
-	return (at(ctx, &when->value) & when->mask) == when->equals;
+	__u64 value = reg(ctx, when->value.reg);
+
+	if (when->value.in_memory && READ(value, value + (__s64)when->value.deref))
+		return 0;
+	return (value & when->mask) == when->equals;
 }
 
 static __always_inline void device(__u64 state, __u32 member, __u32 *index, char *name, __u16 *has,
@@ -329,6 +359,64 @@ static __always_inline void names(__u64 chain, __u64 table, char *table_name, ch
 					  (const void *)pointer(table + TABLE_NAME));
 }
 
+/* --- contradictions ----------------------------------------------------- */
+
+/* The families that tables and hooks may have (include/uapi/linux/netfilter.h): inet, ip, arp, netdev, bridge, ip6. */
+#define FAMILIES (1 << 1 | 1 << 2 | 1 << 3 | 1 << 5 | 1 << 7 | 1 << 10)
+/* NF_INET_INGRESS and NF_BR_BROUTING; netdev and arp have fewer. */
+#define LAST_HOOK 5
+/*
+ * Between the function's own look at the policy and the probe another CPU may set it to accept, which all
+ * CPUs that are just there see within microseconds. What is seen a millisecond later, and before
+ * long, has another cause.
+ */
+#define SUSPECT_AFTER 1000000ULL
+#define SUSPECT_UNTIL 10000000000ULL
+
+/* With 4 or 5 levels of page tables. */
+static __always_inline int is_kernel_address(__u64 value)
+{
+	return value >> 56 == 0xff;
+}
+
+static __always_inline int is_family(__u64 family)
+{
+	return family < 16 && (FAMILIES >> family & 1);
+}
+
+/* Notes it; what the probe saw is no drop to be reported. */
+static __noinline int contradict(__u64 kind, __u64 probe, __u64 of, __u64 value)
+{
+	__u32 zero = 0;
+	struct contradiction *found = bpf_map_lookup_elem(&CONTRADICTED, &zero);
+
+	if (found && !found->kind) {
+		found->probe = probe;
+		found->of = of;
+		found->value = value;
+		found->kind = kind;
+	}
+	return 0;
+}
+
+static __noinline int contradict_policy(__u64 probe, __u64 policy, __u64 chain, __u64 table)
+{
+	__u32 zero = 0;
+	__u64 now = bpf_ktime_get_ns();
+	struct contradiction *found = bpf_map_lookup_elem(&CONTRADICTED, &zero);
+
+	if (!found || found->kind)
+		return 0;
+	if (!found->suspected || now - found->suspected > SUSPECT_UNTIL) {
+		found->suspected = now;
+		return 0;
+	}
+	if (now - found->suspected < SUSPECT_AFTER)
+		return 0;
+	names(chain, table, found->table, found->chain);
+	return contradict(ACCEPTING_POLICY, probe, OF_CHAIN, policy);
+}
+
 /* --- the programs ------------------------------------------------------- */
 
 static __always_inline void count(const struct count_key *key, __u64 chain, __u64 table, __u32 len,
@@ -361,6 +449,7 @@ static __noinline int seen(struct pt_regs *ctx, __u32 index)
 	__u32 zero = 0, netns = 0;
 	int wants_event;
 	__u16 family = 0;
+	__u8 policy = 0, hook = 0, pf = 0;
 
 	if (probe->conditions > 0 && !holds(ctx, &probe->when[0]))
 		return 0;
@@ -371,6 +460,62 @@ static __noinline int seen(struct pt_regs *ctx, __u32 index)
 	if (probe->conditions > 3 && !holds(ctx, &probe->when[3]))
 		return 0;
 
+	pkt = at(ctx, &probe->pkt);
+	if (!is_kernel_address(pkt))
+		return contradict(NO_KERNEL_ADDRESS, index, OF_PKT, pkt);
+	chain = at(ctx, &probe->base_chain);
+	if (!is_kernel_address(chain))
+		return contradict(NO_KERNEL_ADDRESS, index, OF_CHAIN, chain);
+	if (PKTINFO_SKB != ABSENT) {
+		skb = pointer(pkt + PKTINFO_SKB);
+		if (!is_kernel_address(skb))
+			return contradict(NO_KERNEL_ADDRESS, index, OF_SKB, skb);
+	}
+	if (PKTINFO_STATE != ABSENT) {
+		state = pointer(pkt + PKTINFO_STATE);
+		if (!is_kernel_address(state))
+			return contradict(NO_KERNEL_ADDRESS, index, OF_STATE, state);
+	}
+	if (CHAIN_TABLE != ABSENT) {
+		table = pointer(chain + CHAIN_TABLE);
+		if (!is_kernel_address(table))
+			return contradict(NO_KERNEL_ADDRESS, index, OF_TABLE, table);
+	}
+	if (TABLE_HANDLE != ABSENT)
+		READ(key.table_handle, table + TABLE_HANDLE);
+	else
+		key.table = table;
+	/* Six bits, the rest flags, before 5.13. */
+	if (TABLE_FAMILY != ABSENT)
+		READ(family, table + TABLE_FAMILY);
+	key.family = family & 0x3f;
+	if (TABLE_FAMILY != ABSENT && !is_family(key.family))
+		return contradict(NO_FAMILY, index, OF_TABLE, key.family);
+	if (PKTINFO_STATE != ABSENT && STATE_HOOK != ABSENT && STATE_PF != ABSENT) {
+		/* A u32 before 5.15, of which this is the low byte. */
+		READ(hook, state + STATE_HOOK);
+		READ(pf, state + STATE_PF);
+		if (hook > LAST_HOOK)
+			return contradict(NO_HOOK, index, OF_STATE, hook);
+		if (!is_family(pf))
+			return contradict(NO_FAMILY, index, OF_STATE, pf);
+	}
+	if (probe->event == POLICY_DROP && POLICY_TO_CHAIN != ABSENT) {
+		READ(policy, chain - POLICY_TO_CHAIN);
+		if (policy)
+			return contradict_policy(index, policy, chain, table);
+	}
+	key.event = probe->event;
+	if (probe->event == RULE_DROP) {
+		__u64 rule = at(ctx, &probe->rule);
+		__u64 word;
+
+		if (!is_kernel_address(rule) || READ(word, rule + RULE_HANDLE_OFFSET))
+			return contradict(NO_KERNEL_ADDRESS, index, OF_RULE, rule);
+		key.handle = word >> RULE_HANDLE_SHIFT & RULE_HANDLE_MASK;
+	} else if (COUNTS_ON && CHAIN_HANDLE != ABSENT) {
+		READ(key.handle, chain + CHAIN_HANDLE);
+	}
 	counters = bpf_map_lookup_elem(&COUNTERS, &zero);
 	if (!counters)
 		return 0;
@@ -386,30 +531,6 @@ static __noinline int seen(struct pt_regs *ctx, __u32 index)
 	if (!wants_event && !COUNTS_ON)
 		return 0;
 
-	pkt = at(ctx, &probe->pkt);
-	chain = at(ctx, &probe->base_chain);
-	if (PKTINFO_SKB != ABSENT)
-		skb = pointer(pkt + PKTINFO_SKB);
-	if (PKTINFO_STATE != ABSENT)
-		state = pointer(pkt + PKTINFO_STATE);
-	if (CHAIN_TABLE != ABSENT)
-		table = pointer(chain + CHAIN_TABLE);
-	if (TABLE_HANDLE != ABSENT)
-		READ(key.table_handle, table + TABLE_HANDLE);
-	else
-		key.table = table;
-	/* Six bits, the rest flags, before 5.13. */
-	if (TABLE_FAMILY != ABSENT)
-		READ(family, table + TABLE_FAMILY);
-	key.family = family & 0x3f;
-	key.event = probe->event;
-	if (probe->event == RULE_DROP) {
-		__u64 word = pointer(at(ctx, &probe->rule) + RULE_HANDLE_OFFSET);
-
-		key.handle = word >> RULE_HANDLE_SHIFT & RULE_HANDLE_MASK;
-	} else if (COUNTS_ON && CHAIN_HANDLE != ABSENT) {
-		READ(key.handle, chain + CHAIN_HANDLE);
-	}
 	if (PKTINFO_STATE != ABSENT && STATE_NET != ABSENT && NET_INUM != ABSENT)
 		READ(netns, pointer(state + STATE_NET) + NET_INUM);
 	key.netns = netns;
@@ -442,9 +563,8 @@ static __noinline int seen(struct pt_regs *ctx, __u32 index)
 	if (PKTINFO_STATE != ABSENT && STATE_NET != ABSENT && NET_INUM != ABSENT)
 		event->has |= HAS_NETNS;
 	if (PKTINFO_STATE != ABSENT && STATE_HOOK != ABSENT && STATE_PF != ABSENT) {
-		/* A u32 before 5.15, of which this is the low byte. */
-		READ(event->hook, state + STATE_HOOK);
-		READ(event->protocol_family, state + STATE_PF);
+		event->hook = hook;
+		event->protocol_family = pf;
 		event->has |= HAS_HOOK;
 	}
 	device(state, STATE_IN, &event->iif, event->iif_name, &event->has, HAS_IIF);

@@ -1,5 +1,8 @@
 //! Answers kept on disk: a plan for good, a "no" for ten minutes.
 //!
+//! A plan that was contradicted where it ran is kept as `<hex>.contradicted`, so that the same bytes are not
+//! taken again from a server.
+//!
 //! Below the directory, for each build `<hex>.json` with a plan's canonical bytes, whoever served
 //! them, `<hex>.json.minisig` with their signature if a key was set, and `<hex>.misses.json` with the servers that had none, and when they said so. Misses are
 //! kept per server, so that a new URL is asked at once. Files are written aside and renamed, since
@@ -7,6 +10,7 @@
 //! and asked for anew.
 
 use crate::{
+    failure::Refusal,
     host::read_limited,
     server::{self, Answer, Server},
     signature,
@@ -78,15 +82,24 @@ impl Cache {
     }
 
     /// The plan of this build, with the file it is in.
-    pub fn plan(&self, build_id: &BuildId) -> Option<(Record, Vec<u8>, PathBuf)> {
-        let path = self.path(build_id, "json")?;
+    ///
+    /// # Errors
+    /// The plan was withdrawn. It is forgotten.
+    pub fn plan(
+        &self,
+        build_id: &BuildId,
+    ) -> Result<Option<(Record, Vec<u8>, PathBuf)>, (PathBuf, Refusal)> {
+        let Some(path) = self.path(build_id, "json") else { return Ok(None) };
         let bytes = read_limited(&path, Record::MAX_BYTES as u64).or_else(|e| drop_bad(&path, e));
-        let bytes = bytes.ok()?;
+        let Ok(bytes) = bytes else { return Ok(None) };
         match server::check(&bytes, build_id) {
-            Ok(record) if record.status == Status::Resolved => Some((record, bytes, path)),
-            _ => {
-                let _ = fs::remove_file(&path);
-                None
+            Ok(record) if record.status == Status::Resolved => Ok(Some((record, bytes, path))),
+            other => {
+                self.forget(build_id);
+                match other {
+                    Err(why) if why.is_withdrawal() => Err((path, why)),
+                    _ => Ok(None),
+                }
             }
         }
     }
@@ -120,6 +133,19 @@ impl Cache {
                 let _ = fs::remove_file(path);
             }
         }
+    }
+
+    /// Keeps a plan's bytes so that they are not used again, and forgets the plan.
+    pub fn disown(&self, build_id: &BuildId, bytes: &[u8]) -> io::Result<()> {
+        self.forget(build_id);
+        self.path(build_id, "contradicted").map_or(Ok(()), |path| write(&path, bytes))
+    }
+
+    /// The file that says that a plan of exactly these bytes was contradicted here.
+    pub fn disowned(&self, build_id: &BuildId, bytes: &[u8]) -> Option<PathBuf> {
+        let path = self.path(build_id, "contradicted")?;
+        let kept = read_limited(&path, Record::MAX_BYTES as u64).ok()?;
+        (kept == bytes).then_some(path)
     }
 
     /// The misses of this build, old ones included.

@@ -8,7 +8,10 @@
 //! | 3 | a plan was refused |
 //! | 4 | this kernel or user cannot attach |
 
-use crate::{attach::AttachError, running::RunningError};
+use crate::{
+    attach::{AttachError, Contradiction},
+    running::RunningError,
+};
 use nfdrop_db::{BuildId, Reason, RecordError};
 use std::{io, net::SocketAddr, path::PathBuf, process::ExitCode};
 
@@ -84,6 +87,13 @@ pub enum Failure {
          `nfdrop-indexer resolve` of this kernel's nf_tables.ko, and tell whoever runs the server"
     )]
     OtherBytes(AttachError),
+    /// What the probes saw cannot be what the plan says.
+    #[error(
+        "plan contradicted: {0}\nno drop was printed since: report this with build-id {build_id} and \
+         analyzer {analyzer}, and run again when the server has another plan",
+        build_id = .0.build_id, analyzer = .0.analyzer
+    )]
+    Contradicted(#[from] Box<Contradiction>),
     /// Something that attaching needs is not there.
     #[error("cannot attach: {0}")]
     Missing(String),
@@ -133,6 +143,12 @@ pub enum Refusal {
         /// What came.
         found: BuildId,
     },
+    /// This host has seen what no right plan sees.
+    #[error("it was contradicted on this host; {} is what was attached", .kept.display())]
+    Contradicted {
+        /// The plan's bytes.
+        kept: PathBuf,
+    },
     /// A key is set, and there is no signature.
     #[error("it is not signed, and only plans signed with {key} are to be used")]
     Unsigned {
@@ -150,16 +166,28 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// Whether the plan turned out to be wrong.
+    pub fn is_withdrawal(&self) -> bool {
+        matches!(self, Self::Record(RecordError::Plan(nfdrop_db::PlanError::Withdrawn(_))))
+    }
+
     fn advice(&self) -> &'static str {
         match self {
             Self::Record(RecordError::Plan(nfdrop_db::PlanError::NewerSchema(_))) => {
                 "update nfdrop-client, or ask a server of its own age"
+            }
+            Self::Record(RecordError::Plan(nfdrop_db::PlanError::Withdrawn(_))) => {
+                "do not use it; the server has another one once its operator has updated nfdrop and \
+                 crawled again"
             }
             Self::Record(_) => {
                 "check that the URL is a nfdrop server's or mirror's; tell whoever runs it"
             }
             Self::OtherBuild { .. } => {
                 "a plan fits one build only and would probe the wrong instruction of another"
+            }
+            Self::Contradicted { .. } => {
+                "wait for another plan of the server, or remove that file to try this one again"
             }
             Self::Unsigned { .. } => {
                 "ask a server that signs its plans, or go without --pubkey if you trust this one"
@@ -187,7 +215,7 @@ impl Failure {
             | Self::Listen { .. }
             | Self::Running(RunningError::Unreadable { .. }) => 1,
             Self::NeverSeen { .. } | Self::Unresolved { .. } => 2,
-            Self::Refused { .. } | Self::OtherBytes(_) => 3,
+            Self::Refused { .. } | Self::OtherBytes(_) | Self::Contradicted(_) => 3,
             Self::Running(_) | Self::Missing(_) | Self::Attach { .. } => 4,
         }
     }

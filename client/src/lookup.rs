@@ -48,12 +48,20 @@ impl Found {
 
 /// The plan in the cache. One whose signature is not the key's is as good as none: it was asked for
 /// when no key was set, or another one.
-pub fn cached(settings: &Settings, build_id: &BuildId) -> Option<Found> {
-    let (record, bytes, path) = settings.cache.plan(build_id)?;
-    if let Some(key) = &settings.key {
-        key.verify(&bytes, settings.cache.signature(build_id).as_deref()).ok()?;
-    }
-    Some(Found { record, bytes, origin: path.display().to_string() })
+///
+/// # Errors
+/// The plan was withdrawn. It is forgotten.
+pub fn cached(settings: &Settings, build_id: &BuildId) -> Result<Option<Found>, Failure> {
+    let cached = settings.cache.plan(build_id).map_err(|(path, why)| {
+        let origin = path.display().to_string();
+        Failure::Refused { origin, why }
+    })?;
+    let signature = |bytes: &[u8], key: &Key| {
+        key.verify(bytes, settings.cache.signature(build_id).as_deref()).is_ok()
+    };
+    Ok(cached
+        .filter(|(_, bytes, _)| settings.key.as_ref().is_none_or(|key| signature(bytes, key)))
+        .map(|(record, bytes, path)| Found { record, bytes, origin: path.display().to_string() }))
 }
 
 /// Asks one server for the plan, and for its signature where there has to be one.
@@ -64,6 +72,11 @@ pub async fn ask(
     build_id: &BuildId,
 ) -> (Result<Answer, AskError>, Option<String>) {
     let asked = ask_once(http, settings, server, build_id, Age::Any).await;
+    if let Ok(Answer::Record(_, bytes)) = &asked.0
+        && let Some(kept) = settings.cache.disowned(build_id, bytes)
+    {
+        return (Err(Refusal::Contradicted { kept }.into()), None);
+    }
     match asked.0 {
         // A cache on the way may have the one from before the other was made: both anew, once.
         Err(AskError::Refused(Refusal::Signature { .. } | Refusal::Unsigned { .. })) => {
@@ -107,11 +120,13 @@ pub async fn find(
     mut warn: impl FnMut(&str),
 ) -> Result<Found, Failure> {
     let cache = &settings.cache;
-    if let Some(found) = cached(settings, build_id) {
-        return Ok(found);
-    }
+    let withdrawn = match cached(settings, build_id) {
+        Ok(Some(found)) => return Ok(found),
+        Ok(None) => None,
+        Err(withdrawn) => Some(withdrawn),
+    };
     if settings.servers.is_empty() {
-        return Err(Failure::NoServer);
+        return Err(withdrawn.unwrap_or(Failure::NoServer));
     }
     let http = Http::new(settings.timeout)?;
     let now = cache::now();
@@ -139,7 +154,10 @@ pub async fn find(
             break;
         }
     }
-    let outcome = conclude(build_id, said, &mut warn);
+    let mut outcome = conclude(build_id, said, &mut warn);
+    if let Some(withdrawn) = withdrawn {
+        outcome = replaced(withdrawn, outcome, &mut warn);
+    }
     let kept = match &outcome {
         Ok(found) if found.record.status == Status::Resolved => {
             cache.keep(build_id, &found.bytes, signature.as_deref())
@@ -155,6 +173,22 @@ pub async fn find(
         ));
     }
     outcome
+}
+
+/// What the servers' answers come to where the plan in the cache was withdrawn: another plan, or that one's
+/// refusal. `warn` gets the refusal where there is another.
+pub fn replaced(
+    withdrawn: Failure,
+    outcome: Result<Found, Failure>,
+    mut warn: impl FnMut(&str),
+) -> Result<Found, Failure> {
+    match outcome.ok().filter(|found| found.record.status == Status::Resolved) {
+        Some(found) => {
+            warn(&withdrawn.to_string());
+            Ok(found)
+        }
+        None => Err(withdrawn),
+    }
 }
 
 /// What the servers' answers come to: a plan before a refusal before a record without a plan before

@@ -17,6 +17,7 @@ pub mod sample;
 mod samples;
 #[cfg(feature = "sqlite")]
 pub mod store;
+pub mod withdrawal;
 
 pub use build_id::{BuildId, BuildIdError};
 pub use hex::HexBytes;
@@ -29,3 +30,4 @@ pub use provenance::Provenance;
 pub use record::{Newer, Permanence, Reason, Record, RecordError, Status};
 #[cfg(feature = "sqlite")]
 pub use store::{Store, StoreError};
+pub use withdrawal::Withdrawal;

@@ -1,7 +1,7 @@
 //! The attach plan: where in `nft_do_chain` to put kprobes and where rule, packet and base chain
 //! are found there. Schema 1, JSON.
 
-use crate::{BuildId, HexBytes};
+use crate::{BuildId, HexBytes, Withdrawal};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::{collections::BTreeMap, fmt};
 
@@ -161,7 +161,8 @@ impl fmt::Display for Reg {
 }
 
 /// Where a 64-bit value is when the probe hits: the register; with `deref` the little-endian u64
-/// in memory at register + `deref`; `add` is added last.
+/// in memory at register + `deref`; `add` is added last. All sums wrap at 64 bits, and both offsets
+/// are signed.
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -186,6 +187,20 @@ impl Location {
     pub fn memory(reg: Reg, offset: i32) -> Self {
         Self { reg, deref: Some(offset), add: None }
     }
+
+    /// The value, given the registers and the u64 at an address; `None` where that cannot be read.
+    pub fn value(
+        &self,
+        register: impl Fn(Reg) -> u64,
+        read: impl Fn(u64) -> Option<u64>,
+    ) -> Option<u64> {
+        let held = register(self.reg);
+        let value = match self.deref {
+            None => held,
+            Some(offset) => read(held.wrapping_add_signed(i64::from(offset)))?,
+        };
+        Some(value.wrapping_add_signed(i64::from(self.add.unwrap_or(0))))
+    }
 }
 
 /// `r14`, `[rsp+0x10]`, `[rsp]-0x8`.
@@ -208,7 +223,7 @@ impl fmt::Display for Location {
     }
 }
 
-/// `(value & mask) == equals`.
+/// `(value & mask) == equals`, and false where the value cannot be read.
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -219,6 +234,20 @@ pub struct Condition {
     pub mask: u64,
     /// What they are for a drop.
     pub equals: u64,
+}
+
+impl Condition {
+    /// Whether it holds, given the registers and the u64 at an address. What cannot be read makes it
+    /// false: here, in the client's BPF program and in what the resolver runs. bpftrace and tracefs have
+    /// 0 there instead, so no plan may rest on a read that can fail.
+    pub fn holds(
+        &self,
+        register: impl Fn(Reg) -> u64,
+        read: impl Fn(u64) -> Option<u64>,
+    ) -> bool {
+        let value = self.value.value(register, read);
+        value.is_some_and(|value| value & self.mask == self.equals)
+    }
 }
 
 /// `rdx & 0xff == 0x0`.
@@ -298,8 +327,11 @@ pub mod fields {
     pub const DEV_NAME: &str = "net_device.name";
     /// `unsigned int`: the namespace's inode number.
     pub const NET_INUM: &str = "net.ns.inum";
+    /// From the `u8` policy of a `struct nft_base_chain` on to its `chain`, which is what plans point to.
+    /// The one name that is not the kernel's: an offset that goes back has no place among the others.
+    pub const POLICY_TO_CHAIN: &str = "nft_base_chain.policy_to_chain";
     /// All of them.
-    pub const ALL: [&str; 27] = [
+    pub const ALL: [&str; 28] = [
         PKTINFO_SKB,
         PKTINFO_STATE,
         STATE_HOOK,
@@ -327,6 +359,7 @@ pub mod fields {
         DEV_IFINDEX,
         DEV_NAME,
         NET_INUM,
+        POLICY_TO_CHAIN,
     ];
 }
 
@@ -442,6 +475,9 @@ pub enum PlanError {
     /// Not JSON of the schema.
     #[error("not a plan of schema {SCHEMA}: {0}")]
     Syntax(String),
+    /// It turned out to be wrong.
+    #[error("the plan was {0}")]
+    Withdrawn(&'static Withdrawal),
     /// Well-formed, but says something no plan may say.
     #[error("plan field {field}: expected {expected}, found {found}")]
     Invalid {
@@ -456,7 +492,7 @@ pub enum PlanError {
 
 impl Plan {
     /// Checks everything that can be checked without the kernel: schema, symbol, architecture,
-    /// offsets inside the function, instruction lengths, bit fields.
+    /// offsets inside the function, instruction lengths, bit fields, and that it was not withdrawn.
     pub fn validate(&self) -> Result<(), PlanError> {
         let check = |ok: bool, field, expected: &dyn fmt::Display, found: &dyn fmt::Display| {
             if ok {
@@ -529,6 +565,7 @@ impl Plan {
         let analyzer = self.evidence.analyzer.as_str();
         let version = (1..=64).contains(&analyzer.len())
             && analyzer.bytes().all(|b| b.is_ascii_alphanumeric() || b".-+_".contains(&b));
-        check(version, "analyzer", &"a version such as 0.1.0", &format_args!("{analyzer:?}"))
+        check(version, "analyzer", &"a version such as 0.1.0", &format_args!("{analyzer:?}"))?;
+        self.withdrawn().map_or(Ok(()), |withdrawal| Err(PlanError::Withdrawn(withdrawal)))
     }
 }

@@ -79,7 +79,7 @@ fn location(Location { reg, deref, add }: Location) -> [u8; 16] {
 }
 
 fn offsets(layout: &Layout) -> impl Iterator<Item = Constant> + '_ {
-    const NAMES: [(&str, &str); 24] = [
+    const NAMES: [(&str, &str); 25] = [
         ("PKTINFO_SKB", fields::PKTINFO_SKB),
         ("PKTINFO_STATE", fields::PKTINFO_STATE),
         ("STATE_HOOK", fields::STATE_HOOK),
@@ -104,6 +104,7 @@ fn offsets(layout: &Layout) -> impl Iterator<Item = Constant> + '_ {
         ("DEV_IFINDEX", fields::DEV_IFINDEX),
         ("DEV_NAME", fields::DEV_NAME),
         ("NET_INUM", fields::NET_INUM),
+        ("POLICY_TO_CHAIN", fields::POLICY_TO_CHAIN),
     ];
     NAMES.into_iter().map(|(constant, field)| {
         let offset = layout.offsets.get(field).copied().unwrap_or(ABSENT);

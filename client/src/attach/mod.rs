@@ -5,12 +5,14 @@
 //! away when the process ends, in whatever way.
 
 mod constants;
+mod contradiction;
 mod error;
 mod events;
 mod module_file;
 pub mod record;
 pub mod site;
 
+pub use contradiction::Contradiction;
 pub use error::AttachError;
 pub use events::{Events, ring_sleeps};
 use site::Site;
@@ -143,6 +145,10 @@ pub struct Attached {
     events: Events,
     counters: PerCpuArray<MapData, [u64; COUNTERS]>,
     counts: HashMap<MapData, [u8; KEY], [u8; COUNT]>,
+    contradicted: PerCpuArray<MapData, [u8; contradiction::SIZE]>,
+    plan: Plan,
+    /// Whether there were far more drops than freed packets the last time.
+    suspected: bool,
     witness: bool,
     /// What the witness had counted when the probes were taken away.
     witnessed: Option<Witnessed>,
@@ -189,12 +195,16 @@ pub fn attach(host: &Host, plan: &Plan, wanted: &Wanted) -> Result<Attached, Att
     let not_compared = set_probes(host, plan, &mut programs, &names)?;
     let counters = map(&mut programs, "COUNTERS", PerCpuArray::try_from)?;
     let counts = map(&mut programs, "COUNTS", HashMap::try_from)?;
+    let contradicted = map(&mut programs, "CONTRADICTED", PerCpuArray::try_from)?;
     let programs = Some(programs);
     let mut attached = Attached {
         programs,
         events,
         counters,
         counts,
+        contradicted,
+        plan: plan.clone(),
+        suspected: false,
         witness,
         witnessed: None,
         not_compared,
@@ -350,6 +360,30 @@ impl Attached {
         self.not_compared
     }
 
+    /// Whether all that was seen at the probes may be what the plan says.
+    ///
+    /// # Errors
+    /// The map cannot be read; within: what a right plan does not see.
+    pub fn agrees(&self) -> Result<Result<(), Box<Contradiction>>, AttachError> {
+        let values = self
+            .contradicted
+            .get(&0, 0)
+            .map_err(|error| AttachError::Map("CONTRADICTED", error.to_string()))?;
+        let seen = values.iter().find_map(|noted| contradiction::decode(noted, &self.plan));
+        Ok(seen.map_or(Ok(()), |seen| Err(Box::new(seen))))
+    }
+
+    /// Whether the probes report far more than the kernel frees, now and the last time this was asked: once
+    /// may be a burst under way.
+    pub fn disagreement(&mut self, host: &Host) -> Result<Option<Contradiction>, AttachError> {
+        let Some(witnessed) = self.counters(host)?.witnessed else { return Ok(None) };
+        let suspected = contradiction::are_too_many(witnessed, frees_otherwise(host));
+        let again = self.suspected && suspected;
+        self.suspected = suspected;
+        let seen = contradiction::Seen::Freed(witnessed);
+        Ok(again.then(|| Contradiction::of(&self.plan, seen)))
+    }
+
     /// What drops are told of, and nobody has taken yet.
     pub fn events(&mut self) -> &mut Events {
         &mut self.events
@@ -425,6 +459,14 @@ fn decode_count(key: &[u8; KEY], count: &[u8; COUNT]) -> Option<Count> {
     })
 }
 
+/// Whether this kernel may drop packets for netfilter without saying so when it frees them: such as were
+/// queued to a program before (net/netfilter/nf_queue.c frees them without a reason), and pktgen's, of
+/// which one is sent many times.
+fn frees_otherwise(host: &Host) -> bool {
+    let queued = host.text("/proc/net/netfilter/nfnetlink_queue").is_ok_and(|text| !text.is_empty());
+    queued || host.exists("/proc/net/pktgen")
+}
+
 /// What the kernel tells in `/proc/self/fdinfo` of programs and probes that were not run: of
 /// programs from 5.12 on, of probes from 6.16 on (kernel/bpf/syscall.c).
 fn missed(host: &Host) -> u64 {
@@ -457,6 +499,8 @@ mod tests {
     fn the_object_has_all_that_is_looked_for() {
         for name in
             ["witness", "probe_0", "probe_15", "EVENTS", "STREAM", "COUNTERS", "COUNTS", "PROBES"]
+                .into_iter()
+                .chain(["CONTRADICTED", "POLICY_TO_CHAIN"])
         {
             let name = [name.as_bytes(), b"\0"].concat();
             assert!(OBJECT.windows(name.len()).any(|w| w == name), "{name:?}");

@@ -118,9 +118,13 @@ async fn plan(
         return Ok((checks, None));
     };
     let outcome = match lookup::cached(settings, build_id) {
-        Some(found) => Ok(found),
-        None if settings.servers.is_empty() => Err(Failure::NoServer),
-        None => lookup::conclude(build_id, said, |_| ()),
+        Ok(Some(found)) => Ok(found),
+        Err(withdrawn) if settings.servers.is_empty() => Err(withdrawn),
+        Err(withdrawn) => {
+            lookup::replaced(withdrawn, lookup::conclude(build_id, said, |_| ()), |_| ())
+        }
+        Ok(None) if settings.servers.is_empty() => Err(Failure::NoServer),
+        Ok(None) => lookup::conclude(build_id, said, |_| ()),
     };
     let outcome = outcome.and_then(|found| found.unresolved().map_or(Ok(found), Err));
     match outcome {

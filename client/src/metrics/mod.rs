@@ -23,6 +23,8 @@ const NAMES: [&str; 5] = ["family", "table", "chain", "handle", "event"];
 #[derive(Debug, Default)]
 pub struct Exposition {
     series: BTreeSet<Labels>,
+    /// Plans that were contradicted by what was seen with them.
+    pub contradicted: u64,
 }
 
 impl Exposition {
@@ -77,6 +79,12 @@ impl Exposition {
                 witnessed.of,
             );
         }
+        text.single(
+            "nfdrop_plan_contradicted_total",
+            "counter",
+            "Plans that were taken out because they reported what was no drop; see the log.",
+            self.contradicted,
+        );
         let name = "nfdrop_build_info";
         text.describe(name, "gauge", "The version of nfdrop.");
         text.sample(name, &["version"], &[env!("CARGO_PKG_VERSION").to_owned()], 1);

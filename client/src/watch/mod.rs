@@ -93,7 +93,17 @@ pub async fn run(
         let mut tell = |line: &str| if screen { later.push(line.to_owned()) } else { say(line) };
         session.refresh_names(&mut tell);
         session.read_counts(false)?;
-        watch(&mut session, common.duration, &mut signals, &mut tell).await
+        let end = common.duration.map(|duration| Instant::now() + duration);
+        loop {
+            let ended = watch(&mut session, end, &mut signals, &mut tell).await;
+            match ended {
+                Err(Failure::Contradicted(seen)) => match session.disown(seen, &mut tell) {
+                    Ok(()) => {}
+                    Err(failure) => break Err(failure),
+                },
+                ended => break ended,
+            }
+        }
     };
     // Before anything that may wait for a terminal.
     session.detach();
@@ -101,7 +111,14 @@ pub async fn run(
     for line in &later {
         say(line);
     }
-    session.end(&mut signals.end, &mut say).await?;
+    if let Err(Failure::Contradicted(_)) = outcome {
+        return outcome;
+    }
+    // What came since the last look.
+    match session.end(&mut signals.end, &mut say).await {
+        Err(Failure::Contradicted(seen)) => session.disown(seen, &mut say)?,
+        ended => ended?,
+    }
     unless_unread(outcome)
 }
 
@@ -122,11 +139,10 @@ enum Next {
 
 async fn watch(
     session: &mut Session<'_>,
-    duration: Option<Duration>,
+    end: Option<Instant>,
     signals: &mut Signals,
     say: &mut impl FnMut(&str),
 ) -> Result<(), Failure> {
-    let end = duration.map(|duration| Instant::now() + duration);
     let mut tick = time::interval_at(Instant::now() + TICK, TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -153,6 +169,7 @@ async fn watch(
             _ = tick.tick() => {
                 let next = session.look_after_module(&mut signals.end, say).await?;
                 session.refresh_names(say);
+                session.look_for_contradictions()?;
                 session.read_counts(true)?;
                 next
             }

@@ -149,6 +149,8 @@ impl<'a> Output<'a> {
                 break;
             }
         }
+        // Not before all of these are known to be drops.
+        attached.agrees().map_err(Failure::Broken)??;
         self.writer.write(Piece { bytes, ends }).map_err(Failure::Output)?;
         Ok(next)
     }

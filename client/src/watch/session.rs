@@ -8,7 +8,7 @@ use super::{
     unless_unread,
 };
 use crate::{
-    attach::{self, AttachError, Attached, Counters, Wanted},
+    attach::{self, AttachError, Attached, Contradiction, Counters, Wanted},
     cli::Common,
     counts::{Earlier, Row},
     doctor,
@@ -19,8 +19,11 @@ use crate::{
     names::Names,
     running::{self, Running},
 };
-use std::{os::fd::OwnedFd, path::Path};
-use tokio::io::{Interest, unix::AsyncFd};
+use std::{os::fd::OwnedFd, path::Path, time::Duration};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    time::Instant,
+};
 
 /// A run.
 pub(super) struct Session<'a> {
@@ -37,6 +40,7 @@ pub(super) struct Session<'a> {
     before: Counters,
     /// What they had counted by rule.
     earlier: Earlier,
+    without: Option<Without>,
 }
 
 /// What Prometheus is told.
@@ -50,7 +54,20 @@ pub(super) struct Now {
     attached: Attached,
     pub(super) ring: AsyncFd<OwnedFd>,
     module: Option<u64>,
+    /// The record that the plan is in.
+    record: Vec<u8>,
 }
+
+/// A plan was contradicted, and the run goes on without one.
+struct Without {
+    /// When servers are asked for another.
+    again: Instant,
+    /// How long after that the next time.
+    pause: Duration,
+}
+
+/// The first and the longest pause between two questions for another plan.
+const PAUSES: [Duration; 2] = [Duration::from_mins(1), Duration::from_hours(1)];
 
 impl<'a> Session<'a> {
     /// Nothing is attached yet.
@@ -79,6 +96,7 @@ impl<'a> Session<'a> {
             metrics,
             before: Counters::default(),
             earlier: Earlier::default(),
+            without: None,
         })
     }
 
@@ -113,7 +131,8 @@ impl<'a> Session<'a> {
             say(&format!("note: the kernel's code was not compared with the plan: {why}"));
         }
         let ring = ring_events(&mut attached).map_err(Failure::Broken)?;
-        self.now = Some(Now { attached, ring, module });
+        self.without = None;
+        self.now = Some(Now { attached, ring, module, record: found.bytes });
         // What came while it was being attached is there, and may have been announced to nobody.
         self.output.more = true;
         let sites: Vec<_> =
@@ -155,6 +174,46 @@ impl<'a> Session<'a> {
         self.output.drain(&mut now.attached, &mut self.names, most)
     }
 
+    /// What was seen that a right plan does not see.
+    ///
+    /// # Errors
+    /// [`Failure::Contradicted`], or the kernel's maps cannot be read.
+    pub(super) fn look_for_contradictions(&mut self) -> Result<(), Failure> {
+        let Some(now) = &mut self.now else { return Ok(()) };
+        now.attached.agrees().map_err(Failure::Broken)??;
+        let disagreement = now.attached.disagreement(&self.host).map_err(Failure::Broken)?;
+        disagreement.map_or(Ok(()), |seen| Err(Failure::Contradicted(Box::new(seen))))
+    }
+
+    /// Takes the plan out of the kernel and does not use it again. Where Prometheus asks, the run goes on
+    /// without one until there is another: a process that is gone can say nothing.
+    ///
+    /// # Errors
+    /// The contradiction, where nobody listens.
+    pub(super) fn disown(
+        &mut self,
+        seen: Box<Contradiction>,
+        say: &mut impl FnMut(&str),
+    ) -> Result<(), Failure> {
+        self.detach();
+        // A plan of --plan is the user's to remove.
+        if let (None, Some(now)) = (&self.common.plan, &self.now)
+            && let Err(error) = self.settings.cache.disown(&seen.build_id, &now.record)
+        {
+            say(&format!("warning: the contradicted plan cannot be remembered: {error}"));
+        }
+        let failure = Failure::Contradicted(seen);
+        let Some(metrics) = self.metrics.as_mut().filter(|_| self.common.plan.is_none()) else {
+            return Err(failure);
+        };
+        metrics.text.contradicted += 1;
+        say(&format!("error: {failure}"));
+        self.let_go()?;
+        let [pause, _] = PAUSES;
+        self.without = Some(Without { again: Instant::now() + pause, pause });
+        Ok(())
+    }
+
     /// Prints what the ring holds now, unless stdout does not take it.
     pub(super) async fn catch_up(&mut self, end: &mut End) -> Result<Settled, Failure> {
         // More drops than the ring has room for: a flood that comes as fast as it is printed must not
@@ -174,6 +233,9 @@ impl<'a> Session<'a> {
     pub(super) fn read_counts(&mut self, show: bool) -> Result<(), Failure> {
         if self.wanted.counts == 0 {
             return Ok(());
+        }
+        if let Some(now) = &self.now {
+            now.attached.agrees().map_err(Failure::Broken)??;
         }
         let rows = self.rows()?;
         let counters = self.counters()?;
@@ -203,6 +265,13 @@ impl<'a> Session<'a> {
         if self.now.as_ref().is_some_and(|now| now.module == module) {
             return Ok(Next::Wait);
         }
+        if let Some(without) = &mut self.without {
+            if Instant::now() < without.again {
+                return Ok(Next::Wait);
+            }
+            without.pause = (2 * without.pause).min(PAUSES[1]);
+            without.again = Instant::now() + without.pause;
+        }
         if self.now.is_some() {
             self.detach();
             let settled = self.catch_up(end).await?;
@@ -217,9 +286,17 @@ impl<'a> Session<'a> {
             return Ok(Next::Wait);
         }
         // Servers may have to be asked again, and not answer.
-        tokio::select! {
-            attached = self.attach(say) => attached.map(|()| Next::Wait),
-            Ended = end.heard() => Ok(Next::End),
+        let attached = tokio::select! {
+            attached = self.attach(say) => attached,
+            Ended = end.heard() => return Ok(Next::End),
+        };
+        match attached {
+            // No other plan yet.
+            Err(failure) if self.without.is_some() && failure.code() != 4 => {
+                say(&format!("still without a plan: {failure}"));
+                Ok(Next::Wait)
+            }
+            attached => attached.map(|()| Next::Wait),
         }
     }
 

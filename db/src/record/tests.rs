@@ -236,6 +236,8 @@ fn plan() -> impl Strategy<Value = Plan> {
             plan.layout.offsets = offsets;
             plan.evidence.edges = edges;
             plan.evidence.runs = runs;
+            // None that was withdrawn.
+            "9.0.0".clone_into(&mut plan.evidence.analyzer);
             plan
         },
     )

@@ -69,6 +69,15 @@ pub enum StoreError {
         /// The version needed.
         known: i64,
     },
+    /// It may hold plans that turned out to be wrong.
+    #[error(
+        "plans were withdrawn since the database {path} was last written: run `nfdrop-indexer db \
+         migrate --db {path}`, which takes them out"
+    )]
+    Withdrawals {
+        /// The file.
+        path: PathBuf,
+    },
     /// The version is right, the tables are not.
     #[error("{path} has other tables than its version says ({what}): restore it, or crawl anew")]
     OtherSchema {

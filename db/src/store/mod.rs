@@ -30,6 +30,7 @@ mod read;
 mod signature;
 mod stats;
 mod watch;
+mod withdraw;
 mod write;
 
 pub use body::{Body, BodyOutcome, InputKey, PlanTemplate};

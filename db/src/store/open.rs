@@ -1,7 +1,7 @@
 //! Opening a database file: whose it is, which version, and that its tables are the ones this
 //! program made. A file that fails here is left as it was.
 
-use super::{StoreError, kernels};
+use super::{StoreError, kernels, withdraw};
 use rusqlite::{Connection, OpenFlags, config::DbConfig, limits::Limit};
 use rusqlite_migration::{M, Migrations};
 use std::{
@@ -19,6 +19,7 @@ const MIGRATIONS: &[M] = &[
     M::up(include_str!("schema.sql")),
     M::up(include_str!("schema-2.sql")),
     M::up(include_str!("schema-3.sql")),
+    M::up(include_str!("schema-4.sql")),
 ];
 /// `user_version` of a file that is up to date.
 pub(super) const VERSION: i64 = MIGRATIONS.len() as i64;
@@ -27,6 +28,7 @@ pub(super) const BRINGS: [&str; MIGRATIONS.len()] = [
     "bodies, builds, packages, failures and suites",
     "which packages were fetched in parts only",
     "signatures, listings of bodies, and indices to list kernels from",
+    "which withdrawals of wrong plans it has been through",
 ];
 /// Longest value read or written, in bytes; above the longest record. A file that holds a longer
 /// one was not written by this program.
@@ -71,6 +73,7 @@ fn try_writer(path: &Path) -> Result<Connection, StoreError> {
     }
     compare_schema(path, &connection, VERSION)?;
     kernels::fill(&connection).map_err(error)?;
+    withdraw::apply(&mut connection).map_err(error)?;
     Ok(connection)
 }
 
@@ -170,6 +173,9 @@ fn identify(path: &Path, connection: &Connection, access: Access) -> Result<i64,
         _ => {}
     }
     compare_schema(path, &connection, found)?;
+    if access == Access::Read && !withdraw::is_done(&connection).map_err(error)? {
+        return Err(StoreError::Withdrawals { path: owned() });
+    }
     Ok(found)
 }
 

@@ -4,7 +4,7 @@ use super::{
     Body, BodyOutcome, InputKey, Kernel, PlanTemplate, Source, Store, StoreError, kernels::failure,
     write,
 };
-use crate::{BuildId, Permanence, Provenance, Reason, Record};
+use crate::{BuildId, Permanence, Provenance, Reason, Record, withdrawal::analyzer_rank};
 use rusqlite::{Connection, OptionalExtension, Row, params, types::Type};
 use std::{collections::BTreeMap, str::FromStr};
 
@@ -212,7 +212,7 @@ impl Store {
     pub fn body(&self, key: &InputKey, analyzer: &str) -> Result<Option<Body>, StoreError> {
         let body = self.read(|connection| body(connection, key))?;
         Ok(body
-            .filter(|body| write::analyzer_rank(&body.analyzer) >= write::analyzer_rank(analyzer)))
+            .filter(|body| analyzer_rank(&body.analyzer) >= analyzer_rank(analyzer)))
     }
 
     /// The outcome of exactly these packages, wherever they were listed, unless there is work to do:
@@ -294,7 +294,7 @@ pub(super) fn known(
         return Ok(None);
     }
     let done = |stored: &str, reason: Option<Reason>| {
-        write::analyzer_rank(stored) >= write::analyzer_rank(analyzer)
+        analyzer_rank(stored) >= analyzer_rank(analyzer)
             && reason.is_none_or(|reason| reason.permanence() == Permanence::Permanent)
     };
     let mut statement = connection.prepare_cached(

@@ -1,6 +1,7 @@
 use super::*;
 use crate::{Condition, Cost, Location, Reg, Status, hex, plan::fields, sample, samples};
 use proptest::prelude::*;
+use rusqlite::params;
 use std::{
     fs,
     io::{BufRead as _, BufReader},
@@ -349,15 +350,15 @@ fn versions_of_another_time_are_refused() {
     let raw = Connection::open(&path).unwrap();
     raw.pragma_update(None, "user_version", 99).unwrap();
     for error in refused(&path).into_iter().chain([Store::migrate(&path).unwrap_err()]) {
-        assert!(matches!(error, StoreError::Newer { found: 99, known: 3, .. }), "{error:?}");
+        assert!(matches!(error, StoreError::Newer { found: 99, known: 4, .. }), "{error:?}");
         let text = error.to_string().replace(path.to_str().unwrap(), "FILE");
-        insta::allow_duplicates! { insta::assert_snapshot!(text, @"the database FILE has schema 99, this program reads 3: it is newer than this program; take a newer nfdrop, or crawl into a new file"); }
+        insta::allow_duplicates! { insta::assert_snapshot!(text, @"the database FILE has schema 99, this program reads 4: it is newer than this program; take a newer nfdrop, or crawl into a new file"); }
     }
     // The tables are not those of this version.
     raw.pragma_update(None, "user_version", 2).unwrap();
     let before = fs::read(&path).unwrap();
     let older = Store::open_read_only(&path).unwrap_err();
-    assert!(matches!(older, StoreError::Older { found: 2, known: 3, .. }), "{older:?}");
+    assert!(matches!(older, StoreError::Older { found: 2, known: 4, .. }), "{older:?}");
     for error in [Store::create_or_open(&path).unwrap_err(), Store::migrate(&path).unwrap_err()] {
         assert!(matches!(error, StoreError::OtherSchema { .. }), "{error:?}");
     }
@@ -394,9 +395,9 @@ fn older_databases_are_read_once_they_are_migrated() {
                 drop(Store::create_or_open(&path).unwrap());
             } else {
                 let migrated = Store::migrate(&path).unwrap();
-                assert_eq!((migrated.from, migrated.to), (version, 3));
+                assert_eq!((migrated.from, migrated.to), (version, Store::SCHEMA));
                 let steps: Vec<i64> = migrated.steps.iter().map(|(step, _)| *step).collect();
-                assert_eq!(steps, (version + 1..=3).collect::<Vec<_>>());
+                assert_eq!(steps, (version + 1..=Store::SCHEMA).collect::<Vec<_>>());
             }
             assert_eq!(Store::migrate(&path).unwrap().steps, []);
             let store = Store::open(&path).unwrap();
@@ -405,6 +406,73 @@ fn older_databases_are_read_once_they_are_migrated() {
             assert_eq!(store.kernels(&KernelFilter::default(), None, 100).unwrap().len(), 19);
         }
     }
+}
+
+fn id(number: u8) -> BuildId {
+    BuildId::from_bytes(&[number; 20]).unwrap()
+}
+
+/// A database of an older version in which build 1 and its body have a plan that was withdrawn since.
+fn with_a_withdrawn_plan(path: &Path) -> Store {
+    let whole = Store::create_or_open(path.with_extension("whole")).unwrap();
+    for number in 1..4 {
+        whole.put_kernel(&good(number, "sid")).unwrap();
+    }
+    whole.write_older(path, 3);
+    let raw = Connection::open(path).unwrap();
+    let sql = "SELECT record, input_key FROM builds WHERE build_id = ?1";
+    let hex = id(1).to_string();
+    let (record, key): (Vec<u8>, Vec<u8>) =
+        raw.query_row(sql, [&hex], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+    let reads_memory = |bytes: &[u8]| {
+        let condition = r#""when":[{"value":{"reg":"rax","deref":-16},"mask":255,"equals":0}]"#;
+        String::from_utf8(bytes.to_vec()).unwrap().replace(r#""when":[]"#, condition).into_bytes()
+    };
+    let record = reads_memory(&record);
+    let sql = "UPDATE builds SET record = ?2, signature = 'made by hand' WHERE build_id = ?1";
+    raw.execute(sql, params![hex, record]).unwrap();
+    let sql = "SELECT plan FROM bodies WHERE input_key = ?1";
+    let plan: Vec<u8> = raw.query_row(sql, [&key], |row| row.get(0)).unwrap();
+    let sql = "UPDATE bodies SET plan = ?2 WHERE input_key = ?1";
+    raw.execute(sql, params![key, reads_memory(&plan)]).unwrap();
+    whole
+}
+
+#[test]
+fn a_writer_takes_withdrawn_plans_out() {
+    let folder = folder();
+    let path = folder.path().join("db.sqlite");
+    let whole = with_a_withdrawn_plan(&path);
+    let store = Store::create_or_open(&path).unwrap();
+    let bytes = store.record(&id(1)).unwrap().unwrap();
+    let record = Record::parse_canonical(&bytes).unwrap();
+    assert_eq!(record.reason, Some(Reason::AmbiguousSite));
+    insta::assert_snapshot!(record.detail.unwrap(), @"withdrawn on 2026-12-01: a condition reads memory through a register that the function has not set on every path, so the probe may report packets that were accepted; analyzers from 0.2.0 on make no such plans: crawl again with nfdrop-indexer 0.2.0 or newer");
+    assert_eq!(store.signature(&id(1)).unwrap(), None);
+    // The others stay as they were.
+    let of = |store: &Store, number| store.record(&id(number)).unwrap();
+    assert_eq!(of(&store, 2), of(&whole, 2));
+    assert_eq!(store.check().unwrap(), Vec::<String>::new());
+    let withdrawn: Vec<_> = store.withdrawn().unwrap().into_iter().map(|(id, _)| id).collect();
+    assert_eq!(withdrawn, [id(1)]);
+    // A newer analyzer's plan takes its place.
+    store.put_kernel(&by_a_better_analyzer(1)).unwrap();
+    assert_eq!(store.withdrawn().unwrap(), []);
+    assert_eq!(store.check().unwrap(), Vec::<String>::new());
+}
+
+#[test]
+fn a_reader_refuses_a_file_that_has_not_been_through_all_withdrawals() {
+    let folder = folder();
+    let path = folder.path().join("db.sqlite");
+    drop(Store::create_or_open(&path).unwrap());
+    let raw = Connection::open(&path).unwrap();
+    raw.execute("UPDATE withdrawals SET applied = 0", []).unwrap();
+    let error = Store::open_read_only(&path).unwrap_err();
+    let text = error.to_string().replace(path.to_str().unwrap(), "FILE");
+    insta::assert_snapshot!(text, @"plans were withdrawn since the database FILE was last written: run `nfdrop-indexer db migrate --db FILE`, which takes them out");
+    Store::migrate(&path).unwrap();
+    Store::open_read_only(&path).unwrap();
 }
 
 #[test]

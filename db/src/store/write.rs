@@ -20,7 +20,7 @@ use super::{
     series,
     signature::put_signature,
 };
-use crate::{Plan, Record, hex};
+use crate::{Plan, Record, hex, withdrawal::analyzer_rank};
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 use std::{cmp::Ordering, sync::PoisonError};
 
@@ -491,12 +491,6 @@ pub(super) fn put_failure(
             place(&kernel.release),
         ])?;
     Ok(())
-}
-
-/// Orders versions of the analyzer: their numbers as numbers, then the text.
-pub(super) fn analyzer_rank(version: &str) -> (Vec<u64>, &str) {
-    let numbers = version.split(|c: char| !c.is_ascii_digit()).filter(|part| !part.is_empty());
-    (numbers.map(|number| number.parse().unwrap_or(u64::MAX)).collect(), version)
 }
 
 /// The names of all packages of a kernel, by content where the index tells it; also the check that it can be stored at all.

@@ -87,19 +87,22 @@ fn check(args: &CheckArgs) -> anyhow::Result<u8> {
     let looked = Store::open_read_only(&args.db).and_then(|store| {
         let faults = store.check()?;
         let counts = if faults.is_empty() { Some(store.counts()?) } else { None };
-        Ok((faults, counts))
+        Ok((faults, counts, store.withdrawn()?))
     });
-    let (faults, counts) = match looked {
+    let (faults, counts, withdrawn) = match looked {
         Ok(looked) => looked,
         // Too damaged to be looked at is damaged.
         Err(error @ (StoreError::Corrupt { .. } | StoreError::OtherSchema { .. })) => {
-            (vec![error.to_string()], None)
+            (vec![error.to_string()], None, vec![])
         }
         Err(error) => return Err(error.into()),
     };
     let mut out = String::new();
     for fault in &faults {
         writeln!(out, "{fault}")?;
+    }
+    for (build_id, why) in &withdrawn {
+        writeln!(out, "build {build_id}: its plan was {why}")?;
     }
     if let Some(counts) = counts {
         let unresolved: u64 = counts.unresolved.values().sum();
@@ -125,6 +128,7 @@ fn check(args: &CheckArgs) -> anyhow::Result<u8> {
 fn migrate(args: &MigrateArgs) -> anyhow::Result<u8> {
     let db = args.db.display();
     let Migrated { from, to, steps } = Store::migrate(&args.db)?;
+    let withdrawn = Store::open_read_only(&args.db)?.withdrawn()?.len();
     let mut out = String::new();
     if steps.is_empty() {
         writeln!(out, "{db}: schema {to} already, nothing to do")?;
@@ -133,6 +137,13 @@ fn migrate(args: &MigrateArgs) -> anyhow::Result<u8> {
     }
     for (version, brings) in steps {
         writeln!(out, "  {version}: {brings}")?;
+    }
+    if withdrawn > 0 {
+        writeln!(
+            out,
+            "{db}: {withdrawn} builds have no plan now, theirs were withdrawn; `nfdrop-indexer db check` \
+             names them, a crawl finds them others"
+        )?;
     }
     put(out.as_bytes()).map(|()| 0)
 }

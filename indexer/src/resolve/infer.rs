@@ -657,20 +657,12 @@ pub fn is_testable(condition: &Condition, cpu: &Cpu, memory: &Memory) -> bool {
 
 /// The value at a location, as a client reads it.
 pub fn value(location: &Location, cpu: &Cpu, memory: &Memory) -> Option<u64> {
-    let register = cpu.get(location.reg);
-    let value = match location.deref {
-        None => register,
-        Some(offset) => {
-            memory.read(Address(register.wrapping_add_signed(i64::from(offset))), 8).ok()?
-        }
-    };
-    Some(value.wrapping_add_signed(i64::from(location.add.unwrap_or(0))))
+    location.value(|reg| cpu.get(reg), |address| memory.read(Address(address), 8).ok())
 }
 
 /// Whether a condition holds, as a client tests it.
 pub fn holds(condition: &Condition, cpu: &Cpu, memory: &Memory) -> bool {
-    value(&condition.value, cpu, memory)
-        .is_some_and(|value| value & condition.mask == condition.equals)
+    condition.holds(|reg| cpu.get(reg), |address| memory.read(Address(address), 8).ok())
 }
 
 #[cfg(test)]

@@ -506,6 +506,9 @@ impl Abi {
         };
         // What the runs have confirmed.
         known(plan_fields::PKTINFO_SKB, self.pkt_skb);
+        if let Ok(distance) = u32::try_from(-i64::from(self.policy)) {
+            known(plan_fields::POLICY_TO_CHAIN, distance);
+        }
         if let NetSource::State { pkt, net } = self.net {
             known(plan_fields::PKTINFO_STATE, pkt);
             known(plan_fields::STATE_NET, net);
