@@ -6,7 +6,7 @@ BINARIES = -p nfdrop-indexer -p nfdrop-server -p nfdrop-client
 SCRIPTS = ci/install-deps ci/build-static ci/build-packages ci/licences ci/reproducible ci/sbom ci/run-demo .ci/run $(addprefix ci/workflows/,crawl gate issues keep publish restore) $(addprefix tests/guest/,bpftrace client cost flood init many scenario sites start)
 
 .DEFAULT_GOAL := help
-.PHONY: help run client-static packages reproducible sbom test test-kernels lint bench bench-crawl bench-kernel bench-server fuzz mutants deny clean
+.PHONY: help run client-static packages reproducible sbom test test-kernels lint bench bench-crawl bench-kernel bench-server fuzz mutants recheck deny clean
 
 help: ## Show this
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -42,6 +42,10 @@ test-kernels: ## Plans on real kernels, in QEMU: the newest of every series and 
 	@ci/install-deps
 	$(CARGO) test --locked -p nfdrop-tests --test bpftrace --test kernels -- \
 		--include-ignored --nocapture
+
+recheck: ## Plans of the corpus, and of the extracts in NFDROP_EXTRACTS, on a second machine
+	@ci/install-deps test
+	$(CARGO) test --locked -p nfdrop-tests --test recheck -- --nocapture
 
 SCRIPTS += $(addprefix docs/rehearsal/,boot guest init)
 lint: ## Formatting, clippy and shellcheck; warnings are errors

@@ -35,7 +35,8 @@ pub fn variants() -> Result<Vec<Extract>> {
     extracts(&corpus_dir().join("variants"))
 }
 
-fn extracts(dir: &Path) -> Result<Vec<Extract>> {
+/// All extracts of a folder, by name.
+pub fn extracts(dir: &Path) -> Result<Vec<Extract>> {
     let mut extracts = Vec::new();
     for entry in std::fs::read_dir(dir).with_context(|| dir.display().to_string())? {
         let path = entry?.path();
@@ -48,7 +49,7 @@ fn extracts(dir: &Path) -> Result<Vec<Extract>> {
         extracts.push(Extract { name, function });
     }
     extracts.sort_by(|a, b| a.name.cmp(&b.name));
-    anyhow::ensure!(!extracts.is_empty(), "tests/corpus is empty");
+    anyhow::ensure!(!extracts.is_empty(), "{} has no extracts", dir.display());
     Ok(extracts)
 }
 

@@ -3,7 +3,9 @@
 
 use super::machine::Sections;
 use anyhow::{Context, Result, ensure};
-use nfdrop_db::{BuildId, FnOffset, HexBytes, Plan, Record};
+use nfdrop_db::{
+    BuildId, Condition, Event, FnOffset, HexBytes, Location, Plan, Probe, Record, Reg,
+};
 
 /// What has to come of it: the name in `tests/guest/scenario`, the exit code, and words that are said.
 const REFUSED: [(&str, i32, &str); 8] = [
@@ -15,6 +17,15 @@ const REFUSED: [(&str, i32, &str); 8] = [
     ("no CAP_PERFMON", 4, "CAP_PERFMON"),
     ("doctor", 0, "plan"),
     ("no module", 4, "modprobe nf_tables"),
+];
+/// Plans that the client finds wrong while it runs, and what it says.
+const CONTRADICTED: [(&str, i32, &str); 6] = [
+    ("policy", 3, "whose policy is accept"),
+    ("rule", 3, "as the address of the rule, where nothing is"),
+    ("chain", 3, "as the address of the table, where nothing is"),
+    ("policy, counted", 3, "whose policy is accept"),
+    ("fetched", 3, "whose policy is accept"),
+    ("nothing seen", 0, "summary: 0 drops seen"),
 ];
 /// Of kernels before 5.11 only.
 const OLD: (&str, i32, &str) = ("locked memory", 4, "ulimit -l unlimited");
@@ -29,6 +40,21 @@ pub fn differences(sections: &Sections) -> Result<Vec<String>> {
         let text = sections.get(&format!("refused {name}"))?;
         if !text.starts_with(&format!("code {code}\n")) || !text.contains(words) {
             differences.push(format!("{name}: not {code} with {words:?}: {text}"));
+        }
+    }
+    for (name, code, words) in CONTRADICTED {
+        let text = sections.get(&format!("contradicted {name}"))?;
+        if !text.starts_with(&format!("code {code}\nlines 0\n")) || !text.contains(words) {
+            differences.push(format!("contradicted {name}: not {code} with {words:?}: {text}"));
+        }
+    }
+    for (name, expected) in [
+        ("remembered", "the same\nforgotten\n"),
+        ("contradicted, going on", "nfdrop_plan_contradicted_total 1\n"),
+    ] {
+        let text = sections.get(name)?;
+        if text != expected {
+            differences.push(format!("{name}: not {expected:?}: {text}"));
         }
     }
     for (signal, code) in ENDED {
@@ -46,11 +72,20 @@ pub fn differences(sections: &Sections) -> Result<Vec<String>> {
             differences.push(format!("left behind by {name}: {text}"));
         }
     }
-    ensure!(count >= REFUSED.len() + ENDED.len(), "{count} times was looked what is left");
+    let runs = REFUSED.len() + CONTRADICTED.len() + ENDED.len();
+    ensure!(count >= runs, "{count} times was looked what is left");
     Ok(differences)
 }
 
-/// Plans that must not be attached, as files of `tests/guest/scenario`.
+/// An address of the kernel's where nothing is: two gigabytes below a stack.
+const NOWHERE: Location = Location { reg: Reg::Rsp, deref: None, add: Some(i32::MIN) };
+
+fn rules(plan: &mut Plan, change: &dyn Fn(&mut Probe)) {
+    let rules = plan.probes.iter_mut().filter(|probe| probe.event == Event::RuleDrop);
+    rules.for_each(change);
+}
+
+/// Plans that must not be attached, or are found wrong, as files of `tests/guest/scenario`.
 pub fn bad_plans(plan: &Plan) -> Result<Vec<(&'static str, Vec<u8>)>> {
     let record = |change: &dyn Fn(&mut Plan)| {
         let mut plan = plan.clone();
@@ -67,6 +102,29 @@ pub fn bad_plans(plan: &Plan) -> Result<Vec<(&'static str, Vec<u8>)>> {
     );
     Ok(vec![
         ("build", record(&|plan| plan.build_id = build_id.clone())),
+        // Each reports what the other should.
+        (
+            "policy",
+            record(&|plan| {
+                for probe in &mut plan.probes {
+                    (probe.event, probe.rule) = match probe.event {
+                        Event::RuleDrop => (Event::PolicyDrop, None),
+                        Event::PolicyDrop => (Event::RuleDrop, Some(probe.base_chain)),
+                    };
+                }
+                plan.probes.sort_by_key(|probe| (probe.event, probe.offset));
+            }),
+        ),
+        ("rule", record(&|plan| rules(plan, &|probe| probe.rule = Some(NOWHERE)))),
+        ("chain", record(&|plan| rules(plan, &|probe| probe.base_chain = NOWHERE))),
+        (
+            "unreadable",
+            record(&|plan| {
+                let value = Location::memory(Reg::Rsp, i32::MIN);
+                let when = Condition { value, mask: 0xff, equals: 0 };
+                plan.probes.iter_mut().for_each(|probe| probe.when = vec![when]);
+            }),
+        ),
         // The last one: the probe itself hides the first byte.
         (
             "bytes",
