@@ -1,5 +1,6 @@
 //! What the tests share: the corpus of real functions, and the way to it.
 
+pub mod bodies;
 pub mod debian;
 pub mod handbook;
 pub mod programs;

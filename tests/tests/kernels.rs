@@ -2,7 +2,8 @@
 //! have to see. Two observers watch in one boot: the kernel's own trace, which needs the plan only, and
 //! the client as it is handed out.
 //!
-//! `make test` takes four kernels, `make test-kernels` the newest of every series and flavour. Set
+//! `make test` takes five kernels, one of them with a plan that has conditions; `make test-kernels` one of every
+//! body whose plan has a condition, one of every shape of plan, and the newest of every series and flavour. Set
 //! `NFDROP_OFFLINE` to leave them out; without QEMU they are left out as well. Both are said.
 //! `NFDROP_CLIENT` names a client that is built already, `NFDROP_KEEP` a directory for what guests say,
 //! `NFDROP_RELEASES` parts of releases (`6.17,5.10.0-46-rt`) that `make test-kernels` takes only.
@@ -15,6 +16,7 @@ use nfdrop_indexer::{
     fetch::FetchError,
     source::kernel::{KernelSet, Series},
 };
+use nfdrop_tests::bodies::{self, Body};
 use nfdrop_tests::vm::{
     client,
     drops::{self, Known},
@@ -196,6 +198,29 @@ fn plan_holds(set: &KernelSet) {
     assert_eq!(said.get("end").unwrap(), "", "{}: probes are left behind", kernel.release);
 }
 
+/// A kernel with this body that the mirror still has: of those that the table names the newest.
+fn with_body(body: &Body) -> Option<&'static KernelSet> {
+    let listed = body.releases.iter().filter_map(|release| MIRROR.release(release));
+    let found = listed.into_iter().find(|set| match MIRROR.kernel(set) {
+        Err(error) if is_gone(&error) => {
+            println!("{}: {error:#}: the next with its body is taken", set.release);
+            false
+        }
+        _ => true,
+    });
+    if found.is_none() {
+        println!("the mirror has none of {}: not run", body.releases.join(", "));
+    }
+    found
+}
+
+/// The table says the truth of a body, and its plan holds.
+fn body_holds(body: &Body, set: &KernelSet) {
+    let plan = MIRROR.kernel(set).unwrap().plan().unwrap();
+    assert_eq!(body.difference(&plan), None, "{}", set.release);
+    plan_holds(set);
+}
+
 /// For `seconds` of the guest's time every packet that comes is dropped, more than the client can tell
 /// of: what it tells of and what it has lost is what was dropped.
 fn flood(set: &KernelSet, seconds: u64) {
@@ -289,9 +314,7 @@ fn rules_hold(set: &KernelSet) {
 fn there(mut set: &KernelSet) -> Option<&KernelSet> {
     loop {
         match MIRROR.kernel(set) {
-            Err(error)
-                if error.downcast_ref::<FetchError>().is_some_and(FetchError::is_not_found) =>
-            {
+            Err(error) if is_gone(&error) => {
                 println!("{}: {error:#}: not run", set.release);
                 set = MIRROR.before(set)?;
             }
@@ -300,11 +323,22 @@ fn there(mut set: &KernelSet) -> Option<&KernelSet> {
     }
 }
 
+/// Whether an index lists a package that the pool has no more.
+fn is_gone(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<FetchError>().is_some_and(FetchError::is_not_found)
+}
+
+/// Whether `NFDROP_RELEASES` leaves it in.
+fn is_wanted(set: &KernelSet) -> bool {
+    let only = std::env::var("NFDROP_RELEASES").unwrap_or_default();
+    only.split(',').any(|part| set.release.contains(part))
+}
+
 /// All of them, whatever becomes of one.
 fn each<'a>(sets: impl IntoIterator<Item = &'a KernelSet>, test: fn(&KernelSet)) {
     let only = std::env::var("NFDROP_RELEASES").unwrap_or_default();
-    let is_wanted = |set: &&KernelSet| only.split(',').any(|part| set.release.contains(part));
-    let sets: Vec<_> = sets.into_iter().filter(is_wanted).filter_map(there).collect();
+    let sets: Vec<_> =
+        sets.into_iter().filter(|set| is_wanted(set)).filter_map(there).collect();
     assert!(!sets.is_empty(), "no kernel was run; NFDROP_RELEASES is {only:?}");
     let failed = |set: &&KernelSet| panic::catch_unwind(|| test(set)).is_err();
     let failed: Vec<_> = sets.into_iter().filter(failed).map(|set| &set.release).collect();
@@ -324,6 +358,41 @@ fn plan_holds_on_debian_6_1() {
 #[test]
 fn plan_holds_on_debian_6_12() {
     with_newest(Series(6, 12), plan_holds);
+}
+
+#[test]
+fn plan_holds_on_a_cloud_kernel_with_conditions() {
+    if let Some(why) = why_not() {
+        println!("{why}");
+        return;
+    }
+    let table = bodies::table().unwrap();
+    // Those with several probes of one event tell most.
+    let is_cloud = |body: &&Body| body.releases[0].ends_with(CLOUD) && body.is_conditional();
+    let mut bodies: Vec<_> = table.iter().filter(is_cloud).collect();
+    bodies.sort_by_key(|body| std::cmp::Reverse(body.shape.matches(';').count()));
+    match bodies.into_iter().find_map(|body| Some((body, with_body(body)?))) {
+        Some((body, set)) => body_holds(body, set),
+        None => println!("the mirror has no {CLOUD} kernel whose plan has a condition: not run"),
+    }
+}
+
+#[test]
+#[ignore = "`make test-kernels`: some are large, and take a minute each"]
+fn plan_holds_on_every_body_with_conditions_and_every_shape() {
+    if let Some(why) = why_not() {
+        println!("{why}");
+        return;
+    }
+    let table = bodies::table().unwrap();
+    let mut failed = Vec::new();
+    for body in bodies::to_boot(&table) {
+        let Some(set) = with_body(body).filter(|set| is_wanted(set)) else { continue };
+        if panic::catch_unwind(|| body_holds(body, set)).is_err() {
+            failed.push(&set.release);
+        }
+    }
+    assert!(failed.is_empty(), "see above: {failed:?}");
 }
 
 #[test]

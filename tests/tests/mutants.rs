@@ -1,14 +1,16 @@
 //! Mutation testing of the resolver as a whole: one byte, relocation, jump label or structure member
-//! of a real function is changed. What comes out is the same plan, another plan or a reason; a plan
+//! of a real function is changed, or a register that it sets is left as it was. What comes out is the same plan, another plan or a reason; a plan
 //! has to hold on a second, larger set of rulesets of another seed and other kinds as well.
 //!
 //! `NFDROP_MUTANTS` is how many (a few hundred without), `NFDROP_MUTANT_SEED` which ones.
 //! `NFDROP_MUTANT` looks at a single one again, as failures name it. Figures go to stdout.
 
+use iced_x86::{Mnemonic, OpKind, Register};
 use nfdrop_indexer::image::Function;
 use nfdrop_indexer::image::function::{Place, Relocation};
 use nfdrop_indexer::resolve::check::{Contradiction, check};
 use nfdrop_indexer::resolve::random::Random;
+use nfdrop_indexer::resolve::x86_64::decode;
 use nfdrop_indexer::resolve::{Findings, resolve};
 use nfdrop_tests::{Extract, corpus};
 use rayon::prelude::*;
@@ -20,6 +22,8 @@ use std::time::{Duration, Instant};
 const MUTANTS: u64 = 300;
 /// Of the rulesets that plans are checked on; the resolver's own are others.
 const CHECK_SEED: u64 = 0x7365_636f_6e64_2121;
+/// `nop`
+const NOP: u8 = 0x90;
 /// Random rulesets of every kind for the check.
 const RANDOM_CASES: usize = 150;
 
@@ -34,6 +38,7 @@ enum Change {
     LabelTarget { at: Place, from: Place, to: Place },
     LabelKey { at: Place, from: String, to: String },
     Member { name: String, from: u32, to: u32 },
+    Forgotten { at: Place, instruction: String },
 }
 
 impl Change {
@@ -46,6 +51,7 @@ impl Change {
                 "jump label"
             }
             Self::Member { .. } => "structure member",
+            Self::Forgotten { .. } => "leftover",
         }
     }
 }
@@ -70,6 +76,9 @@ impl fmt::Display for Change {
                 write!(f, "{}: jump label of {to}, not {from}", place(at))
             }
             Self::Member { name, from, to } => write!(f, "{name}: bit {from} to {to}"),
+            Self::Forgotten { at, instruction } => {
+                write!(f, "{}: {instruction} left out, so that its register is left over", place(at))
+            }
         }
     }
 }
@@ -82,13 +91,44 @@ fn other<'a, T: PartialEq>(random: &mut Random, items: &'a [T], than: &T) -> Opt
 
 /// Changes a function in one place; `None` where it has no such place.
 fn mutate(function: &mut Function, random: &mut Random) -> Option<Change> {
-    let kind = random.below(20);
+    let kind = random.below(25);
     match kind {
         0..=12 => byte(function, random, kind),
         13..=16 => relocation(function, random, kind),
         17 | 18 => label(function, random),
-        _ => member(function, random),
+        19 => member(function, random),
+        _ => forgotten(function, random),
     }
+}
+
+/// An instruction that sets a register, and does nothing else, becomes nops: where the value was used there is
+/// what a callee or the caller has left. As in a function whose other paths never set the register.
+fn forgotten(function: &mut Function, random: &mut Random) -> Option<Change> {
+    let part = &function.parts[0];
+    let relocated = |start: u32, end: u32| {
+        part.relocations.iter().any(|r| r.offset < end && start < r.offset + r.kind.size())
+    };
+    let mut places = Vec::new();
+    let mut offset = 0;
+    while let Some(i) = decode(&part.bytes, 0, offset) {
+        let end = offset + i.len();
+        let sets = matches!(
+            i.mnemonic(),
+            Mnemonic::Mov | Mnemonic::Movzx | Mnemonic::Lea | Mnemonic::Xor | Mnemonic::Pop
+        );
+        let register = i.op0_kind() == OpKind::Register && i.op0_register() != Register::RSP;
+        if sets && register && !relocated(offset as u32, end as u32) {
+            places.push((offset, end, i));
+        }
+        offset = end;
+    }
+    if places.is_empty() {
+        return None;
+    }
+    let (start, end, i) = *random.pick(&places);
+    function.parts[0].bytes[start..end].fill(NOP);
+    let at = Place { part: 0, offset: start as u32 };
+    Some(Change::Forgotten { at, instruction: i.to_string() })
 }
 
 fn byte(function: &mut Function, random: &mut Random, kind: u64) -> Option<Change> {

@@ -209,6 +209,7 @@ impl<'a> Session<'a> {
         metrics.text.contradicted += 1;
         say(&format!("error: {failure}"));
         self.let_go()?;
+        self.read_counts(false)?;
         let [pause, _] = PAUSES;
         self.without = Some(Without { again: Instant::now() + pause, pause });
         Ok(())

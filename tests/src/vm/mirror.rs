@@ -101,6 +101,11 @@ impl Mirror {
         self.newest(flavour).into_iter().find(|kernel| kernel.series == series)
     }
 
+    /// The complete kernel of this release, if the mirror lists it.
+    pub fn release(&self, release: &str) -> Option<&KernelSet> {
+        self.survey.kernels.iter().find(|k| k.release == release && k.packages.is_complete())
+    }
+
     /// The next older complete kernel of the same series and flavour.
     pub fn before(&self, set: &KernelSet) -> Option<&KernelSet> {
         let alike = |k: &&KernelSet| (k.series, &k.flavour) == (set.series, &set.flavour);
