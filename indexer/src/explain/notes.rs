@@ -490,8 +490,8 @@ fn reason(verdict: &Verdict) -> Option<String> {
         Verdict::Chosen => return None,
         Verdict::Beaten(beaten) => match beaten {
             Beaten::Condition => "would do with a condition, the chosen one needs none",
-            Beaten::Reread => "would do, it would read the policy again, which may change meanwhile",
             Beaten::Cost => "would do, the chosen one is optimized",
+            Beaten::Reread => "would do, it would read the policy again, which may change meanwhile",
             Beaten::Memory => "would do, the chosen one has more in registers",
             Beaten::Visits => "would do, packets that pass come by more often",
             Beaten::Later => "would do, the chosen one is earlier",

@@ -24,36 +24,21 @@ pub struct Ranked<'a> {
     pub offset: u32,
 }
 
-/// Smaller is better: drop-only, a condition on what the function has read rather than on a policy that
-/// is read again, jump-optimizable, registers over memory, fewer hits by packets that are not dropped,
-/// earlier.
-pub(super) type Rank = (Test, bool, usize, u64, u32);
-
-/// What a site's condition looks at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Test {
-    /// Nothing.
-    None,
-    /// What the function itself decides by.
-    Decided,
-    /// The chain's policy: another processor may have changed it since the function read it.
-    Reread,
-}
+/// Smaller is better: drop-only, jump-optimizable, a condition on what the function has read rather than on
+/// a policy that is read again and may have been changed meanwhile, registers over memory, fewer hits by
+/// packets that are not dropped, earlier.
+pub(super) type Rank = (bool, bool, bool, usize, u64, u32);
 
 impl Ranked<'_> {
     pub(super) fn rank(&self) -> Rank {
         let when = self.candidate.when;
-        let test = match when {
-            None => Test::None,
-            Some(_) if self.candidate.rereads => Test::Reread,
-            Some(_) => Test::Decided,
-        };
         let found = &self.found;
         let places =
             [when.map(|when| when.value), found.rule, Some(found.pkt), Some(found.base_chain)];
         let in_memory = places.iter().flatten().filter(|place| place.deref.is_some()).count();
         let slow = self.cost != Cost::Optimized;
-        (test, slow, in_memory, self.visits, self.offset)
+        let rereads = self.candidate.rereads;
+        (when.is_some(), slow, rereads, in_memory, self.visits, self.offset)
     }
 }
 

@@ -3,7 +3,7 @@
 use super::roles::Role;
 use super::watch::Stat;
 use crate::image::function::{Function, Part, Patched};
-use crate::resolve::choose::{Ranked, Test};
+use crate::resolve::choose::Ranked;
 use crate::resolve::infer::{RunSet, Slot};
 use crate::resolve::link::Linked;
 use crate::resolve::x86_64::kprobe::Rules;
@@ -54,10 +54,10 @@ pub enum Verdict {
 pub enum Beaten {
     /// Only drops come by there, here a condition is needed.
     Condition,
-    /// Its condition is on what the function has read, here the policy would be read again.
-    Reread,
     /// It is jump-optimized.
     Cost,
+    /// Its condition is on what the function has read, here the policy would be read again.
+    Reread,
     /// More of its pointers are in registers.
     Memory,
     /// Packets that are not dropped come by less often.
@@ -176,15 +176,15 @@ fn beaten(entry: &Ranked<'_>, chosen: &[&Ranked<'_>], drops: &RunSet) -> Verdict
         return Verdict::Part { seen, of };
     };
     let (own, other) = (entry.rank(), other.rank());
-    Verdict::Beaten(if own.0 != other.0 && other.0 == Test::None {
+    Verdict::Beaten(if own.0 != other.0 {
         Beaten::Condition
-    } else if own.0 != other.0 {
-        Beaten::Reread
     } else if own.1 != other.1 {
         Beaten::Cost
     } else if own.2 != other.2 {
-        Beaten::Memory
+        Beaten::Reread
     } else if own.3 != other.3 {
+        Beaten::Memory
+    } else if own.4 != other.4 {
         Beaten::Visits
     } else {
         Beaten::Later
