@@ -34,6 +34,9 @@ const MAX_MISSES: u64 = 4 * Record::MAX_BYTES as u64;
 #[derive(Debug, Clone)]
 pub struct Cache(Option<PathBuf>);
 
+/// A plan that is kept: its record, that one's bytes, and the file.
+pub type Kept = (Record, Vec<u8>, PathBuf);
+
 /// The misses of one build by server.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -85,10 +88,7 @@ impl Cache {
     ///
     /// # Errors
     /// The plan was withdrawn. It is forgotten.
-    pub fn plan(
-        &self,
-        build_id: &BuildId,
-    ) -> Result<Option<(Record, Vec<u8>, PathBuf)>, (PathBuf, Refusal)> {
+    pub fn plan(&self, build_id: &BuildId) -> Result<Option<Kept>, (PathBuf, Refusal)> {
         let Some(path) = self.path(build_id, "json") else { return Ok(None) };
         let bytes = read_limited(&path, Record::MAX_BYTES as u64).or_else(|e| drop_bad(&path, e));
         let Ok(bytes) = bytes else { return Ok(None) };

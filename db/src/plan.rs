@@ -240,11 +240,7 @@ impl Condition {
     /// Whether it holds, given the registers and the u64 at an address. What cannot be read makes it
     /// false: here, in the client's BPF program and in what the resolver runs. bpftrace and tracefs have
     /// 0 there instead, so no plan may rest on a read that can fail.
-    pub fn holds(
-        &self,
-        register: impl Fn(Reg) -> u64,
-        read: impl Fn(u64) -> Option<u64>,
-    ) -> bool {
+    pub fn holds(&self, register: impl Fn(Reg) -> u64, read: impl Fn(u64) -> Option<u64>) -> bool {
         let value = self.value.value(register, read);
         value.is_some_and(|value| value & self.mask == self.equals)
     }

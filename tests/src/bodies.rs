@@ -40,7 +40,8 @@ impl Body {
 /// The table, from the oldest kernels to the newest.
 pub fn table() -> Result<Vec<Body>> {
     let lines = TABLE.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
-    let bodies: Result<Vec<_>> = lines.map(|line| body(line).with_context(|| line.to_owned())).collect();
+    let bodies: Result<Vec<_>> =
+        lines.map(|line| body(line).with_context(|| line.to_owned())).collect();
     let bodies = bodies?;
     ensure!(!bodies.is_empty(), "tests/bodies.txt is empty");
     Ok(bodies)
@@ -81,7 +82,8 @@ pub fn shape(plan: &Plan) -> String {
     };
     let probe = |probe: &nfdrop_db::Probe| {
         let when: Vec<String> = probe.when.iter().map(|when| kind(&when.value)).collect();
-        let when = if when.is_empty() { String::new() } else { format!(" if {}", when.join(" and ")) };
+        let when =
+            if when.is_empty() { String::new() } else { format!(" if {}", when.join(" and ")) };
         let places = [probe.rule, Some(probe.pkt), Some(probe.base_chain)];
         let places: Vec<String> = places.iter().flatten().map(kind).collect();
         format!("{} {}{when}: {}", probe.event, probe.cost, places.join(" "))
@@ -100,7 +102,9 @@ mod tests {
         let hashes: BTreeSet<&str> = bodies.iter().map(|body| body.sha256.as_str()).collect();
         assert_eq!(hashes.len(), bodies.len(), "a body is in the table once");
         let chosen = to_boot(&bodies);
-        assert!(bodies.iter().filter(|body| body.is_conditional()).all(|body| chosen.contains(&body)));
+        assert!(
+            bodies.iter().filter(|body| body.is_conditional()).all(|body| chosen.contains(&body))
+        );
         let shapes = |bodies: &mut dyn Iterator<Item = &Body>| -> BTreeSet<String> {
             bodies.map(|body| body.shape.clone()).collect()
         };

@@ -337,8 +337,7 @@ fn is_wanted(set: &KernelSet) -> bool {
 /// All of them, whatever becomes of one.
 fn each<'a>(sets: impl IntoIterator<Item = &'a KernelSet>, test: fn(&KernelSet)) {
     let only = std::env::var("NFDROP_RELEASES").unwrap_or_default();
-    let sets: Vec<_> =
-        sets.into_iter().filter(|set| is_wanted(set)).filter_map(there).collect();
+    let sets: Vec<_> = sets.into_iter().filter(|set| is_wanted(set)).filter_map(there).collect();
     assert!(!sets.is_empty(), "no kernel was run; NFDROP_RELEASES is {only:?}");
     let failed = |set: &&KernelSet| panic::catch_unwind(|| test(set)).is_err();
     let failed: Vec<_> = sets.into_iter().filter(failed).map(|set| &set.release).collect();

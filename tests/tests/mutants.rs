@@ -77,7 +77,11 @@ impl fmt::Display for Change {
             }
             Self::Member { name, from, to } => write!(f, "{name}: bit {from} to {to}"),
             Self::Forgotten { at, instruction } => {
-                write!(f, "{}: {instruction} left out, so that its register is left over", place(at))
+                write!(
+                    f,
+                    "{}: {instruction} left out, so that its register is left over",
+                    place(at)
+                )
             }
         }
     }

@@ -138,7 +138,11 @@ fn plans_that_were_published_and_are_wrong_are_found() {
         let folder = tempfile::tempdir().unwrap();
         let (lines, code) = recheck(python, folder.path(), &all);
         for Wrong { function, why, .. } in &wrong {
-            assert!(lines[function].starts_with("wrong: "), "{function}, {why}: {}", lines[function]);
+            assert!(
+                lines[function].starts_with("wrong: "),
+                "{function}, {why}: {}",
+                lines[function]
+            );
         }
         assert_eq!(code, 1);
     });

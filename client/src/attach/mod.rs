@@ -460,10 +460,11 @@ fn decode_count(key: &[u8; KEY], count: &[u8; COUNT]) -> Option<Count> {
 }
 
 /// Whether this kernel may drop packets for netfilter without saying so when it frees them: such as were
-/// queued to a program before (net/netfilter/nf_queue.c frees them without a reason), and pktgen's, of
+/// queued to a program before (`net/netfilter/nf_queue.c` frees them without a reason), and pktgen's, of
 /// which one is sent many times.
 fn frees_otherwise(host: &Host) -> bool {
-    let queued = host.text("/proc/net/netfilter/nfnetlink_queue").is_ok_and(|text| !text.is_empty());
+    let queued =
+        host.text("/proc/net/netfilter/nfnetlink_queue").is_ok_and(|text| !text.is_empty());
     queued || host.exists("/proc/net/pktgen")
 }
 

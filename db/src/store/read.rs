@@ -211,8 +211,7 @@ impl Store {
     /// What the resolver, of at least this version, found for this input.
     pub fn body(&self, key: &InputKey, analyzer: &str) -> Result<Option<Body>, StoreError> {
         let body = self.read(|connection| body(connection, key))?;
-        Ok(body
-            .filter(|body| analyzer_rank(&body.analyzer) >= analyzer_rank(analyzer)))
+        Ok(body.filter(|body| analyzer_rank(&body.analyzer) >= analyzer_rank(analyzer)))
     }
 
     /// The outcome of exactly these packages, wherever they were listed, unless there is work to do:

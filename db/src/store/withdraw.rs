@@ -102,9 +102,8 @@ impl Store {
                  ORDER BY build_id",
             )?;
             let pattern = format!("{BEGINS}*");
-            let rows = statement.query_map([REASON.name(), &pattern], |row| {
-                Ok((required(row, 0)?, row.get(1)?))
-            })?;
+            let rows = statement
+                .query_map([REASON.name(), &pattern], |row| Ok((required(row, 0)?, row.get(1)?)))?;
             rows.collect()
         })
     }

@@ -491,7 +491,9 @@ fn reason(verdict: &Verdict) -> Option<String> {
         Verdict::Beaten(beaten) => match beaten {
             Beaten::Condition => "would do with a condition, the chosen one needs none",
             Beaten::Cost => "would do, the chosen one is optimized",
-            Beaten::Reread => "would do, it would read the policy again, which may change meanwhile",
+            Beaten::Reread => {
+                "would do, it would read the policy again, which may change meanwhile"
+            }
             Beaten::Memory => "would do, the chosen one has more in registers",
             Beaten::Visits => "would do, packets that pass come by more often",
             Beaten::Later => "would do, the chosen one is earlier",

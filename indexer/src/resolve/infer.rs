@@ -218,9 +218,7 @@ fn tested(
                 let register = number - 1;
                 cpu.origins[register].decides().then_some(cpu.registers[register])
             }
-            17..=32 => {
-                policy(Reg::ALL[number - POLICY_CONDITIONS.start], abi.policy, cpu, memory)
-            }
+            17..=32 => policy(Reg::ALL[number - POLICY_CONDITIONS.start], abi.policy, cpu, memory),
             _ => slots.get(number - 33).and_then(|slot| {
                 let (value, origin) = stack.word(slot.base, slot.offset)?;
                 origin.decides().then_some(value)
@@ -228,7 +226,7 @@ fn tested(
         };
         if let Some(value) = value {
             testable |= 1 << number;
-            holding |= ConditionSet::from(value & 0xff == 0) << number;
+            holding |= ConditionSet::from(value.trailing_zeros() >= 8) << number;
         }
         left &= left - 1;
     }
@@ -612,7 +610,9 @@ impl Observer for Places<'_> {
                 pkt.narrow(&values, truth.pkt);
                 chain.narrow(&values, truth.base_chain);
             } else {
-                [rule, pkt, chain].into_iter().for_each(|search| search.keep(&values));
+                for search in [rule, pkt, chain] {
+                    search.keep(&values);
+                }
             }
         }
     }

@@ -393,14 +393,18 @@ mod tests {
         memory.map(Address(0x2000), vec![0; 64], true);
         memory.map_constants(Address(0x3000), vec![0; 8]);
         memory.set_policy(Address(0x2010));
-        let origin = |memory: &Memory, address, size| memory.load(Address(address), size).unwrap().1;
+        let origin =
+            |memory: &Memory, address, size| memory.load(Address(address), size).unwrap().1;
         assert_eq!(origin(&memory, 0x1008, 4), Origin::LEFTOVER.low(4));
         // Across two words.
         memory.write(Address(0x100d), 6, 0, Origin::COMPUTED).unwrap();
         assert_eq!(origin(&memory, 0x100d, 6), Origin::COMPUTED);
         assert_eq!(origin(&memory, 0x100c, 2), Origin::LEFTOVER.low(1));
         assert_eq!(origin(&memory, 0x1012, 2), Origin::LEFTOVER.low(1).up(1));
-        assert_eq!(memory.near(Address(0x1000)).origin(0x100d).unwrap().down(6), Origin::LEFTOVER.low(2));
+        assert_eq!(
+            memory.near(Address(0x1000)).origin(0x100d).unwrap().down(6),
+            Origin::LEFTOVER.low(2)
+        );
         memory.leave(Address(0x1010), 1);
         assert_eq!(origin(&memory, 0x100d, 6), Origin::LEFTOVER.low(1).up(3));
         assert_eq!(origin(&memory, 0x200f, 4), Origin::DATA.low(4).except(2));

@@ -27,7 +27,7 @@ impl Origin {
 
     /// Whether the function has made all eight bytes.
     pub fn is_defined(self) -> bool {
-        self.0 & 0xff == 0
+        self.0.trailing_zeros() >= 8
     }
 
     /// Whether the lowest byte can tell a drop from anything else.

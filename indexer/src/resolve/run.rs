@@ -2,8 +2,8 @@
 //! function's own code end here: expressions do what the world says, everything else is opaque.
 
 use super::layout::Abi;
-use super::link::Linked;
 use super::leftovers::Leftovers;
+use super::link::Linked;
 use super::memory::{Address, Fault, Memory};
 use super::origin::Origin;
 use super::rules::{End, Expected, RuleId, verdict};
@@ -292,7 +292,9 @@ fn external(
         return Ok(());
     }
     let (rdi, rsi, rdx) = (cpu.get(Reg::Rdi), cpu.get(Reg::Rsi), cpu.get(Reg::Rdx));
-    if let Some(returned) = string_function(around.budget, memory, name, [rdi, rsi, rdx], cpu.origin(Reg::Rsi))? {
+    if let Some(returned) =
+        string_function(around.budget, memory, name, [rdi, rsi, rdx], cpu.origin(Reg::Rsi))?
+    {
         cpu.clobber(|| leftovers.value());
         cpu.set(Reg::Rax, returned, Origin::DATA);
         (cpu.rip, _) = cpu.pop(memory)?;
@@ -341,7 +343,8 @@ fn argument(cpu: &Cpu, reg: Reg) -> Option<u64> {
 /// Whether a function gets the packet and may free it: nf_tables' own get the pktinfo, and the
 /// sanitizers' look at addresses.
 pub(super) fn may_free(name: &str, cpu: &Cpu, skb: Address) -> bool {
-    let watching = ["nft_", "__nft_", "__asan_", "__kasan_", "__tsan_", "__sanitizer_", "__ubsan_", "__msan_"];
+    let watching =
+        ["nft_", "__nft_", "__asan_", "__kasan_", "__tsan_", "__sanitizer_", "__ubsan_", "__msan_"];
     let only_watches = watching.iter().any(|prefix| name.starts_with(prefix));
     let arguments = [Reg::Rdi, Reg::Rsi, Reg::Rdx];
     !only_watches && arguments.into_iter().any(|reg| argument(cpu, reg) == Some(skb.0))

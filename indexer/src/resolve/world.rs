@@ -2,8 +2,8 @@
 //! differ from world to world, with junk wherever the kernel promises nothing.
 
 use super::layout::{Abi, CmpMask, Entry, NetSource, RuleStore};
-use super::link::Linked;
 use super::leftovers::{Leftover, Leftovers};
+use super::link::Linked;
 use super::memory::{Address, Fault, Memory};
 use super::origin::Origin;
 use super::random::Random;
@@ -71,7 +71,7 @@ pub const UNKNOWN_EVAL: &str = "eval of another module";
 
 const STACK_SIZE: usize = 4 << 10;
 /// `struct nft_regs`: the verdict, then twenty u32 less the first four, which are the verdict's
-/// (include/net/netfilter/nf_tables.h, all versions).
+/// (`include/net/netfilter/nf_tables.h`, all versions).
 const REGS_DATA: u32 = 16;
 const REGS_SIZE: usize = 80;
 /// The heap grows by this.
