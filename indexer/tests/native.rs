@@ -13,7 +13,7 @@ use iced_x86::{CpuidFeature, FlowControl, Instruction, Register};
 use nfdrop_indexer::resolve::memory::{Address, Memory};
 use nfdrop_indexer::resolve::random::Random;
 use nfdrop_indexer::resolve::x86_64::decode;
-use nfdrop_indexer::resolve::x86_64::flags::{CF, Flags, OF, PF, SF, ZF};
+use nfdrop_indexer::resolve::x86_64::flags::{CF, OF, PF, SF, ZF};
 use nfdrop_indexer::resolve::x86_64::machine::{Cpu, Step, Trap};
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
