@@ -4,6 +4,7 @@ use crate::finding::{Finding, Kind, Subject};
 use nfdrop_db::{
     BuildId, Permanence, Reason, Record,
     store::{Failure, Held, Inventory, Source},
+    withdrawal::analyzer_rank,
 };
 use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
@@ -88,9 +89,10 @@ fn builds(all: &mut Comparison, now: &Inventory, before: &Inventory) {
         };
         match (old.reason, held.reason) {
             (None, None) if old.attaches != held.attaches => {
+                let (new, before) = (&held.analyzer, &old.analyzer);
+                let newer = if analyzer_rank(new) > analyzer_rank(before) { "newer " } else { "" };
                 let detail = format!(
-                    "the analyzer {} found another plan than {} had, evidence apart",
-                    held.analyzer, old.analyzer
+                    "the {newer}analyzer {new} found another plan than {before} had, evidence apart"
                 );
                 find(all, Kind::ChangedPlan, subject(), None, detail);
             }

@@ -5,7 +5,7 @@ use super::{
     Failure, Source, Store, StoreError,
     read::{self, required, wrong},
 };
-use crate::{BuildId, HexBytes, Plan, Reason, Record};
+use crate::{BuildId, HexBytes, Plan, Reason, Record, plan::fields};
 use rusqlite::Connection;
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,7 +34,7 @@ pub struct Held {
     /// it never ran.
     pub body: Option<HexBytes>,
     /// Of the plan, SHA-256 over all that the client acts on: everything but the evidence, which grows
-    /// with the rulesets that a newer analyzer knows.
+    /// with the rulesets that a newer analyzer knows, and the offset by which it only checks itself.
     pub attaches: Option<[u8; 32]>,
     /// Whether there is a signature.
     pub signed: bool,
@@ -117,5 +117,6 @@ fn attaches(mut plan: Plan) -> [u8; 32] {
     plan.evidence.policy_drops = 0;
     plan.evidence.edges = crate::Share::of(0, 1);
     plan.evidence.analyzer.clear();
+    plan.layout.offsets.remove(fields::POLICY_TO_CHAIN);
     Sha256::digest(Record::resolved(plan).to_bytes()).into()
 }
