@@ -45,7 +45,7 @@ fn the_published_listing_resolves_to_what_a_person_found() {
 fn debian_kernels_from_6_1_on_have_drop_only_sites() {
     for Extract { name, function } in corpus().unwrap() {
         // 6.1 got its shape at .191: one block of its own for drops.
-        let conditional = ["arch-6.2.10", "debian-5.10", "debian-6.1.0-47"];
+        let conditional = ["arch-6.2.10", "debian-5.10", "debian-6.1.0-47", "debian-6.1.0-0.deb11"];
         let conditional = conditional.iter().any(|old| name.starts_with(old));
         let findings =
             resolve::resolve(&function).unwrap_or_else(|error| panic!("{name}: {error}"));

@@ -226,7 +226,7 @@ mod tests {
         let text = Exposition::default().text(&[row("t", Some("in"), 7, 1)], &counters());
         let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
         let types: BTreeMap<&str, &str> = types.collect();
-        assert_eq!(types.len(), 8);
+        assert_eq!(types.len(), 9);
         let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/../ci/packaging");
         let mut seen = BTreeSet::new();
         for file in ["grafana/nfdrop.json", "prometheus/alerts.yml", "prometheus/alerts_test.yml"] {

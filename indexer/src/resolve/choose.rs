@@ -33,9 +33,10 @@ impl Ranked<'_> {
     pub(super) fn rank(&self) -> Rank {
         let when = self.candidate.when;
         let found = &self.found;
-        let places =
-            [when.map(|when| when.value), found.rule, Some(found.pkt), Some(found.base_chain)];
-        let in_memory = places.iter().flatten().filter(|place| place.deref.is_some()).count();
+        let places = [found.rule, Some(found.pkt), Some(found.base_chain)];
+        let tested = self.candidate.conditions().map(|when| when.value);
+        let all = tested.chain(places.into_iter().flatten());
+        let in_memory = all.filter(|place| place.deref.is_some()).count();
         let slow = self.cost != Cost::Optimized;
         let rereads = self.candidate.rereads;
         (when.is_some(), slow, rereads, in_memory, self.visits, self.offset)
@@ -138,7 +139,7 @@ mod tests {
         let condition = |reg| Condition { value: Location::reg(reg), mask: 0xff, equals: 0 };
         let (event, when, seen) = (Event::RuleDrop, when.map(condition), set(runs));
         let instruction = offset as usize;
-        (offset, Candidate { instruction, event, when, rereads: false, seen })
+        (offset, Candidate { instruction, event, when, and: None, rereads: false, seen })
     }
 
     fn chosen(candidates: &[(u32, Candidate)]) -> Option<Vec<u32>> {

@@ -23,8 +23,11 @@ use nfdrop_db::{Condition, Event, Location, Reg};
 /// Most u64 of the frame that are looked at. The code's own operands tell which: the most seen is 60,
 /// with KASAN 90.
 const MAX_SLOTS: usize = 95;
-/// Conditions per instruction: none, per register, the policy behind a register, and per slot.
-const CONDITIONS: usize = 1 + 16 + 16 + MAX_SLOTS;
+/// Most of them that hold numbers.
+const MAX_NUMBERS: usize = 79;
+/// Conditions per instruction: none, per register, the policy behind a register, per register at the end
+/// of a chain, and per slot.
+const CONDITIONS: usize = 1 + 16 + 16 + 16 + MAX_NUMBERS;
 /// Most sets of runs held for candidates; the most seen (5.10) is 7500.
 const MAX_SETS: usize = 40_000;
 /// Largest distance between a register's value and a wanted pointer.
@@ -37,6 +40,15 @@ const NO_CONDITION: ConditionSet = 1;
 
 /// Those on the policy behind a register.
 const POLICY_CONDITIONS: std::ops::Range<usize> = 17..33;
+/// Those on a register where the verdict says that a chain has come to its end: where a policy's drop and a
+/// rule's end in one place with 0 in one register, as in a common epilogue.
+const END_CONDITIONS: std::ops::Range<usize> = 33..49;
+/// Those on slots begin here.
+const SLOT_CONDITIONS: usize = END_CONDITIONS.end;
+/// What tells the end of a chain (`NFT_CONTINUE` is -1, `NFT_RETURN` -5) from all other verdicts: drop, accept,
+/// stolen and queue are 0 to 3, `NFT_BREAK`, `NFT_JUMP` and `NFT_GOTO` -2 to -4
+/// (`include/uapi/linux/netfilter/nf_tables.h`).
+const END: (u64, u64) = (0x83, 0x83);
 
 /// A u64 of the frame: where it is from the stack pointer, or from the frame pointer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -89,7 +101,7 @@ impl Frame {
                 frame.slots.push(slot);
             }
             let number = size < 8 && !frame.numbers.contains(&slot);
-            if number && frame.numbers.len() < MAX_SLOTS {
+            if number && frame.numbers.len() < MAX_NUMBERS {
                 frame.numbers.push(slot);
             }
         }
@@ -131,6 +143,8 @@ pub enum Kind {
     DropOnly,
     /// Those, and those where a value tells drops apart.
     Conditional,
+    /// Those, and those where the verdict has to tell besides that a chain has ended.
+    AtEnd,
 }
 
 /// A set of runs.
@@ -192,7 +206,8 @@ fn condition(number: usize, abi: &Abi, slots: &[Slot]) -> Option<Condition> {
         0 => return None,
         1..=16 => Location::reg(Reg::ALL[number - 1]),
         17..=32 => Location::memory(Reg::ALL[number - POLICY_CONDITIONS.start], abi.policy),
-        n => slots.get(n - 33).map(|slot| Location::memory(slot.base, slot.offset))?,
+        33..49 => Location::reg(Reg::ALL[number - END_CONDITIONS.start]),
+        n => slots.get(n - SLOT_CONDITIONS).map(|slot| Location::memory(slot.base, slot.offset))?,
     };
     Some(Condition { value: location, mask: 0xff, equals: 0 })
 }
@@ -203,6 +218,7 @@ fn tested(
     memory: &Memory,
     abi: &Abi,
     slots: &[Slot],
+    verdict: Option<u64>,
     wanted: ConditionSet,
 ) -> (ConditionSet, ConditionSet) {
     let (mut testable, mut holding) = (NO_CONDITION, NO_CONDITION);
@@ -211,6 +227,10 @@ fn tested(
         return (testable, holding);
     }
     let stack = Stack::new(cpu, memory);
+    let verdict = verdict.and_then(|offset| {
+        let (value, origin) = stack.word(Reg::Rsp, i32::try_from(offset).ok()?)?;
+        origin.decides().then_some(value)
+    });
     while left != 0 {
         let number = left.trailing_zeros() as usize;
         let value = match number {
@@ -219,7 +239,14 @@ fn tested(
                 cpu.origins[register].decides().then_some(cpu.registers[register])
             }
             17..=32 => policy(Reg::ALL[number - POLICY_CONDITIONS.start], abi.policy, cpu, memory),
-            _ => slots.get(number - 33).and_then(|slot| {
+            33..49 => verdict.and_then(|verdict| {
+                let register = number - END_CONDITIONS.start;
+                let (mask, equals) = END;
+                let ends = verdict & mask == equals;
+                let value = if ends { cpu.registers[register] } else { u64::MAX };
+                cpu.origins[register].decides().then_some(value)
+            }),
+            _ => slots.get(number - SLOT_CONDITIONS).and_then(|slot| {
                 let (value, origin) = stack.word(slot.base, slot.offset)?;
                 origin.decides().then_some(value)
             }),
@@ -245,6 +272,7 @@ fn policy(reg: Reg, offset: i32, cpu: &Cpu, memory: &Memory) -> Option<u64> {
 pub struct Coverage<'a> {
     abi: &'a Abi,
     slots: &'a [Slot],
+    below_entry: Option<u64>,
     /// By instruction.
     sites: Vec<Site>,
     visited: Vec<usize>,
@@ -269,6 +297,8 @@ struct Site {
     late: ConditionSet,
     /// Those that cannot be tested at some visit.
     untestable: ConditionSet,
+    /// From the stack pointer to the verdict, at the first visit.
+    verdict: Option<u64>,
 }
 
 /// What single instructions and conditions see.
@@ -280,18 +310,37 @@ pub struct Candidate {
     pub event: Event,
     /// When it does.
     pub when: Option<Condition>,
+    /// And when this holds, too.
+    pub and: Option<Condition>,
     /// Whether the condition reads the base chain's policy again.
     pub rereads: bool,
     /// The drops it sees, each once.
     pub seen: RunSet,
 }
 
+impl Candidate {
+    /// All that have to hold.
+    pub fn conditions(&self) -> impl Iterator<Item = Condition> {
+        self.when.into_iter().chain(self.and)
+    }
+}
+
 impl<'a> Coverage<'a> {
     /// For instructions of which some may hold probes.
-    pub fn new(abi: &'a Abi, slots: &'a [Slot], eligible: &[bool], kind: Kind) -> Self {
+    /// `below_entry`: from the stack pointer at entry down to the verdict, where that is known.
+    pub fn new(
+        abi: &'a Abi,
+        slots: &'a [Slot],
+        below_entry: Option<u64>,
+        eligible: &[bool],
+        kind: Kind,
+    ) -> Self {
+        let all = u128::MAX >> (MAX_NUMBERS - slots.len());
+        let ends = 0xffff << END_CONDITIONS.start;
         let conditions = match kind {
             Kind::DropOnly => NO_CONDITION,
-            Kind::Conditional => u128::MAX >> (MAX_SLOTS - slots.len()),
+            Kind::Conditional => all & !ends,
+            Kind::AtEnd => all,
         };
         let site = |&eligible: &bool| Site {
             left: [if eligible { conditions } else { 0 }; 2],
@@ -300,10 +349,12 @@ impl<'a> Coverage<'a> {
             twice: 0,
             late: 0,
             untestable: 0,
+            verdict: None,
         };
         Self {
             abi,
             slots,
+            below_entry,
             sites: eligible.iter().map(site).collect(),
             visited: Vec::new(),
             drops: [RunSet::default(), RunSet::default()],
@@ -383,7 +434,18 @@ impl<'a> Coverage<'a> {
                     if site.left[which] >> number & 1 != 0 && !seen.is_empty() {
                         let when = condition(number, self.abi, self.slots);
                         let rereads = POLICY_CONDITIONS.contains(&number);
-                        candidates.push(Candidate { instruction, event, when, rereads, seen });
+                        let (mask, equals) = END;
+                        let at_end = END_CONDITIONS.contains(&number);
+                        let verdict = site.verdict.filter(|_| at_end);
+                        let and = verdict.and_then(|offset| {
+                            let value = Location::memory(Reg::Rsp, i32::try_from(offset).ok()?);
+                            Some(Condition { value, mask, equals })
+                        });
+                        if at_end == and.is_some() {
+                            let candidate =
+                                Candidate { instruction, event, when, and, rereads, seen };
+                            candidates.push(candidate);
+                        }
                     }
                 }
             }
@@ -405,7 +467,13 @@ impl Observer for Coverage<'_> {
         if wanted == 0 {
             return;
         }
-        let (testable, holding) = tested(cpu, memory, self.abi, self.slots, wanted);
+        let verdict = self.below_entry.map(|distance| {
+            memory.entry().0.wrapping_sub(distance).wrapping_sub(cpu.get(Reg::Rsp))
+        });
+        site.verdict = site.verdict.or(verdict);
+        // One place for all visits, or none.
+        let verdict = verdict.filter(|_| site.verdict == verdict);
+        let (testable, holding) = tested(cpu, memory, self.abi, self.slots, verdict, wanted);
         site.untestable |= wanted & !testable;
         if site.once == 0 {
             self.visited.push(instruction);
@@ -420,13 +488,28 @@ impl Observer for Coverage<'_> {
     fn edge(&mut self, _: usize, _: bool) {}
 }
 
-/// Counts how often instructions are run.
+/// Counts how often instructions are run, and notes where the frame has the verdict.
 #[derive(Debug)]
-pub struct Visits(pub Vec<u64>);
+pub struct Visits {
+    /// By instruction.
+    pub counts: Vec<u64>,
+    /// From the stack pointer at entry down to the verdict's code.
+    pub below_entry: Option<u64>,
+}
+
+impl Visits {
+    /// For so many instructions.
+    pub fn new(instructions: usize) -> Self {
+        Self { counts: vec![0; instructions], below_entry: None }
+    }
+}
 
 impl Observer for Visits {
-    fn visit(&mut self, instruction: usize, _: &Cpu, _: &Memory, _: bool) {
-        self.0[instruction] += 1;
+    fn visit(&mut self, instruction: usize, _: &Cpu, memory: &Memory, _: bool) {
+        self.counts[instruction] += 1;
+        if let (None, Some(verdict)) = (self.below_entry, memory.verdict()) {
+            self.below_entry = Some(memory.entry().0.wrapping_sub(verdict.0));
+        }
     }
 
     fn edge(&mut self, _: usize, _: bool) {}
@@ -593,7 +676,7 @@ impl Observer for Places<'_> {
             }
             let hit = Some(candidate.event) == self.event
                 && candidate.seen.contains(self.run)
-                && candidate.when.is_none_or(|when| holds(&when, cpu, memory));
+                && candidate.conditions().all(|when| holds(&when, cpu, memory));
             if !hit && candidate.when.is_none() {
                 continue;
             }
@@ -652,7 +735,7 @@ pub fn is_testable(condition: &Condition, cpu: &Cpu, memory: &Memory) -> bool {
         Some(offset) if policy(reg, offset, cpu, memory).is_some() => Some(Origin::COMPUTED),
         Some(offset) => Stack::new(cpu, memory).word(reg, offset).map(|(_, origin)| origin),
     };
-    condition.mask == 0xff && origin.is_some_and(Origin::decides)
+    condition.mask <= 0xff && origin.is_some_and(Origin::decides)
 }
 
 /// The value at a location, as a client reads it.

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 /// An address in the simulated kernel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct Address(pub u64);
 
 impl std::fmt::Display for Address {
@@ -33,6 +33,8 @@ pub struct Fault {
 #[derive(Debug, Clone)]
 struct Region {
     base: u64,
+    /// Bytes: asked at every access.
+    len: usize,
     bytes: Bytes,
     writable: bool,
     contents: Contents,
@@ -50,6 +52,11 @@ enum Contents {
 }
 
 impl Region {
+    fn new(base: Address, bytes: Arc<Vec<u8>>, writable: bool, contents: Contents) -> Self {
+        let (base, len) = (base.0, bytes.len());
+        Self { base, len, bytes: Bytes::Shared(bytes), writable, contents }
+    }
+
     /// `size` bytes (1 to 8) that are inside, zero-extended.
     fn value(&self, offset: usize, size: usize) -> u64 {
         let mut value = [0; 8];
@@ -100,6 +107,10 @@ pub struct Memory {
     written: HashMap<u64, u64>,
     /// Of the base chain's policy, one byte.
     policy: Option<Address>,
+    /// The stack pointer at the function's entry.
+    entry: Address,
+    /// Of `regs.verdict.code`, once an expression was evaluated.
+    verdict: Option<Address>,
 }
 
 /// Memory that nobody has laid out but that a kernel has: global variables, per-CPU data behind
@@ -183,28 +194,43 @@ pub fn is_shadow(address: Address) -> bool {
 impl Memory {
     /// Adds a region; regions must not overlap. Bytes that are shared are copied when first written.
     pub fn map(&mut self, base: Address, bytes: impl Into<Arc<Vec<u8>>>, writable: bool) {
-        let bytes = Bytes::Shared(bytes.into());
-        let contents = Contents::Data;
-        self.regions.push(Region { base: base.0, bytes, writable, contents });
+        self.regions.push(Region::new(base, bytes.into(), writable, Contents::Data));
     }
 
     /// As [`Memory::map`], for tables that belong to the code.
     pub fn map_constants(&mut self, base: Address, bytes: impl Into<Arc<Vec<u8>>>) {
-        let bytes = Bytes::Shared(bytes.into());
-        let contents = Contents::Constants;
-        self.regions.push(Region { base: base.0, bytes, writable: false, contents });
+        self.regions.push(Region::new(base, bytes.into(), false, Contents::Constants));
     }
 
     /// Adds a stack, to be looked through first: all of it is left over. `base` is 8-aligned.
     pub fn map_stack(&mut self, base: Address, bytes: Vec<u8>) {
         let contents = Contents::Stack(vec![Origin::LEFTOVER; bytes.len().div_ceil(8)]);
-        let bytes = Bytes::Shared(bytes.into());
-        self.regions.insert(0, Region { base: base.0, bytes, writable: true, contents });
+        self.regions.insert(0, Region::new(base, bytes.into(), true, contents));
     }
 
     /// Says where the base chain's policy is.
     pub fn set_policy(&mut self, at: Address) {
         self.policy = Some(at);
+    }
+
+    /// Says where the stack pointer is when the function is entered.
+    pub fn set_entry(&mut self, stack: Address) {
+        self.entry = stack;
+    }
+
+    /// The stack pointer at the function's entry.
+    pub fn entry(&self) -> Address {
+        self.entry
+    }
+
+    /// Notes where an expression has its verdict.
+    pub fn set_verdict(&mut self, at: Address) {
+        self.verdict = Some(at);
+    }
+
+    /// Where the verdict's code is, if an expression was evaluated in this run.
+    pub fn verdict(&self) -> Option<Address> {
+        self.verdict
     }
 
     /// Where the base chain's policy is.
@@ -266,7 +292,7 @@ impl Memory {
         self.regions.iter().enumerate().find_map(|(index, region)| {
             let offset = usize::try_from(address.wrapping_sub(region.base)).ok()?;
             let end = offset.checked_add(size)?;
-            (end <= region.bytes.get().len()).then_some((index, offset))
+            (end <= region.len).then_some((index, offset))
         })
     }
 
@@ -320,14 +346,7 @@ impl Memory {
 
     /// As [`Memory::map`], to be looked through first: what most accesses go to.
     pub fn map_first(&mut self, base: Address, bytes: Vec<u8>, writable: bool) {
-        let bytes = Bytes::Shared(bytes.into());
-        let contents = Contents::Data;
-        self.regions.insert(0, Region { base: base.0, bytes, writable, contents });
-    }
-
-    /// The region that is looked through first.
-    pub fn first(&self) -> Near<'_> {
-        Near::new(self.regions.first())
+        self.regions.insert(0, Region::new(base, bytes.into(), writable, Contents::Data));
     }
 
     /// The region an address is in, for many reads near it: one look-up for all of them.

@@ -536,7 +536,7 @@ fn resolve_with<S: Spectator>(
     let cases = worlds::generate(&vocabulary, SEEDS[0], RANDOM_CASES[0]);
     let runs = Runs { images, abi, cases: &cases, warnings, budget };
     let walk = worlds::walk(&vocabulary, SEEDS[0]);
-    let mut visits = Visits(vec![0; first.instructions.len()]);
+    let mut visits = Visits::new(first.instructions.len());
     for case in &walk {
         let world = World::new(&case.scene, abi, first);
         spectator.enter();
@@ -545,9 +545,9 @@ fn resolve_with<S: Spectator>(
     spectator.walked(first);
     // Looking at values is slow, and most builds have sites that only drops come by.
     let mut probes = Err(Unresolved::new(Reason::NoSite, "not looked for"));
-    for kind in [Kind::DropOnly, Kind::Conditional] {
+    for kind in [Kind::DropOnly, Kind::Conditional, Kind::AtEnd] {
         enters(Stage::Runs);
-        let mut coverage = Coverage::new(abi, &frame.numbers, &eligible, kind);
+        let mut coverage = Coverage::new(abi, &frame.numbers, visits.below_entry, &eligible, kind);
         spectator.restart(first);
         for (number, (case, world)) in runs.worlds().enumerate() {
             if kind == Kind::DropOnly && coverage.hopeless() {
@@ -648,7 +648,7 @@ fn choose_probes<S: Spectator>(
         let ranked: Vec<Ranked<'_>> = of_event()
             .filter_map(|(candidate, found)| {
                 let offset = first.instructions[candidate.instruction].place.offset;
-                let visits = visits.0[candidate.instruction];
+                let visits = visits.counts[candidate.instruction];
                 let found = (*found)?;
                 Some(Ranked { candidate, found, cost: rules.cost(offset), visits, offset })
             })
@@ -674,7 +674,7 @@ fn choose_probes<S: Spectator>(
                 offset: FnOffset(entry.offset),
                 bytes: HexBytes(function.parts[0].bytes[start..start + len].to_vec()),
                 cost: entry.cost,
-                when: entry.candidate.when.into_iter().collect(),
+                when: entry.candidate.conditions().collect(),
                 rule: entry.found.rule,
                 pkt: entry.found.pkt,
                 base_chain: entry.found.base_chain,

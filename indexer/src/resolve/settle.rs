@@ -92,7 +92,7 @@ fn try_cases(
 ) -> Result<(), Unresolved> {
     let images = std::slice::from_ref(image);
     let runs = Runs { images, abi, cases, warnings: warnings.clone(), budget };
-    let mut visits = Visits(vec![0; image.instructions.len()]);
+    let mut visits = Visits::new(image.instructions.len());
     let (mut styles, mut edges) = (Styles::ANY, Edges::new(image));
     for (case, world) in runs.worlds() {
         runs.one(image, case, &world, &mut styles, &mut visits, &mut edges)?;

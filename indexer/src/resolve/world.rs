@@ -305,12 +305,14 @@ impl World {
         let objects = chains.iter().chain(rules.values()).map(|address| address.0);
         let objects = objects.chain([pkt.0, skb.0, state.0, policy.0]).collect();
         let mut leftovers = Leftovers::new(scene.leftover, random.bits(), objects, &mut memory);
-        memory.map_stack(Address(stack), leftovers.bytes(STACK_SIZE));
-        // The objects: the first region to be looked through. A packet changes neither rules nor
-        // chains on its way: code that does is not understood.
+        // The objects: a packet changes neither rules nor chains on its way, and code that does is not
+        // understood.
         memory.map_first(Address(heap.base), heap.bytes, false);
+        // Where most accesses go.
+        memory.map_stack(Address(stack), leftovers.bytes(STACK_SIZE));
         // Aligned as at a function's entry: 8 more than a multiple of 16.
         let stack = Address(stack + STACK_SIZE as u64 - 1032 - 16 * random.below(16));
+        memory.set_entry(stack);
         let base_chain = chains[0];
         World { memory, pkt, skb, base_chain, argument, stack, leftovers, rules, expressions }
     }
@@ -325,6 +327,7 @@ impl World {
     ) -> Result<(), Fault> {
         let at = |offset: u32| Address(regs.0.wrapping_add(u64::from(offset)));
         memory.leave(at(REGS_DATA), REGS_SIZE - REGS_DATA as usize);
+        memory.set_verdict(at(abi.verdict_code));
         if let Some(code) = evaluation.code {
             memory.write(at(abi.verdict_code), 4, u64::from(code), Origin::COMPUTED)?;
         }

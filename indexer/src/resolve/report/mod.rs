@@ -14,7 +14,7 @@ pub use roles::Role;
 pub use sites::{Beaten, Refusal, Site, Verdict};
 
 use super::choose::Ranked;
-use super::infer::{Candidate, Coverage, Found, Frame, Kind, RunSet, Slot};
+use super::infer::{Candidate, Coverage, Found, Frame, Kind, RunSet, Slot, Visits};
 use super::layout::Abi;
 use super::link::{self, Key, KeyState, Linked, Placement};
 use super::rules::RuleId;
@@ -350,8 +350,12 @@ impl Observed {
             counted[number] = ways.map(|way| way.is_some());
         }
         let probes = report.outcome.as_ref().map_or(&[][..], |findings| &findings.probes);
-        let conditional = probes.is_empty() || probes.iter().any(|probe| !probe.when.is_empty());
-        let kind = if conditional { Kind::Conditional } else { Kind::DropOnly };
+        let conditions = probes.iter().map(|probe| probe.when.len()).max();
+        let kind = match conditions {
+            Some(0) => Kind::DropOnly,
+            Some(1) => Kind::Conditional,
+            _ => Kind::AtEnd,
+        };
         let mut sites = vec![Vec::new(); first.instructions.len()];
         if self.runs[3] == 0 {
             let choice =
@@ -421,7 +425,13 @@ impl Choice {
         let mut styles = Styles::ANY;
         let mut edges = Edges::new(first);
         let frame = Frame::new(first);
-        let mut coverage = Coverage::new(abi, &frame.numbers, &eligible, kind);
+        // For where the verdict is.
+        let mut visits = Visits::new(first.instructions.len());
+        for case in &worlds::walk(&vocabulary, SEEDS[0]) {
+            let world = World::new(&case.scene, abi, first);
+            let _ = runs.one(first, case, &world, &mut styles, &mut visits, &mut edges);
+        }
+        let mut coverage = Coverage::new(abi, &frame.numbers, visits.below_entry, &eligible, kind);
         let mut whole = true;
         for (number, (case, world)) in runs.worlds().enumerate() {
             for image in runs.states(number, case) {
