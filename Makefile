@@ -38,7 +38,7 @@ test: lint ## Everything CI checks: lint and all tests
 	@ci/install-deps test
 	$(CARGO) test --workspace --all-features --locked
 
-test-kernels: ## Plans on real kernels, in QEMU: the newest of every series and flavour
+test-kernels: ## Plans on real kernels, in QEMU: bodies with conditions, shapes of plans, the newest of every series
 	@ci/install-deps
 	$(CARGO) test --locked -p nfdrop-tests --test bpftrace --test kernels -- \
 		--include-ignored --nocapture

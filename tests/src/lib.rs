@@ -7,7 +7,7 @@ pub mod programs;
 pub mod vm;
 
 use anyhow::{Context, Result};
-use nfdrop_db::{BuildId, Record};
+use nfdrop_db::{BuildId, Plan, Record};
 use nfdrop_indexer::image::{self, Function};
 use nfdrop_indexer::resolve;
 use std::path::{Path, PathBuf};
@@ -61,4 +61,12 @@ pub fn record(function: &Function, build_id: &BuildId) -> Record {
         Ok(findings) => Record::resolved(findings.plan(build_id)),
         Err(unresolved) => Record::unresolved(build_id, unresolved.reason, unresolved.detail),
     }
+}
+
+/// The plan of a function; an error where there is none.
+pub fn plan(function: &Function) -> Result<Plan> {
+    // Stands where there is no build-id.
+    let record = record(function, &BuildId::from_bytes(&[0; 20])?);
+    let reason = format!("{:?}: {:?}", record.reason, record.detail);
+    record.plan.context(reason)
 }

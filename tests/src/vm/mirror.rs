@@ -1,11 +1,11 @@
 //! Kernels and programs of the machine's own Debian mirror, chosen from its signed indices when the
 //! test runs, and kept in the indexer's cache.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Error, Result, ensure};
 use nfdrop_db::{Plan, Reason};
 use nfdrop_indexer::{
     crawl::{Survey, survey},
-    fetch::{Download, Fetcher, Options, Silent, default_cache},
+    fetch::{Download, FetchError, Fetcher, Options, Silent, default_cache},
     image::{Function, compress},
     kernel::{Bodies, Files, analyse, load},
     package::with_data,
@@ -13,7 +13,7 @@ use nfdrop_indexer::{
         Reader, Repository,
         apt::{self, config},
         catalogue::Catalogue,
-        kernel::{KernelSet, Package, PackageSet, Series, newest_per_series},
+        kernel::{KernelSet, Package, PackageRef, PackageSet, Series, newest_per_series},
     },
 };
 use std::{
@@ -42,7 +42,9 @@ pub enum Entry {
 /// Debian, as the machine's apt configuration names it.
 pub struct Mirror {
     runtime: tokio::runtime::Runtime,
-    reader: Reader,
+    /// Of the indexer; what tests keep is in folders of their own.
+    pub(super) cache: PathBuf,
+    pub(super) reader: Reader,
     repositories: Vec<Repository>,
     survey: Survey,
 }
@@ -63,7 +65,7 @@ impl Mirror {
         let cache = default_cache().context("there is no place for downloads: set HOME")?;
         let runtime = tokio::runtime::Runtime::new()?;
         let reader = Reader {
-            fetcher: Fetcher::new(Options::new(cache))?,
+            fetcher: Fetcher::new(Options::new(cache.clone()))?,
             now: SystemTime::now(),
             root: "/".into(),
             reporter: Arc::new(Silent),
@@ -85,7 +87,7 @@ impl Mirror {
             (repositories, survey)
         });
         ensure!(!repositories.is_empty(), "apt's configuration names no Debian archive");
-        Ok(Self { runtime, reader, repositories, survey })
+        Ok(Self { runtime, cache, reader, repositories, survey })
     }
 
     /// The newest complete kernel of every series in a flavour, the newest series first.
@@ -103,7 +105,12 @@ impl Mirror {
 
     /// The complete kernel of this release, if the mirror lists it.
     pub fn release(&self, release: &str) -> Option<&KernelSet> {
-        self.survey.kernels.iter().find(|k| k.release == release && k.packages.is_complete())
+        self.complete().find(|set| set.release == release)
+    }
+
+    /// The kernels that can be fetched, by series, flavour and version.
+    pub fn complete(&self) -> impl Iterator<Item = &KernelSet> {
+        self.survey.kernels.iter().filter(|set| set.packages.is_complete())
     }
 
     /// The next older complete kernel of the same series and flavour.
@@ -121,8 +128,9 @@ impl Mirror {
         };
         let mut files = FilesByPath::new();
         for package in [Some(image), modules.as_ref()].into_iter().flatten() {
-            let listing = package.listings.first().context("a package without a listing")?;
-            let path = self.fetch(&listing.url, package.size, package.sha256)?;
+            let path = self.first_listed(package, |download| async move {
+                Ok(self.reader.fetcher.verified(&download, &Silent).await?)
+            })?;
             let kernel_file = |path: &str| {
                 path.starts_with("boot/vmlinuz-")
                     || path.strip_prefix("usr/").unwrap_or(path).starts_with("lib/modules/")
@@ -159,7 +167,9 @@ impl Mirror {
         let mut files = FilesByPath::new();
         for package in closure(&by_name, names)? {
             let url = format!("{}/{}", index.base, package.path);
-            let path = self.fetch(&url, package.size, package.sha256)?;
+            let download = download(&url, package.size, package.sha256)?;
+            let fetched = self.reader.fetcher.verified(&download, &Silent);
+            let path = self.runtime.block_on(fetched)?;
             let wanted = |path: &str| {
                 !["usr/share/", "usr/lib/x86_64-linux-gnu/gconv/", "etc/", "var/"]
                     .iter()
@@ -170,12 +180,33 @@ impl Mirror {
         Ok(files)
     }
 
-    fn fetch(&self, url: &str, size: Option<u64>, sha256: Option<[u8; 32]>) -> Result<PathBuf> {
-        let size = size.context("an apt index gives every size")?;
-        let sha256 = sha256.context("an apt index gives every hash")?;
-        let download = Download { url: url.to_owned(), size, sha256 };
-        Ok(self.runtime.block_on(self.reader.fetcher.verified(&download, &Silent))?)
+    /// Fetches a package from the first archive that has it.
+    pub(super) fn first_listed<T, F: Future<Output = Result<T>>>(
+        &self,
+        package: &PackageRef,
+        fetch: impl Fn(Download) -> F,
+    ) -> Result<T> {
+        let mut gone = None;
+        for listing in &package.listings {
+            let download = download(&listing.url, package.size, package.sha256)?;
+            match self.runtime.block_on(fetch(download)) {
+                Err(error) if is_gone(&error) => gone = gone.or(Some(error)),
+                fetched => return fetched,
+            }
+        }
+        Err(gone.context("a package without a listing")?)
     }
+}
+
+fn download(url: &str, size: Option<u64>, sha256: Option<[u8; 32]>) -> Result<Download> {
+    let size = size.context("an apt index gives every size")?;
+    let sha256 = sha256.context("an apt index gives every hash")?;
+    Ok(Download { url: url.to_owned(), size, sha256 })
+}
+
+/// Whether an index lists a package that the pool has no more.
+pub fn is_gone(error: &Error) -> bool {
+    error.downcast_ref::<FetchError>().is_some_and(FetchError::is_not_found)
 }
 
 /// The packages and what they depend on. Of alternatives the first that the suite has; a virtual

@@ -3,6 +3,8 @@
 //!
 //! ```text
 //! mirror    → kernel and programs, by the signed indices, in the indexer's cache
+//! function  → of a kernel no more than nft_do_chain
+//! choice    → the kernels that are booted, by their function's body
 //! initramfs → busybox, nft, perl, the kernel's modules, the plan, tests/guest
 //! scenario  → packets, and what has to become of each
 //! machine   → the run; what the guest says, in sections
@@ -13,11 +15,13 @@
 //! told      → what it says of drops that it does not print
 //! ```
 
+pub mod choice;
 pub mod client;
 pub mod cost;
 pub mod drops;
 pub mod endings;
 pub mod frames;
+pub mod function;
 pub mod initramfs;
 pub mod listing;
 pub mod machine;
