@@ -4,7 +4,7 @@ use crate::{
     machine::{Machine, OTHER, RUNNING, id},
     servers::{Server, UNRESOLVED, nobody},
 };
-use nfdrop_db::sample;
+use nfdrop_db::{Condition, Location, Reg, sample};
 use std::{
     fs,
     time::{SystemTime, UNIX_EPOCH},
@@ -40,6 +40,61 @@ async fn a_plan_is_kept_for_good() {
     assert_eq!(server.requests(), 1);
     // Written aside and renamed: nothing is left over.
     assert_eq!(fs::read_dir(machine.path("cache")).unwrap().count(), 1);
+}
+
+/// A plan of analyzer 0.1.0 with a condition on memory behind a register.
+fn withdrawn() -> Vec<u8> {
+    let mut record = sample::resolved(id(RUNNING));
+    let plan = record.plan.as_mut().unwrap();
+    let value = Location::memory(Reg::Rax, -16);
+    plan.probes[1].when = vec![Condition { value, mask: 0xff, equals: 0 }];
+    record.to_bytes()
+}
+
+#[tokio::test]
+async fn a_withdrawn_plan_is_refused_wherever_it_comes_from() {
+    let machine = Machine::with_module();
+    machine.write("plan", withdrawn());
+    let file = machine.path("plan");
+    let given = machine.run(&["--plan", file.to_str().unwrap()]).await;
+    assert_eq!(given.code, 3, "{}", given.stderr);
+    assert!(
+        given.stderr.contains("refused: the plan was withdrawn on 2026-12-01: "),
+        "{}",
+        given.stderr
+    );
+    // From the cache, which forgets it.
+    machine.write(&format!("cache/{RUNNING}.json"), withdrawn());
+    let cached = machine.run(&["plan"]).await;
+    assert_eq!(cached.code, 3, "{}", cached.stderr);
+    assert!(cached.stderr.contains("withdrawn on 2026-12-01"), "{}", cached.stderr);
+    assert!(!plan_file(&machine).exists());
+    // A server that has no other.
+    machine.write(&format!("cache/{RUNNING}.json"), withdrawn());
+    let server = Server::real(&[]).await;
+    let ask = ["plan", "--server", &server.url];
+    assert_eq!(machine.run(&ask).await.code, 3);
+    // Where there is another one it is taken.
+    machine.write(&format!("cache/{RUNNING}.json"), withdrawn());
+    let server = Server::real(&[RUNNING]).await;
+    let another = machine.run(&["plan", "--server", &server.url]).await;
+    assert_eq!(another.code, 0, "{}", another.stderr);
+    assert!(another.stderr.contains("withdrawn on 2026-12-01"), "{}", another.stderr);
+    assert_eq!(fs::read(plan_file(&machine)).unwrap(), sample::resolved(id(RUNNING)).to_bytes());
+}
+
+#[tokio::test]
+async fn a_plan_that_was_contradicted_here_is_not_taken_again() {
+    let machine = Machine::with_module();
+    let server = Server::real(&[RUNNING]).await;
+    let bytes = sample::resolved(id(RUNNING)).to_bytes();
+    machine.write(&format!("cache/{RUNNING}.contradicted"), &bytes);
+    let same = machine.run(&["plan", "--server", &server.url]).await;
+    assert_eq!(same.code, 3, "{}", same.stderr);
+    assert!(same.stderr.contains("it was contradicted on this host"), "{}", same.stderr);
+    // Other bytes are another plan.
+    machine.write(&format!("cache/{RUNNING}.contradicted"), b"another");
+    assert_eq!(machine.run(&["plan", "--server", &server.url]).await.code, 0);
 }
 
 #[tokio::test]
