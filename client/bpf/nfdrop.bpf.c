@@ -162,6 +162,7 @@ struct counters {
 	__u64 uncounted; /* drops that found the table of counts full */
 	__u64 witnessed; /* packets freed as dropped by netfilter */
 	__u64 left_out;	 /* drops that SAMPLE leaves out */
+	__u64 compared;	 /* drops that the kernel always frees as dropped by netfilter */
 };
 
 /*
@@ -363,6 +364,7 @@ static __always_inline void names(__u64 chain, __u64 table, char *table_name, ch
 
 /* The families that tables and hooks may have (include/uapi/linux/netfilter.h): inet, ip, arp, netdev, bridge, ip6. */
 #define FAMILIES (1 << 1 | 1 << 2 | 1 << 3 | 1 << 5 | 1 << 7 | 1 << 10)
+#define FAMILY_BRIDGE 7
 /* NF_INET_INGRESS and NF_BR_BROUTING; netdev and arp have fewer. */
 #define LAST_HOOK 5
 /*
@@ -523,6 +525,9 @@ static __noinline int seen(struct pt_regs *ctx, __u32 index)
 		drops = ++counters->drops[RULE_DROP];
 	else
 		drops = ++counters->drops[POLICY_DROP];
+	/* The bridge's first hook frees without a reason (net/bridge/br_input.c). */
+	if (key.family != FAMILY_BRIDGE)
+		counters->compared++;
 	wants_event = EVENTS_ON;
 	if (EVENTS_ON && SAMPLE > 1 && drops % SAMPLE) {
 		counters->left_out++;

@@ -5,7 +5,7 @@
 //! | 0 | done |
 //! | 1 | anything not below: no server reachable, wrong arguments |
 //! | 2 | no plan for this kernel |
-//! | 3 | a plan was refused |
+//! | 3 | a plan was refused, or contradicted by what was seen |
 //! | 4 | this kernel or user cannot attach |
 
 use crate::{

@@ -35,7 +35,7 @@ const QUICK_NAMES: (u32, u32) = (6, 2);
 
 const OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/nfdrop.bpf.o"));
 /// `struct counters`.
-const COUNTERS: usize = 6;
+const COUNTERS: usize = 7;
 /// `struct count_key` and `struct count`.
 const KEY: usize = 32;
 const COUNT: usize = 16 + 2 * NAME;
@@ -149,6 +149,8 @@ pub struct Attached {
     plan: Plan,
     /// Whether there were far more drops than freed packets the last time.
     suspected: bool,
+    /// As `before`, of the drops that are compared with freed packets.
+    compared: u64,
     witness: bool,
     /// What the witness had counted when the probes were taken away.
     witnessed: Option<Witnessed>,
@@ -205,14 +207,16 @@ pub fn attach(host: &Host, plan: &Plan, wanted: &Wanted) -> Result<Attached, Att
         contradicted,
         plan: plan.clone(),
         suspected: false,
+        compared: 0,
         witness,
         witnessed: None,
         not_compared,
         missed: 0,
         before: Witnessed::default(),
     };
-    let [rule_drops, policy_drops, .., of, _] = attached.sums()?;
+    let [rule_drops, policy_drops, _, _, of, _, compared] = attached.sums()?;
     attached.before = Witnessed { attributed: rule_drops + policy_drops, of };
+    attached.compared = compared;
     Ok(attached)
 }
 
@@ -376,7 +380,12 @@ impl Attached {
     /// Whether the probes report far more than the kernel frees, now and the last time this was asked: once
     /// may be a burst under way.
     pub fn disagreement(&mut self, host: &Host) -> Result<Option<Contradiction>, AttachError> {
-        let Some(witnessed) = self.counters(host)?.witnessed else { return Ok(None) };
+        if !self.witness || self.programs.is_none() {
+            return Ok(None);
+        }
+        let [_, _, _, _, of, _, compared] = self.sums()?;
+        let attributed = compared.saturating_sub(self.compared);
+        let witnessed = Witnessed { attributed, of: of.saturating_sub(self.before.of) };
         let suspected = contradiction::are_too_many(witnessed, frees_otherwise(host));
         let again = self.suspected && suspected;
         self.suspected = suspected;
@@ -391,7 +400,7 @@ impl Attached {
 
     /// What was counted so far.
     pub fn counters(&mut self, host: &Host) -> Result<Counters, AttachError> {
-        let [rule_drops, policy_drops, lost, uncounted, of, left_out] = self.sums()?;
+        let [rule_drops, policy_drops, lost, uncounted, of, left_out, _] = self.sums()?;
         if self.programs.is_some() {
             self.missed = missed(host);
         }
@@ -461,11 +470,9 @@ fn decode_count(key: &[u8; KEY], count: &[u8; COUNT]) -> Option<Count> {
 
 /// Whether this kernel may drop packets for netfilter without saying so when it frees them: such as were
 /// queued to a program before (`net/netfilter/nf_queue.c` frees them without a reason), and pktgen's, of
-/// which one is sent many times.
+/// which one is sent many times. The first file is there in all namespaces once the module is.
 fn frees_otherwise(host: &Host) -> bool {
-    let queued =
-        host.text("/proc/net/netfilter/nfnetlink_queue").is_ok_and(|text| !text.is_empty());
-    queued || host.exists("/proc/net/pktgen")
+    ["/proc/net/netfilter/nfnetlink_queue", "/proc/net/pktgen"].iter().any(|path| host.exists(path))
 }
 
 /// What the kernel tells in `/proc/self/fdinfo` of programs and probes that were not run: of

@@ -92,7 +92,6 @@ pub async fn run(
         let screen = session.output.begin()?;
         let mut tell = |line: &str| if screen { later.push(line.to_owned()) } else { say(line) };
         session.refresh_names(&mut tell);
-        session.read_counts(false)?;
         let end = common.duration.map(|duration| Instant::now() + duration);
         loop {
             let ended = watch(&mut session, end, &mut signals, &mut tell).await;
@@ -112,11 +111,16 @@ pub async fn run(
         say(line);
     }
     if let Err(Failure::Contradicted(_)) = outcome {
+        // What was being printed were drops.
+        let _ = session.output.settle(&mut signals.end, false).await;
         return outcome;
     }
-    // What came since the last look.
     match session.end(&mut signals.end, &mut say).await {
-        Err(Failure::Contradicted(seen)) => session.disown(seen, &mut say)?,
+        // Seen since the last look.
+        Err(Failure::Contradicted(seen)) => {
+            session.disown(seen.clone(), &mut say)?;
+            return Err(Failure::Contradicted(seen));
+        }
         ended => ended?,
     }
     unless_unread(outcome)
@@ -143,6 +147,7 @@ async fn watch(
     signals: &mut Signals,
     say: &mut impl FnMut(&str),
 ) -> Result<(), Failure> {
+    session.read_counts(false)?;
     let mut tick = time::interval_at(Instant::now() + TICK, TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {

@@ -12,14 +12,18 @@ use crate::{
     cli::Common,
     counts::{Earlier, Row},
     doctor,
-    failure::Failure,
+    failure::{Failure, Refusal},
     host::Host,
     lookup::{self, Found, Settings},
     metrics::{self, Exposition},
     names::Names,
     running::{self, Running},
 };
-use std::{os::fd::OwnedFd, path::Path, time::Duration};
+use std::{
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 use tokio::{
     io::{Interest, unix::AsyncFd},
     time::Instant,
@@ -41,6 +45,8 @@ pub(super) struct Session<'a> {
     /// What they had counted by rule.
     earlier: Earlier,
     without: Option<Without>,
+    /// The records of contradicted plans, should there be no cache for them.
+    disowned: Vec<Vec<u8>>,
 }
 
 /// What Prometheus is told.
@@ -97,6 +103,7 @@ impl<'a> Session<'a> {
             before: Counters::default(),
             earlier: Earlier::default(),
             without: None,
+            disowned: vec![],
         })
     }
 
@@ -146,7 +153,12 @@ impl<'a> Session<'a> {
             return lookup::from_file(self.settings, file, &running.build_id);
         }
         let warn = |line: &str| say(&format!("warning: {line}"));
-        lookup::find(self.settings, &running.build_id, warn).await
+        let found = lookup::find(self.settings, &running.build_id, warn).await?;
+        if self.disowned.contains(&found.bytes) {
+            let why = Refusal::Contradicted { kept: PathBuf::from("this run's memory") };
+            return Err(Failure::Refused { origin: found.origin, why });
+        }
+        Ok(found)
     }
 
     /// What tells one loading of the module from another; `None` where it is built in.
@@ -197,10 +209,11 @@ impl<'a> Session<'a> {
     ) -> Result<(), Failure> {
         self.detach();
         // A plan of --plan is the user's to remove.
-        if let (None, Some(now)) = (&self.common.plan, &self.now)
-            && let Err(error) = self.settings.cache.disown(&seen.build_id, &now.record)
-        {
-            say(&format!("warning: the contradicted plan cannot be remembered: {error}"));
+        if let (None, Some(now)) = (&self.common.plan, &self.now) {
+            self.disowned.push(now.record.clone());
+            if let Err(error) = self.settings.cache.disown(&seen.build_id, &now.record) {
+                say(&format!("warning: the contradicted plan cannot be remembered: {error}"));
+            }
         }
         let failure = Failure::Contradicted(seen);
         let Some(metrics) = self.metrics.as_mut().filter(|_| self.common.plan.is_none()) else {
@@ -235,11 +248,12 @@ impl<'a> Session<'a> {
         if self.wanted.counts == 0 {
             return Ok(());
         }
+        let rows = self.rows()?;
+        let counters = self.counters()?;
+        // After what was read: what was noted since is not in it.
         if let Some(now) = &self.now {
             now.attached.agrees().map_err(Failure::Broken)??;
         }
-        let rows = self.rows()?;
-        let counters = self.counters()?;
         if let Some(Metrics { server, text }) = &mut self.metrics {
             server.publish(text.text(&rows, &counters));
         }
@@ -283,7 +297,9 @@ impl<'a> Session<'a> {
             say("nf_tables was unloaded, and its rules with it; waiting for it to come back");
         }
         // While it comes and goes, its files are there in part.
-        if !self.host.text(INITSTATE).is_ok_and(|state| state == "live") {
+        // Built in, there is no such file; then only another plan is waited for.
+        let live = self.host.text(INITSTATE).is_ok_and(|state| state == "live");
+        if !live && self.without.is_none() {
             return Ok(Next::Wait);
         }
         // Servers may have to be asked again, and not answer.
@@ -293,7 +309,7 @@ impl<'a> Session<'a> {
         };
         match attached {
             // No other plan yet.
-            Err(failure) if self.without.is_some() && failure.code() != 4 => {
+            Err(failure) if self.without.is_some() => {
                 say(&format!("still without a plan: {failure}"));
                 Ok(Next::Wait)
             }
