@@ -1,5 +1,5 @@
-//! The records every part of nfdrop shares: build-ids, attach plans, the record around a plan and
-//! the provenance of a build, with strict parsing and canonical bytes. Behind the feature `sqlite`
+//! The records every part of nfdrop shares: build-ids, attach plans, the record around a plan, its
+//! proof and the provenance of a build, with strict parsing and canonical bytes. Behind the feature `sqlite`
 //! the store that keeps them.
 //!
 //! The client uses this crate without `sqlite`.
@@ -8,6 +8,7 @@ pub mod build_id;
 pub mod hex;
 pub mod listing;
 pub mod plan;
+pub mod proof;
 pub mod provenance;
 pub mod record;
 pub mod render;
@@ -25,6 +26,9 @@ pub use listing::{Listing, ListingError};
 pub use plan::{
     BitField, Condition, Cost, Event, Evidence, FnOffset, Layout, LayoutSource, Location, Method,
     Plan, PlanError, Probe, Reg, SCHEMA, SYMBOL, Share,
+};
+pub use proof::{
+    Drops, LeftOut, Machine, Observed, Part, Proof, ProofError, ProofResult, SCENARIO, SetProbe,
 };
 pub use provenance::Provenance;
 pub use record::{Newer, Permanence, Reason, Record, RecordError, Status};
