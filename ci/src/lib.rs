@@ -13,6 +13,7 @@ pub mod allow;
 pub mod compare;
 pub mod finding;
 pub mod pages;
+pub mod prove;
 pub mod report;
 pub mod verdict;
 

@@ -4,11 +4,12 @@
 #![expect(clippy::unwrap_used, reason = "a test ends where something is missing")]
 #![expect(clippy::print_stdout, reason = "what was run, and what not, is said")]
 
+use nfdrop_ci::prove::initramfs::{self, Entry};
 use nfdrop_db::render;
 use nfdrop_indexer::source::kernel::Series;
 use nfdrop_tests::vm::{
-    initramfs, machine,
-    mirror::{Entry, Mirror},
+    machine,
+    mirror::{Mirror, plan as plan_of},
 };
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -70,7 +71,7 @@ fn script_prints_what_rules_count(series: Series) {
         return println!("the mirror has no {FLAVOUR} kernel of {series}: not run");
     };
     let kernel = mirror.kernel(set).unwrap();
-    let script = render::bpftrace(&kernel.plan().unwrap()).unwrap();
+    let script = render::bpftrace(&plan_of(&kernel).unwrap()).unwrap();
     let mut files = mirror.programs(SUITE, &PROGRAMS).unwrap();
     for (number, (name, module)) in kernel.modules(&MODULES).unwrap().into_iter().enumerate() {
         files.insert(format!("modules/{number:02}-{name}.ko"), Entry::File(module, false));

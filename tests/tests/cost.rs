@@ -3,14 +3,17 @@
 #![expect(clippy::unwrap_used, reason = "a measurement ends where something is missing")]
 #![expect(clippy::print_stdout, reason = "what is measured is said")]
 
+use nfdrop_ci::prove::{
+    initramfs::{self, Entry, FilesByPath},
+    kernel::Kernel,
+};
 use nfdrop_db::{Plan, Record, render};
 use nfdrop_indexer::source::kernel::Series;
 use nfdrop_tests::vm::{
     client, cost,
     frames::{self, Ip, Link},
-    initramfs,
     machine::{self, Sections},
-    mirror::{Entry, FilesByPath, Kernel, Mirror},
+    mirror::{Mirror, function, nf_tables, plan as plan_of},
     scenario::{self, Flow},
 };
 use std::sync::LazyLock;
@@ -35,7 +38,7 @@ fn guest(mirror: &Mirror, kernel: &Kernel, plan: &Plan, scenario: &[u8]) -> File
     for (number, (name, module)) in kernel.modules(&MODULES).unwrap().into_iter().enumerate() {
         files.insert(format!("modules/{number:02}-{name}.ko"), Entry::File(module, false));
     }
-    if let Some((path, module)) = kernel.nf_tables() {
+    if let Some((path, module)) = nf_tables(kernel) {
         put(&mut files, &path, module);
     }
     put(&mut files, "init", include_bytes!("../guest/init"));
@@ -77,9 +80,9 @@ fn measure(series: Series) {
         return println!("the mirror has no {FLAVOUR} kernel of {series}: not run");
     };
     let kernel = mirror.kernel(set).unwrap();
-    let plan = kernel.plan().unwrap();
+    let plan = plan_of(&kernel).unwrap();
     let script = render::bpftrace(&plan).unwrap();
-    let body = kernel.function().unwrap().parts.remove(0).bytes;
+    let body = function(&kernel).unwrap().parts.remove(0).bytes;
     let blog = cost::blog(&plan, &body, &script);
     let mut files = guest(&mirror, &kernel, &plan, include_bytes!("../guest/cost"));
     put(&mut files, "cost.pl", include_bytes!("../guest/cost.pl"));
@@ -116,7 +119,7 @@ fn starts() {
     let mut exceeded = vec![];
     for set in mirror.newest(FLAVOUR).into_iter().rev() {
         let kernel = mirror.kernel(set).unwrap();
-        let plan = kernel.plan().unwrap();
+        let plan = plan_of(&kernel).unwrap();
         let mut files = guest(&mirror, &kernel, &plan, include_bytes!("../guest/start"));
         put(&mut files, "start.pl", include_bytes!("../guest/start.pl"));
         let said = run(&kernel, &files, "start");
@@ -150,7 +153,7 @@ fn many_rules() {
     };
     let kernel = mirror.kernel(set).unwrap();
     let mut files =
-        guest(&mirror, &kernel, &kernel.plan().unwrap(), include_bytes!("../guest/many"));
+        guest(&mirror, &kernel, &plan_of(&kernel).unwrap(), include_bytes!("../guest/many"));
     put(&mut files, "many.pl", include_bytes!("../guest/many.pl"));
     let said = run(&kernel, &files, "many");
     println!("listing: {}", said.get("listing").unwrap());

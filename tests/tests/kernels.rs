@@ -11,15 +11,19 @@
 #![expect(clippy::unwrap_used, reason = "a test ends where something is missing")]
 #![expect(clippy::print_stdout, reason = "what was run, and what not, is said")]
 
+use nfdrop_ci::prove::{
+    initramfs::{self, Entry, FilesByPath},
+    kernel::Kernel,
+};
 use nfdrop_db::{Cost, Plan, Record, plan::fields, render};
 use nfdrop_indexer::source::kernel::{KernelSet, Series};
 use nfdrop_tests::bodies::{self, Body};
 use nfdrop_tests::vm::{
     client,
     drops::{self, Known},
-    endings, initramfs,
+    endings,
     machine::{self, Sections},
-    mirror::{Entry, FilesByPath, Kernel, Mirror, is_gone},
+    mirror::{Mirror, function, is_gone, nf_tables, plan as plan_of},
     reload,
     scenario::{self, Flow},
     sites::{self, Difference},
@@ -107,7 +111,7 @@ fn guest(kernel: &Kernel, scenario: &[u8]) -> FilesByPath {
     for (number, (name, module)) in kernel.modules(&MODULES).unwrap().iter().enumerate() {
         put(&mut files, &format!("modules/{number:02}-{name}.ko"), module);
     }
-    if let Some((path, module)) = kernel.nf_tables() {
+    if let Some((path, module)) = nf_tables(kernel) {
         put(&mut files, &path, module);
     }
     files
@@ -151,7 +155,7 @@ fn sent(phase: &str) -> Vec<Flow> {
 /// Every drop is seen once, with its rule, and nothing else is; what the client says of it is true.
 fn plan_holds(set: &KernelSet) {
     let kernel = MIRROR.kernel(set).unwrap();
-    let plan = kernel.plan().unwrap();
+    let plan = plan_of(&kernel).unwrap();
     let body = Body::of(&kernel.release, &plan);
     println!("{body}");
     let said = run(&kernel, &with_plan(&kernel, &plan), SHIFT);
@@ -204,7 +208,7 @@ fn plan_holds(set: &KernelSet) {
 /// of: what it tells of and what it has lost is what was dropped.
 fn flood(set: &KernelSet, seconds: u64) {
     let kernel = MIRROR.kernel(set).unwrap();
-    let plan = kernel.plan().unwrap();
+    let plan = plan_of(&kernel).unwrap();
     let mut files = with_client(&kernel, &plan, include_bytes!("../guest/flood"));
     put(&mut files, "rules", include_bytes!("../guest/flood.nft"));
     put(&mut files, "settings", format!("FLOOD={seconds}\n").as_bytes());
@@ -262,7 +266,7 @@ fn with_plan(kernel: &Kernel, plan: &Plan) -> FilesByPath {
 /// What the rules say of probes at every instruction is what the kernel does with them.
 fn rules_hold(set: &KernelSet) {
     let kernel = MIRROR.kernel(set).unwrap();
-    let sites = sites::predicted(&kernel.function().unwrap()).unwrap();
+    let sites = sites::predicted(&function(&kernel).unwrap()).unwrap();
     let mut files = guest(&kernel, include_bytes!("../guest/sites"));
     put(&mut files, "settings", b"");
     for (number, batch) in sites::batches(&sites).iter().enumerate() {

@@ -21,6 +21,8 @@ pub use error::FetchError;
 pub use parts::Remote;
 pub use report::{DownloadReporter, DownloadStatus, Ending, Silent};
 
+use nfdrop_db::hex;
+
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use cache::Partial;
 use error::{broken, causes, transient};
@@ -278,6 +280,28 @@ impl Fetcher {
         self.complete(url, &mut partial, None, status).await?;
         let path = blocking(move || partial.keep(&sha256)).await?;
         Ok((path, Ending::Fetched))
+    }
+
+    /// The path of the checked file of this SHA-256, of which nothing else is known, at most `max` bytes:
+    /// from the cache where that has it, else fetched.
+    pub async fn by_hash(
+        &self,
+        url: &str,
+        sha256: [u8; 32],
+        max: u64,
+        reporter: &dyn DownloadReporter,
+    ) -> Result<PathBuf, FetchError> {
+        let path = cache::whole(&self.0.options.cache, &sha256);
+        if let Ok(size) = fs::metadata(&path).map(|file| file.len()) {
+            let download = Download { url: url.to_owned(), size, sha256 };
+            return self.verified(&download, reporter).await;
+        }
+        let fetched = self.unverified(url, max, reporter).await?;
+        if fetched.sha256 == sha256 {
+            return Ok(fetched.path);
+        }
+        let (expected, found) = (hex::encode(&sha256), hex::encode(&fetched.sha256));
+        Err(FetchError::HashMismatch { url: url.to_owned(), expected, found })
     }
 
     /// A file of which neither size nor hash is known beforehand, at most `max` bytes. As with

@@ -12,7 +12,7 @@
 //! else see different packages. Whether a signature holds is for `source::apk` to say.
 
 use super::{
-    members::{KernelFiles, Limits, MembersError, Wanted},
+    members::{KernelFiles, Limits, MembersError, Sink, Wanted},
     pkginfo::{self, PkgInfo, PkgInfoError},
     tarball,
 };
@@ -131,6 +131,16 @@ pub fn kernel_files(
     limits: &Limits,
 ) -> Result<KernelFiles, ApkError> {
     Apk::open(reader)?.kernel_files(wanted, limits)
+}
+
+/// Offers the files of a package to a sink until that has enough, whoever signed it.
+pub(super) fn offer(
+    reader: impl Read,
+    limits: &Limits,
+    sink: &mut dyn Sink,
+) -> Result<(), ApkError> {
+    let data = Apk::open(reader)?.data;
+    Ok(tarball::offer(MultiGzDecoder::new(data), limits, sink)?)
 }
 
 /// Whether a file that begins with these bytes is a signed package, or an index. A few KiB are

@@ -176,6 +176,50 @@ pub(super) fn bounded<T, E: From<MembersError>>(
     if exceeded.get() { Err(MembersError::Total(limits.total).into()) } else { found }
 }
 
+/// What a walk over an archive offers the members to.
+pub(super) trait Sink {
+    /// Counts a header of the archive: of a member, or of what belongs to one.
+    fn count(&mut self) -> Result<(), MembersError>;
+
+    /// Whether a file of this name would be taken, for walks that meet names before bytes. One that
+    /// is too long is not.
+    fn wants(&self, name: &[u8]) -> bool;
+
+    /// Takes a member if it is wanted. `size` is what its header says, `bytes` ends with the member.
+    fn offer(
+        &mut self,
+        name: &[u8],
+        kind: Kind,
+        size: u64,
+        bytes: &mut dyn Read,
+    ) -> Result<(), MembersError>;
+
+    /// Whether all that is wanted is there.
+    fn is_done(&self) -> bool;
+}
+
+/// All of a wanted member, whose header says how long it is.
+pub(super) fn read_member(
+    name: &[u8],
+    expected: u64,
+    reader: &mut dyn Read,
+    limits: &Limits,
+) -> Result<Vec<u8>, MembersError> {
+    let name = || String::from_utf8_lossy(name).into_owned();
+    let max = limits.member;
+    if expected > max {
+        return Err(MembersError::Member { name: name(), found: expected, max });
+    }
+    // A header may claim more than there is: memory follows the bytes beyond this.
+    let mut bytes = Vec::with_capacity(expected.min(32 << 20) as usize);
+    reader.take(expected).read_to_end(&mut bytes)?;
+    let found = bytes.len() as u64;
+    if found != expected {
+        return Err(MembersError::Truncated { name: name(), expected, found });
+    }
+    Ok(bytes)
+}
+
 /// Keeps the wanted ones of the members that a walk offers.
 #[derive(Debug)]
 pub(super) struct Search<'a> {
@@ -197,19 +241,6 @@ impl<'a> Search<'a> {
         Self { wanted, limits, members, files, vmlinux: None, image_link: None, module_link: None }
     }
 
-    /// Counts a header of the archive: of a member, or of what belongs to one.
-    pub(super) fn count(&mut self) -> Result<(), MembersError> {
-        self.members += 1;
-        let max = self.limits.entries;
-        if self.members > max { Err(MembersError::Entries(max)) } else { Ok(()) }
-    }
-
-    /// Whether a file of this name would be taken, for walks that meet names before bytes. One that
-    /// is too long is not.
-    pub(super) fn wants(&self, name: &[u8]) -> bool {
-        name.len() <= self.limits.name && self.wanted_file(name).is_some()
-    }
-
     fn wanted_file<'n>(&self, name: &'n [u8]) -> Option<(KernelFile<'n>, Option<&'n str>)> {
         let (what, release) = std::str::from_utf8(name).ok().and_then(kernel_file)?;
         let is_module = matches!(what, KernelFile::NfTables(_));
@@ -221,18 +252,40 @@ impl<'a> Search<'a> {
         wanted.then_some((what, release))
     }
 
-    /// Takes a member if it is wanted. `size` is what its header says, `bytes` ends with the member.
-    pub(super) fn offer(
+    /// What was found, when the walk has ended.
+    pub(super) fn finish(mut self) -> Result<KernelFiles, MembersError> {
+        if self.files.vmlinuz.is_none() {
+            self.files.vmlinuz = self.vmlinux.take().transpose()?;
+        }
+        let image_link = self.image_link.filter(|_| self.files.vmlinuz.is_none());
+        let module_link = self.module_link.filter(|_| self.files.nf_tables.is_none());
+        image_link.or(module_link).map_or(Ok(self.files), Err)
+    }
+}
+
+impl Sink for Search<'_> {
+    fn count(&mut self) -> Result<(), MembersError> {
+        self.members += 1;
+        let max = self.limits.entries;
+        if self.members > max { Err(MembersError::Entries(max)) } else { Ok(()) }
+    }
+
+    fn wants(&self, name: &[u8]) -> bool {
+        name.len() <= self.limits.name && self.wanted_file(name).is_some()
+    }
+
+    fn offer(
         &mut self,
         name: &[u8],
         kind: Kind,
         size: u64,
-        bytes: &mut impl Read,
+        bytes: &mut dyn Read,
     ) -> Result<(), MembersError> {
         if name.len() > self.limits.name {
             return Err(MembersError::Name(self.limits.name));
         }
         let Some((what, release)) = self.wanted_file(name) else { return Ok(()) };
+        let path = name;
         let name = || String::from_utf8_lossy(name).into_owned();
         match kind {
             Kind::Regular => {}
@@ -258,7 +311,7 @@ impl<'a> Search<'a> {
         match what {
             KernelFile::Vmlinux if self.files.vmlinuz.is_some() => {}
             KernelFile::Vmlinux => {
-                let read = self.read(&name, size, bytes);
+                let read = read_member(path, size, bytes, self.limits);
                 self.vmlinux = Some(match (self.vmlinux.take(), read) {
                     (Some(Ok(first)), Ok(second)) if first != second => {
                         Err(MembersError::Duplicate { what: "kernel image", name: name() })
@@ -272,7 +325,7 @@ impl<'a> Search<'a> {
                 });
             }
             KernelFile::Vmlinuz => {
-                let image = self.read(&name, size, bytes)?;
+                let image = read_member(path, size, bytes, self.limits)?;
                 if self.files.vmlinuz.as_ref().is_some_and(|first| *first != image) {
                     return Err(MembersError::Duplicate { what: "kernel image", name: name() });
                 }
@@ -280,7 +333,7 @@ impl<'a> Search<'a> {
                 self.vmlinux = None;
             }
             KernelFile::NfTables(file) => {
-                let (file, bytes) = (file.to_owned(), self.read(&name, size, bytes)?);
+                let (file, bytes) = (file.to_owned(), read_member(path, size, bytes, self.limits)?);
                 let module = NamedBytes { name: file, bytes };
                 if self.files.nf_tables.as_ref().is_some_and(|first| *first != module) {
                     return Err(MembersError::Duplicate { what: "nf_tables module", name: name() });
@@ -291,44 +344,13 @@ impl<'a> Search<'a> {
         Ok(())
     }
 
-    fn read(
-        &self,
-        name: &impl Fn() -> String,
-        expected: u64,
-        reader: &mut impl Read,
-    ) -> Result<Vec<u8>, MembersError> {
-        let max = self.limits.member;
-        if expected > max {
-            return Err(MembersError::Member { name: name(), found: expected, max });
-        }
-        // A header may claim more than there is: memory follows the bytes beyond this.
-        let mut bytes = Vec::with_capacity(expected.min(32 << 20) as usize);
-        reader.take(expected).read_to_end(&mut bytes)?;
-        let found = bytes.len() as u64;
-        if found != expected {
-            return Err(MembersError::Truncated { name: name(), expected, found });
-        }
-        Ok(bytes)
-    }
-
-    /// Whether all that is wanted is there.
-    pub(super) fn is_done(&self) -> bool {
+    fn is_done(&self) -> bool {
         let (vmlinuz, module) = (self.files.vmlinuz.is_some(), self.files.nf_tables.is_some());
         match self.wanted {
             Wanted::Vmlinuz => vmlinuz,
             Wanted::NfTables => module,
             Wanted::Both => vmlinuz && module,
         }
-    }
-
-    /// What was found, when the walk has ended.
-    pub(super) fn finish(mut self) -> Result<KernelFiles, MembersError> {
-        if self.files.vmlinuz.is_none() {
-            self.files.vmlinuz = self.vmlinux.take().transpose()?;
-        }
-        let image_link = self.image_link.filter(|_| self.files.vmlinuz.is_none());
-        let module_link = self.module_link.filter(|_| self.files.nf_tables.is_none());
-        image_link.or(module_link).map_or(Ok(self.files), Err)
     }
 }
 

@@ -4,6 +4,7 @@
 mod any;
 pub mod apk;
 mod ar;
+mod collect;
 mod deb;
 mod decoder;
 mod members;
@@ -18,6 +19,7 @@ mod xz;
 pub use any::{Format, PackageError, START, unpack};
 pub use apk::ApkError;
 pub use ar::ArError;
+pub use collect::collect;
 pub use deb::{DebError, kernel_files, kernel_files_at, pick_kernel_files, with_data};
 pub use members::{KernelFiles, Kind, Limits, MembersError, NamedBytes, Wanted};
 pub use pacman::PacmanError;

@@ -4,7 +4,7 @@
 
 use super::{
     decoder::decoder,
-    members::{KernelFiles, Limits, MembersError, Wanted},
+    members::{KernelFiles, Limits, MembersError, Sink, Wanted},
     pkginfo::{self, PkgInfo, PkgInfoError},
     tarball,
 };
@@ -56,6 +56,15 @@ pub fn kernel_files(
     limits: &Limits,
 ) -> Result<KernelFiles, PacmanError> {
     Ok(tarball::search(tar(reader)?, wanted, limits)?)
+}
+
+/// Offers the files of a package to a sink until that has enough.
+pub(super) fn offer(
+    reader: impl Read,
+    limits: &Limits,
+    sink: &mut dyn Sink,
+) -> Result<(), PacmanError> {
+    Ok(tarball::offer(tar(reader)?, limits, sink)?)
 }
 
 /// Who the package says it is. Reads no further than that.

@@ -3,7 +3,7 @@
 //! Long names are put together here and not by the tar crate, which would read them whole whatever
 //! size they claim.
 
-use super::members::{KernelFiles, Kind, Limits, MembersError, Search, Wanted, bounded};
+use super::members::{KernelFiles, Kind, Limits, MembersError, Search, Sink, Wanted, bounded};
 use std::{
     io::Read,
     ops::ControlFlow::{self, Break, Continue},
@@ -20,11 +20,20 @@ pub(super) fn search(
     limits: &Limits,
 ) -> Result<KernelFiles, MembersError> {
     let mut search = Search::new(wanted, limits);
-    walk(reader, limits, |name, kind, size, mut bytes| {
-        search.offer(name, kind, size, &mut bytes)?;
-        Ok::<_, MembersError>(if search.is_done() { Break(()) } else { Continue(()) })
-    })?;
+    offer(reader, limits, &mut search)?;
     search.finish()
+}
+
+/// Offers the members of a decompressed tar stream to a sink until that has enough.
+pub(super) fn offer(
+    reader: impl Read,
+    limits: &Limits,
+    sink: &mut dyn Sink,
+) -> Result<(), MembersError> {
+    walk(reader, limits, |name, kind, size, bytes| {
+        sink.offer(name, kind, size, bytes)?;
+        Ok(if sink.is_done() { Break(()) } else { Continue(()) })
+    })
 }
 
 /// Shows the members of a decompressed tar stream to `visit`, with name, kind and size as their headers

@@ -2,11 +2,15 @@
 //! test runs, and kept in the indexer's cache.
 
 use anyhow::{Context, Error, Result, ensure};
+use nfdrop_ci::prove::{
+    initramfs::{Entry, FilesByPath},
+    kernel::Kernel,
+};
 use nfdrop_db::{Plan, Reason};
 use nfdrop_indexer::{
     crawl::{Survey, survey},
     fetch::{Download, FetchError, Fetcher, Options, Silent, default_cache},
-    image::{Function, compress},
+    image::Function,
     kernel::{Bodies, Files, analyse, load},
     package::with_data,
     source::{
@@ -17,7 +21,7 @@ use nfdrop_indexer::{
     },
 };
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fs::File,
     io::Read,
     path::{Path, PathBuf},
@@ -27,18 +31,6 @@ use std::{
 
 /// Most bytes of all files taken from a package.
 const MAX_PACKAGE: u64 = 2 << 30;
-/// Files by path, without a slash in front.
-pub type FilesByPath = BTreeMap<String, Entry>;
-
-/// What a package holds.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Entry {
-    /// A file: its bytes, and whether it may be executed.
-    File(Vec<u8>, bool),
-    /// A symbolic link, and where it leads.
-    Link(String),
-}
-
 /// Debian, as the machine's apt configuration names it.
 pub struct Mirror {
     runtime: tokio::runtime::Runtime,
@@ -47,16 +39,6 @@ pub struct Mirror {
     pub(super) reader: Reader,
     repositories: Vec<Repository>,
     survey: Survey,
-}
-
-/// A kernel from its packages.
-pub struct Kernel {
-    /// As `uname -r` prints it.
-    pub release: String,
-    /// The image.
-    pub vmlinuz: Vec<u8>,
-    /// Modules by name without ending, with `_` for `-`, as they are in the package.
-    modules: BTreeMap<String, Vec<u8>>,
 }
 
 impl Mirror {
@@ -126,32 +108,13 @@ impl Mirror {
         let PackageSet::Complete { image, modules } = &set.packages else {
             anyhow::bail!("{}: its packages are not complete", set.release);
         };
-        let mut files = FilesByPath::new();
+        let mut paths = Vec::new();
         for package in [Some(image), modules.as_ref()].into_iter().flatten() {
-            let path = self.first_listed(package, |download| async move {
+            paths.push(self.first_listed(package, |download| async move {
                 Ok(self.reader.fetcher.verified(&download, &Silent).await?)
-            })?;
-            let kernel_file = |path: &str| {
-                path.starts_with("boot/vmlinuz-")
-                    || path.strip_prefix("usr/").unwrap_or(path).starts_with("lib/modules/")
-                        && (path.contains(".ko") || path.ends_with("/vmlinuz"))
-            };
-            unpack(&path, kernel_file, &mut files).with_context(|| package.name.clone())?;
+            })?);
         }
-        let mut kernel =
-            Kernel { release: set.release.clone(), vmlinuz: vec![], modules: BTreeMap::new() };
-        for (path, entry) in files {
-            let Entry::File(bytes, _) = entry else { continue };
-            let name = path.rsplit('/').next().unwrap_or_default();
-            match name.split_once(".ko") {
-                Some((name, _)) => {
-                    kernel.modules.insert(name.replace('-', "_"), bytes);
-                }
-                None => kernel.vmlinuz = bytes,
-            }
-        }
-        ensure!(!kernel.vmlinuz.is_empty(), "{}: no vmlinuz in its packages", kernel.release);
-        Ok(kernel)
+        Kernel::read(paths.iter().map(PathBuf::as_path)).with_context(|| set.release.clone())
     }
 
     /// The files of these packages of a suite and of all they depend on, without documentation.
@@ -268,71 +231,29 @@ fn merged(path: &str) -> String {
     if old { format!("usr/{path}") } else { path.to_owned() }
 }
 
-impl Kernel {
-    /// These modules and all that they depend on, each behind those it needs, unpacked. Names that
-    /// the kernel has no module of are built in, or not there at all: the guest will tell.
-    pub fn modules(&self, names: &[&str]) -> Result<Vec<(String, Vec<u8>)>> {
-        let mut loaded = Vec::new();
-        let mut seen = BTreeSet::new();
-        for name in names {
-            self.load(name, &mut seen, &mut loaded)?;
-        }
-        Ok(loaded)
-    }
-
-    fn load(
-        &self,
-        name: &str,
-        seen: &mut BTreeSet<String>,
-        loaded: &mut Vec<(String, Vec<u8>)>,
-    ) -> Result<()> {
-        let name = name.replace('-', "_");
-        let Some(packed) = self.modules.get(&name) else { return Ok(()) };
-        if !seen.insert(name.clone()) {
-            return Ok(());
-        }
-        let module = compress::decompress(packed, compress::MAX_BYTES)?.into_owned();
-        for needed in dependencies(&module) {
-            self.load(&needed, seen, loaded)?;
-        }
-        loaded.push((name, module));
-        Ok(())
-    }
-
-    /// Where the kernel's package has nf_tables, and the file as it is there; `None` where it is packed.
-    pub fn nf_tables(&self) -> Option<(String, &[u8])> {
-        let file = self.modules.get("nf_tables").filter(|file| file.starts_with(b"\x7fELF"))?;
-        let path = format!("usr/lib/modules/{}/kernel/net/netfilter/nf_tables.ko", self.release);
-        Some((path, file))
-    }
-
-    /// The function, as the resolver gets it.
-    pub fn function(&self) -> Result<Function> {
-        Ok(load(self.files()).0?)
-    }
-
-    fn files(&self) -> Files<'_> {
-        let nf_tables = self.modules.get("nf_tables").map(Vec::as_slice);
-        Files { vmlinuz: Some(&self.vmlinuz), nf_tables }
-    }
-
-    /// The plan, as `nfdrop-indexer resolve` makes it of the same files.
-    pub fn plan(&self) -> Result<Plan> {
-        let analysis = analyse(self.files(), &Bodies::default(), |_| None);
-        let record = analysis.record().context("a kernel without a build-id")?;
-        let why = || {
-            let reason = record.reason.unwrap_or(Reason::NoNfTables);
-            format!("{}: {reason}: {:?}", self.release, record.detail)
-        };
-        record.plan.clone().with_context(why)
-    }
+/// Where the kernel's package has nf_tables, and the file as it is there; `None` where it is packed.
+pub fn nf_tables(kernel: &Kernel) -> Option<(String, &[u8])> {
+    let file = kernel.module("nf_tables").filter(|file| file.starts_with(b"\x7fELF"))?;
+    let path = format!("usr/lib/modules/{}/kernel/net/netfilter/nf_tables.ko", kernel.release);
+    Some((path, file))
 }
 
-/// The modules that a module says it needs: `depends=a,b` in its `.modinfo`.
-fn dependencies(module: &[u8]) -> Vec<String> {
-    const KEY: &[u8] = b"\0depends=";
-    let Some(start) = memchr::memmem::find(module, KEY) else { return Vec::new() };
-    let value = module[start + KEY.len()..].split(|byte| *byte == 0).next().unwrap_or_default();
-    let names = value.split(|byte| *byte == b',').filter(|name| !name.is_empty());
-    names.map(|name| String::from_utf8_lossy(name).into_owned()).collect()
+/// The function, as the resolver gets it.
+pub fn function(kernel: &Kernel) -> Result<Function> {
+    Ok(load(files(kernel)).0?)
+}
+
+fn files(kernel: &Kernel) -> Files<'_> {
+    Files { vmlinuz: Some(&kernel.vmlinuz), nf_tables: kernel.module("nf_tables") }
+}
+
+/// The plan, as `nfdrop-indexer resolve` makes it of the same files.
+pub fn plan(kernel: &Kernel) -> Result<Plan> {
+    let analysis = analyse(files(kernel), &Bodies::default(), |_| None);
+    let record = analysis.record().context("a kernel without a build-id")?;
+    let why = || {
+        let reason = record.reason.unwrap_or(Reason::NoNfTables);
+        format!("{}: {reason}: {:?}", kernel.release, record.detail)
+    };
+    record.plan.clone().with_context(why)
 }

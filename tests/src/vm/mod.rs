@@ -5,9 +5,8 @@
 //! mirror    → kernel and programs, by the signed indices, in the indexer's cache
 //! function  → of a kernel no more than nft_do_chain
 //! choice    → the kernels that are booted, by their function's body
-//! initramfs → busybox, nft, perl, the kernel's modules, the plan, tests/guest
 //! scenario  → packets, and what has to become of each
-//! machine   → the run; what the guest says, in sections
+//! machine   → the run, of busybox, nft, perl, modules, the plan and tests/guest; what the guest says, in sections
 //! verdict   → what the probes saw against what the rules counted against what was sent
 //! drops     → every word of the client's against frames, devices and listings
 //! reload    → the same where rules were replaced meanwhile
@@ -22,7 +21,6 @@ pub mod drops;
 pub mod endings;
 pub mod frames;
 pub mod function;
-pub mod initramfs;
 pub mod listing;
 pub mod machine;
 pub mod mirror;

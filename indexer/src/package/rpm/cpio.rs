@@ -5,7 +5,7 @@
 //! before it are kept, if they are wanted, and offered with the data when it is there.
 
 use super::{
-    super::members::{Kind, Limits, MembersError, Search},
+    super::members::{Kind, Limits, MembersError, Sink},
     files::{Files, is_regular},
     header::{Header, HeaderError},
 };
@@ -62,23 +62,23 @@ struct Member {
     link: Option<(u64, u64)>,
 }
 
-/// Offers the members to the search until it is done.
+/// Offers the members to a sink until that has enough.
 pub(super) fn walk(
     reader: &mut impl Read,
     header: &Header,
     limits: &Limits,
-    search: &mut Search<'_>,
+    sink: &mut dyn Sink,
 ) -> Result<(), CpioError> {
     let mut archive = Archive { reader, position: 0, header, files: None };
     let mut waiting: Vec<((u64, u64), Vec<u8>)> = Vec::new();
     while let Some(member) = archive.next(limits)? {
-        search.count()?;
+        sink.count()?;
         let Member { name, mode, size, link } = member;
         let kind = kind(mode);
         let mut data = archive.reader.by_ref().take(size);
         match link.filter(|_| kind == Kind::Regular) {
             Some(link) if size == 0 => {
-                if search.wants(&name) {
+                if sink.wants(&name) {
                     if waiting.len() == MAX_WAITING {
                         return Err(CpioError::Links);
                     }
@@ -91,12 +91,12 @@ pub(super) fn walk(
                 let fits = |(other, _): &mut ((u64, u64), Vec<u8>)| *other == link;
                 let names = waiting.extract_if(.., fits).map(|(_, name)| name);
                 for name in names.chain([name]) {
-                    search.offer(&name, kind, size, &mut &bytes[..])?;
+                    sink.offer(&name, kind, size, &mut &bytes[..])?;
                 }
             }
-            _ => search.offer(&name, kind, size, &mut data)?,
+            _ => sink.offer(&name, kind, size, &mut data)?,
         }
-        if search.is_done() {
+        if sink.is_done() {
             return Ok(());
         }
         // Also where the member was taken whole: then there is nothing left of it.

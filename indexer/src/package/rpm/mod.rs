@@ -12,7 +12,7 @@ pub use header::HeaderError;
 
 use super::{
     decoder::decoder,
-    members::{KernelFiles, Limits, MembersError, Search, Wanted, bounded},
+    members::{KernelFiles, Limits, MembersError, Search, Sink, Wanted, bounded},
 };
 use header::Header;
 #[cfg(feature = "crawl")]
@@ -124,6 +124,17 @@ pub fn kernel_files(
     wanted: Wanted,
     limits: &Limits,
 ) -> Result<KernelFiles, RpmError> {
+    let mut search = Search::new(wanted, limits);
+    offer(reader, limits, &mut search)?;
+    Ok(search.finish().map_err(CpioError::from)?)
+}
+
+/// Offers the files of an rpm to a sink until that has enough.
+pub(super) fn offer(
+    reader: impl Read,
+    limits: &Limits,
+    sink: &mut dyn Sink,
+) -> Result<(), RpmError> {
     let mut reader = BufReader::new(reader);
     let headers = Headers::read(&mut reader)?;
     match headers.text(tag::PAYLOAD_FORMAT)? {
@@ -145,9 +156,7 @@ pub fn kernel_files(
         return Err(RpmError::Compression(suffix.to_owned()));
     };
     bounded(archive?, limits, |mut archive| {
-        let mut search = Search::new(wanted, limits);
-        cpio::walk(&mut archive, &headers.main, limits, &mut search)?;
-        Ok(search.finish().map_err(CpioError::from)?)
+        Ok(cpio::walk(&mut archive, &headers.main, limits, sink)?)
     })
 }
 

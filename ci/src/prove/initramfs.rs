@@ -1,8 +1,19 @@
 //! The guest's file system: a cpio archive of the kernel's own format, "newc"
 //! (Documentation/driver-api/early-userspace/buffer-format.rst).
 
-use super::mirror::{Entry, FilesByPath};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Files by path, without a slash in front.
+pub type FilesByPath = BTreeMap<String, Entry>;
+
+/// What is at a path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Entry {
+    /// A file: its bytes, and whether it may be executed.
+    File(Vec<u8>, bool),
+    /// A symbolic link, and where it leads.
+    Link(String),
+}
 
 const FILE: u32 = 0o100_644;
 const PROGRAM: u32 = 0o100_755;
