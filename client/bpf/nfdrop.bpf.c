@@ -94,6 +94,8 @@ const volatile __u32 STREAM_ON = 0;
 const volatile __u32 SAMPLE = 1;
 /* Every drop is counted by what dropped it. */
 const volatile __u32 COUNTS_ON = 0;
+/* Only drops in these network namespaces are looked at; 0: in all. */
+const volatile __u32 ONLY_NETNS[2] = {};
 /* SKB_DROP_REASON_NETFILTER_DROP, which has another number in every release. */
 const volatile __u32 NETFILTER_DROP = ABSENT;
 
@@ -517,6 +519,12 @@ static __noinline int seen(struct pt_regs *ctx, __u32 index)
 		key.handle = word >> RULE_HANDLE_SHIFT & RULE_HANDLE_MASK;
 	} else if (COUNTS_ON && CHAIN_HANDLE != ABSENT) {
 		READ(key.handle, chain + CHAIN_HANDLE);
+	}
+	/* Before anything is counted: the drops of others may be a flood. */
+	if (ONLY_NETNS[0] && PKTINFO_STATE != ABSENT && STATE_NET != ABSENT && NET_INUM != ABSENT) {
+		READ(netns, pointer(state + STATE_NET) + NET_INUM);
+		if (netns != ONLY_NETNS[0] && netns != ONLY_NETNS[1])
+			return 0;
 	}
 	counters = bpf_map_lookup_elem(&COUNTERS, &zero);
 	if (!counters)

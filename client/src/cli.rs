@@ -57,6 +57,18 @@ Examples:
 Nothing is attached or changed. Exit codes: 0 nothing missing, 4 this kernel or user cannot attach,
 3 plan refused, 2 no plan for this kernel, 1 no server answers.";
 
+const SELFTEST_EXAMPLES: &str = "\
+Examples:
+  nfdrop-client selftest --server http://127.0.0.1:7767
+  nfdrop-client selftest --plan plan.json --json
+
+Makes two network namespaces with rules of their own, sends packets there, and compares what the probes report
+with what the rules counted. Nothing outside of them is changed, no module is loaded, and nothing is left
+behind. Takes nft, CAP_SYS_ADMIN and CAP_NET_ADMIN, and about a second. Drops elsewhere do no harm.
+
+Exit codes: 0 the plan holds, 3 the plan is refused or contradicted, 2 no plan for this kernel,
+4 cannot run here, 1 other errors.";
+
 /// Names the nftables rule behind every dropped packet.
 ///
 /// Fetches the running kernel's attach plan, sets its kprobes, and prints every packet that a rule or
@@ -167,6 +179,9 @@ pub enum Command {
     /// Check what attaching needs, without attaching
     #[command(after_help = DOCTOR_EXAMPLES)]
     Doctor(DoctorArgs),
+    /// Test the running kernel's plan with packets and rules of its own
+    #[command(after_help = SELFTEST_EXAMPLES)]
+    Selftest(SelftestArgs),
     /// Write a completion script for a shell
     Completions {
         /// For this shell
@@ -234,6 +249,26 @@ pub struct DoctorArgs {
     /// What to print
     #[arg(long, value_enum, default_value_t = DoctorFormat::Text)]
     pub format: DoctorFormat,
+}
+
+/// Arguments of `selftest`.
+#[derive(Debug, Args)]
+pub struct SelftestArgs {
+    /// Whom to ask.
+    #[command(flatten)]
+    pub ask: Ask,
+    /// Read the plan from a file instead of asking
+    #[arg(long, value_name = "FILE", conflicts_with = "servers")]
+    pub plan: Option<PathBuf>,
+    /// Run what changes code of nf_tables for the whole machine while it runs, and load modules, too
+    #[arg(long)]
+    pub all: bool,
+    /// Print what was found as JSON in one line
+    #[arg(long)]
+    pub json: bool,
+    /// Nothing else drops on this machine: whatever else is reported contradicts the plan
+    #[arg(long, hide = true)]
+    pub alone: bool,
 }
 
 /// How a plan is printed.

@@ -97,6 +97,28 @@ pub enum Failure {
     /// Something that attaching needs is not there.
     #[error("cannot attach: {0}")]
     Missing(String),
+    /// The self-test needs something that is not there.
+    #[error("cannot run the self-test: {0}")]
+    CannotTest(String),
+    /// The self-test did not get to what it is to find out.
+    #[error(
+        "the self-test failed, which says nothing of the plan: {0}\nrun it again; if it stays so, report it \
+         with the kernel's release and nft's version"
+    )]
+    BrokenTest(String),
+    /// The self-test has found that the plan is wrong.
+    #[error(
+        "plan contradicted: {sentence}\ndo not use it: report this with build-id {build_id} and analyzer \
+         {analyzer}, and run the self-test again when the server has another plan"
+    )]
+    Disproven {
+        /// Of the plan.
+        build_id: BuildId,
+        /// Version of the resolver that made the plan.
+        analyzer: String,
+        /// What was found.
+        sentence: String,
+    },
     /// The kernel does not take the programs or probes.
     #[error("cannot attach: {error}{}", list(.checks))]
     Attach {
@@ -210,13 +232,17 @@ impl Failure {
             | Self::PlanFile { .. }
             | Self::Http(_)
             | Self::Broken(_)
+            | Self::BrokenTest(_)
             | Self::Output(_)
             | Self::Options(_)
             | Self::Listen { .. }
             | Self::Running(RunningError::Unreadable { .. }) => 1,
             Self::NeverSeen { .. } | Self::Unresolved { .. } => 2,
-            Self::Refused { .. } | Self::OtherBytes(_) | Self::Contradicted(_) => 3,
-            Self::Running(_) | Self::Missing(_) | Self::Attach { .. } => 4,
+            Self::Refused { .. }
+            | Self::OtherBytes(_)
+            | Self::Contradicted(_)
+            | Self::Disproven { .. } => 3,
+            Self::Running(_) | Self::Missing(_) | Self::CannotTest(_) | Self::Attach { .. } => 4,
         }
     }
 

@@ -5,7 +5,7 @@
 //! The way of a plan: [`running`] (build-id, from [`notes`]) → [`lookup`] ([`cache`], then each
 //! [`server`]) → checks of `nfdrop-db` → [`show`], or [`attach`]. The way of a drop: ring buffer of
 //! [`attach`] → [`event`] → [`names`] → [`filter`] → [`output`]; drops that the kernel counts go through
-//! [`counts`] and [`metrics`]. [`watch`] is the run. Whatever ends it early is a [`failure::Failure`],
+//! [`counts`] and [`metrics`]. [`watch`] is the run; [`selftest`] is another, with drops of its own. Whatever ends it early is a [`failure::Failure`],
 //! which knows its message and exit code.
 
 pub mod attach;
@@ -25,6 +25,7 @@ pub mod notes;
 pub mod output;
 pub mod packet;
 pub mod running;
+pub mod selftest;
 pub mod server;
 pub mod show;
 pub mod signature;

@@ -2,13 +2,13 @@
 
 use clap::{CommandFactory, Parser};
 use nfdrop_client::{
-    cli::{Cli, Command, Common, DoctorArgs, DoctorFormat, PlanArgs, PlanFormat},
+    cli::{Cli, Command, Common, DoctorArgs, DoctorFormat, PlanArgs, PlanFormat, SelftestArgs},
     doctor,
     failure::Failure,
     fleet,
     host::Host,
     lookup::{self, Settings},
-    running, show,
+    running, selftest, show,
     watch::{self, View},
 };
 use std::{
@@ -33,6 +33,7 @@ async fn main() -> ExitCode {
     match cli.command {
         Some(Command::Plan(args)) => plan(args).await,
         Some(Command::Doctor(args)) => diagnose(args).await,
+        Some(Command::Selftest(args)) => test(args).await,
         Some(Command::Completions { shell }) => {
             let mut script = vec![];
             let name = env!("CARGO_PKG_NAME");
@@ -128,6 +129,24 @@ async fn diagnose(args: DoctorArgs) -> ExitCode {
         }
         Err(failure) => fail(&failure, failure.exit_code()),
     }
+}
+
+async fn test(args: SelftestArgs) -> ExitCode {
+    let settings = match Settings::from_env(&args.ask) {
+        Ok(settings) => settings,
+        Err(error) => return fail(&error, OTHER),
+    };
+    let finished = match selftest::run(&args, &settings, say).await {
+        Ok(finished) => finished,
+        Err(failure) => return fail(&failure, failure.exit_code()),
+    };
+    let output = if args.json { finished.json() } else { show::plain(&finished.to_string()) };
+    let code = finished.failure.as_ref().map_or(ExitCode::SUCCESS, Failure::exit_code);
+    let code = print(output.as_bytes(), code);
+    if let Some(failure) = &finished.failure {
+        say(&format!("error: {failure}"));
+    }
+    code
 }
 
 fn man(command: Option<&str>) -> ExitCode {

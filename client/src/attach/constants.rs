@@ -33,6 +33,7 @@ pub(super) fn constants(
         ("STREAM_ON", word(stream.into())),
         ("SAMPLE", word(wanted.sample)),
         ("COUNTS_ON", word((wanted.counts > 0).into())),
+        ("ONLY_NETNS", wanted.only_netns.iter().flat_map(|netns| netns.to_ne_bytes()).collect()),
         ("NETFILTER_DROP", word(netfilter_drop.unwrap_or(ABSENT))),
     ];
     constants.extend(offsets(&plan.layout));

@@ -54,6 +54,9 @@ pub struct Wanted {
     pub ring_size: u32,
     /// So many rules and policies are counted each by itself; 0: none is.
     pub counts: u32,
+    /// Inode numbers of the only two network namespaces whose drops are looked at; zeros: all are. A plan
+    /// that does not tell where they are sees all of them all the same.
+    pub only_netns: [u32; 2],
 }
 
 /// What was counted in the kernel since the programs were attached.

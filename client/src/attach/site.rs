@@ -113,12 +113,17 @@ pub struct Probe {
     pub offset: u32,
     /// The kernel has replaced, or is about to replace, the breakpoint by a jump.
     pub optimized: bool,
+    /// What else the kernel says of it: `[OPTIMIZED]`, `[FTRACE]`, `[DISABLED]`.
+    pub says: String,
 }
+
+/// The kernel's list of its probes.
+pub const LIST: &str = "/sys/kernel/debug/kprobes/list";
 
 /// The probes that the kernel lists in the function:
 /// `ffffffffc0a1d3fe  k  nft_do_chain+0x3fe  [nf_tables] [OPTIMIZED]` (kernel/kprobes.c).
 pub fn probes(host: &Host) -> Vec<Probe> {
-    let list = host.text("/sys/kernel/debug/kprobes/list").unwrap_or_default();
+    let list = host.text(LIST).unwrap_or_default();
     let probe = |line: &str| {
         let (before, rest) = line.split_once(SYMBOL)?;
         // `nft_do_chain_inet` is another function.
@@ -126,7 +131,11 @@ pub fn probes(host: &Host) -> Vec<Probe> {
         let end = digits.find(|c: char| !c.is_ascii_hexdigit()).unwrap_or(digits.len());
         let offset = u32::from_str_radix(&digits[..end], 16).ok()?;
         let address = u64::from_str_radix(before.split_whitespace().next()?, 16).ok()?;
-        Some(Probe { address, offset, optimized: digits.contains("[OPTIMIZED]") })
+        // Behind the offset the module's name, in brackets too, but small.
+        let state = |word: &&str| word.len() > 2 && word[1..2].chars().all(char::is_uppercase);
+        let says = digits[end..].split_whitespace().filter(|word| word.starts_with('['));
+        let says = says.filter(state).collect::<Vec<_>>().join(" ");
+        Some(Probe { address, offset, optimized: says.contains("[OPTIMIZED]"), says })
     };
     list.lines().filter_map(probe).collect()
 }
@@ -168,7 +177,12 @@ mod tests {
                     ffffffff81000000  r  vfs_read+0x0    [DISABLED]\n";
         fs::write(directory.join("list"), list).unwrap();
         let found = probes(&Host::new(root.path()));
-        let expected = Probe { address: 0xffff_ffff_c0a1_d3fe, offset: 0x3fe, optimized: true };
+        let expected = Probe {
+            address: 0xffff_ffff_c0a1_d3fe,
+            offset: 0x3fe,
+            optimized: true,
+            says: "[OPTIMIZED]".to_owned(),
+        };
         assert_eq!(found, [expected]);
         assert_eq!(address(&found), Some(0xffff_ffff_c0a1_d000));
     }
@@ -196,7 +210,7 @@ mod tests {
         // With a breakpoint, even of a probe that is going to be a jump.
         let at = |offset: usize, optimized| {
             let offset = offset as u32;
-            [Probe { address: start + u64::from(offset), offset, optimized }]
+            [Probe { address: start + u64::from(offset), offset, optimized, says: String::new() }]
         };
         let mut probed = memory.clone();
         probed[offset] = BREAKPOINT;

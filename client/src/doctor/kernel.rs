@@ -25,11 +25,19 @@ pub(super) fn release_and_arch(host: &Host) -> Check {
     }
 }
 
-pub(super) fn kprobes(host: &Host, symbols: Option<&Symbols>, config: Option<&Config>) -> Check {
-    const NAME: &str = "kprobes";
+const KPROBES: &str = "kprobes";
+
+/// They are set all the same, and never hit.
+pub(super) fn switched_off(host: &Host) -> Option<Check> {
     const ENABLED: &str = "/sys/kernel/debug/kprobes/enabled";
-    if host.text(ENABLED).is_ok_and(|text| text == "0") {
-        return Check::missing(NAME, "switched off", format!("echo 1 > {ENABLED}"));
+    let off = host.text(ENABLED).is_ok_and(|text| text == "0");
+    off.then(|| Check::missing(KPROBES, "switched off", format!("echo 1 > {ENABLED}")))
+}
+
+pub(super) fn kprobes(host: &Host, symbols: Option<&Symbols>, config: Option<&Config>) -> Check {
+    const NAME: &str = KPROBES;
+    if let Some(check) = switched_off(host) {
+        return check;
     }
     let compiled_in = in_kernel(
         symbols.map(|symbols| symbols.register_kprobe),

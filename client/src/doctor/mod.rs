@@ -62,6 +62,11 @@ pub fn quick(host: &Host, object: Object) -> [Check; 3] {
     [rights::lockdown(host), rights::capabilities(host), kernel::livepatch(host, object)]
 }
 
+/// What the self-test needs besides.
+pub fn for_selftest(host: &Host) -> Vec<Check> {
+    kernel::switched_off(host).into_iter().chain([rights::namespaces(host)]).collect()
+}
+
 fn nf_tables(running: &Result<running::Running, RunningError>) -> Check {
     const NAME: &str = "nf_tables";
     match running {

@@ -6,6 +6,7 @@ use crate::{attach::ring_sleeps, host::Host};
 use rustix::process::{Resource, getrlimit};
 
 /// Numbers of capabilities (`include/uapi/linux/capability.h`), which are bits of `CapEff`.
+const CAP_NET_ADMIN: (u32, &str) = (12, "CAP_NET_ADMIN");
 const CAP_SYS_ADMIN: (u32, &str) = (21, "CAP_SYS_ADMIN");
 const CAP_PERFMON: (u32, &str) = (38, "CAP_PERFMON");
 const CAP_BPF: (u32, &str) = (39, "CAP_BPF");
@@ -112,4 +113,19 @@ pub(super) fn capabilities(host: &Host) -> Check {
         );
     }
     Check::ok(NAME, held.join(", "))
+}
+
+/// What making network namespaces and rules in them takes.
+pub(super) fn namespaces(host: &Host) -> Check {
+    const NAME: &str = "network namespaces";
+    let Some(effective) = effective(host) else {
+        return Check::unknown(NAME, "/proc/self/status does not tell").todo("mount proc on /proc");
+    };
+    let absent = |(bit, name): &(u32, &'static str)| (effective >> bit & 1 == 0).then_some(*name);
+    let absent: Vec<_> = [CAP_SYS_ADMIN, CAP_NET_ADMIN].iter().filter_map(absent).collect();
+    if absent.is_empty() {
+        return Check::ok(NAME, "can be made");
+    }
+    let found = format!("cannot be made without {}", absent.join(" and "));
+    Check::missing(NAME, found, "run as root, outside of containers that take this right")
 }

@@ -64,28 +64,40 @@ pub fn list(program: &Path, max_rules: usize) -> Result<Listing, NftError> {
     Ok(listing)
 }
 
+/// What `nft` prints when it is given these arguments.
+pub fn output(program: &Path, arguments: &[&str]) -> Result<Vec<u8>, NftError> {
+    let mut output = vec![];
+    finish(start(program, arguments)?, |bytes| output.extend(bytes))?;
+    Ok(output)
+}
+
 fn run(program: &Path, options: &[&str], max_rules: usize) -> Result<Listing, NftError> {
-    let mut child = start(program, options)?;
-    let listing = read(&mut child, max_rules);
-    if listing.is_err() {
+    let arguments = [options, &["-a", "-s", "-t", "list", "ruleset"]].concat();
+    let mut reader = Reader::new(max_rules);
+    finish(start(program, &arguments)?, |bytes| reader.push(bytes))?;
+    Ok(reader.finish())
+}
+
+fn finish(mut child: Child, take: impl FnMut(&[u8])) -> Result<(), NftError> {
+    let message = read(&mut child, take);
+    if message.is_err() {
         // It may have ended by itself.
         let _ = child.kill();
     }
     let status = child.wait()?;
-    let (listing, message) = listing?;
+    let message = message?;
     if !status.success() {
         let message = String::from_utf8_lossy(&message).trim().to_owned();
         return Err(NftError::Failed { status, message });
     }
-    Ok(listing)
+    Ok(())
 }
 
-fn start(program: &Path, options: &[&str]) -> Result<Child, NftError> {
+fn start(program: &Path, arguments: &[&str]) -> Result<Child, NftError> {
     let others = PLACES.iter().map(Path::new).filter(|_| program == Path::new("nft"));
     for place in std::iter::once(program).chain(others) {
         let started = Command::new(place)
-            .args(options)
-            .args(["-a", "-s", "-t", "list", "ruleset"])
+            .args(arguments)
             .env("LC_ALL", "C")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -100,14 +112,14 @@ fn start(program: &Path, options: &[&str]) -> Result<Child, NftError> {
     Err(NftError::Missing)
 }
 
-/// What it lists and what it says besides. One after the other: who says more than a pipe holds
-/// before the listing ends does not get on, and is killed.
-fn read(child: &mut Child, max_rules: usize) -> Result<(Listing, Vec<u8>), NftError> {
+/// Hands over what it prints, and returns what it says besides. One after the other: who says more than a pipe
+/// holds before the listing ends does not get on, and is killed.
+fn read(child: &mut Child, mut take: impl FnMut(&[u8])) -> Result<Vec<u8>, NftError> {
     let deadline = Instant::now() + TIMEOUT;
     let ended = pidfd_open(Pid::from_child(child), PidfdFlags::empty()).map_err(io::Error::from)?;
-    let (mut reader, mut message) = (Reader::new(max_rules), vec![]);
+    let mut message = vec![];
     if let Some(stdout) = child.stdout.take() {
-        drain(stdout, deadline, |bytes| reader.push(bytes))?;
+        drain(stdout, deadline, &mut take)?;
     }
     if let Some(stderr) = child.stderr.take() {
         drain(stderr, deadline, |bytes| {
@@ -116,7 +128,7 @@ fn read(child: &mut Child, max_rules: usize) -> Result<(Listing, Vec<u8>), NftEr
         })?;
     }
     wait(&ended, deadline)?;
-    Ok((reader.finish(), message))
+    Ok(message)
 }
 
 fn drain(

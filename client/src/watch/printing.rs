@@ -86,7 +86,7 @@ impl<'a> Output<'a> {
             View::Top => (0, 1, 0),
         };
         let counts = if !events || metrics { COUNTS } else { 0 };
-        Wanted { events, packet_size, sample, ring_size, counts }
+        Wanted { events, packet_size, sample, ring_size, counts, only_netns: [0; 2] }
     }
 
     /// Before the first drop: a capture file's header, the terminal for a table. Returns whether the

@@ -1,0 +1,482 @@
+//! `selftest`: whether the plan holds on this kernel, shown with packets and rules of our own.
+//!
+//! Two network namespaces that nothing outside can reach get a ruleset ([`scenario`]), the plan is attached as it
+//! always is, packets are sent, and what the probes report is compared with what the rules counted
+//! ([`compare`]). On a live host the kernel leaves out the drops of all other namespaces; in the guest of
+//! `nfdrop-ci prove`, where nothing else drops, any other report contradicts the plan.
+
+mod compare;
+mod netlink;
+mod network;
+mod parts;
+mod report;
+mod ruleset;
+mod scenario;
+mod sender;
+
+use crate::{
+    attach::{self, AttachError, Attached, Count, Wanted, record},
+    cli::SelftestArgs,
+    doctor,
+    event::Drop,
+    failure::Failure,
+    host::Host,
+    lookup::{self, Found, Settings},
+    names::nft::{self, NftError},
+    running,
+};
+use compare::Round;
+use network::Namespace;
+use nfdrop_db::{
+    plan::{Cost, Event, Plan, fields},
+    proof::{Drops, LeftOut, Observed, Part, SCENARIO, SetProbe},
+};
+pub use report::Finished;
+use rustix::process::{Resource, Rlimit, setrlimit};
+use scenario::{Fate, Scenario};
+use sender::Sockets;
+use std::{
+    io,
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
+
+/// Longest time that reports are waited for on a live host, and where there is nothing else to do. Emulated
+/// processors are slow, and kernels set optimized probes when they have time.
+const PATIENCE: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(20)];
+/// Between two looks at what was reported.
+const PAUSE: Duration = Duration::from_millis(1);
+/// `NFPROTO_IPV4` and `NF_INET_LOCAL_IN`.
+const IP: u8 = 2;
+const INET: u8 = 1;
+const INPUT: u32 = 1;
+
+/// Runs the self-test of the running kernel's plan.
+///
+/// # Errors
+/// Nothing was found out. A plan that is contradicted is no error here: [`Finished::failure`] has it.
+pub async fn run(
+    args: &SelftestArgs,
+    settings: &Settings,
+    mut say: impl FnMut(&str),
+) -> Result<Finished, Failure> {
+    // Before 5.11 maps count against this limit. Where it cannot be raised, loading says so.
+    let unlimited = Rlimit { current: None, maximum: None };
+    let _ = setrlimit(Resource::Memlock, unlimited);
+    let host = Host::new(&args.ask.root);
+    let running = running::find(&host)?;
+    let mut checks = doctor::quick(&host, running.object).to_vec();
+    checks.extend(doctor::for_selftest(&host));
+    if let Some(complaint) = checks.iter().find_map(doctor::Check::complaint) {
+        return Err(Failure::CannotTest(complaint));
+    }
+    let found = if let Some(file) = &args.plan {
+        lookup::from_file(settings, file, &running.build_id)?
+    } else {
+        let warn = |line: &str| say(&format!("warning: {line}"));
+        lookup::find(settings, &running.build_id, warn).await?
+    };
+    let plan = match (&found.record.plan, found.unresolved()) {
+        (Some(plan), None) => plan,
+        (_, Some(failure)) => return Err(failure),
+        (None, None) => return Err(Failure::CannotTest("the record has no plan".to_owned())),
+    };
+    let tested = test(&host, plan, args);
+    let finished = tested.map(|tested| tested.finish(&found))?;
+    if let Some(Failure::Disproven { .. }) = &finished.failure {
+        forget(&found, args, settings, &mut say);
+    }
+    Ok(finished)
+}
+
+/// A plan that was fetched is not used again on this host; one of `--plan` is the user's to remove.
+fn forget(found: &Found, args: &SelftestArgs, settings: &Settings, say: &mut impl FnMut(&str)) {
+    if args.plan.is_none()
+        && let Err(error) = settings.cache.disown(&found.record.build_id, &found.bytes)
+    {
+        say(&format!("warning: the contradicted plan cannot be remembered: {error}"));
+    }
+}
+
+/// What was found, and the kernel's refusal where it did not take the plan.
+struct Tested {
+    observed: Observed,
+    refused: Option<AttachError>,
+}
+
+impl Tested {
+    fn finish(self, found: &Found) -> Finished {
+        let sentence = self.observed.contradiction();
+        let failure = match (self.refused, sentence, &found.record.plan) {
+            (Some(error), ..) => Some(Failure::OtherBytes(error)),
+            (None, Some(sentence), Some(plan)) => Some(Failure::Disproven {
+                build_id: plan.build_id.clone(),
+                analyzer: plan.evidence.analyzer.clone(),
+                sentence,
+            }),
+            (None, ..) => None,
+        };
+        let build_id = found.record.build_id.clone();
+        Finished { observed: self.observed, build_id, origin: found.origin.clone(), failure }
+    }
+}
+
+/// The two namespaces and what runs in them.
+struct Setting {
+    spaces: [Namespace; 2],
+    scenario: Scenario,
+    parts: Vec<Part>,
+    left_out: Vec<LeftOut>,
+}
+
+fn test(host: &Host, plan: &Plan, args: &SelftestArgs) -> Result<Tested, Failure> {
+    let setting = set_up(host, args)?;
+    let sockets = Sockets::open(&setting.scenario, &setting.spaces).map_err(Failure::BrokenTest)?;
+    // Without it the drops of others cannot be told from ours, and their events would be a flood.
+    let tells_netns = plan.layout.offsets.contains_key(fields::NET_INUM);
+    let inodes = [&setting.spaces[0], &setting.spaces[1]].map(|space| space.inode);
+    let wanted = Wanted {
+        events: tells_netns || args.alone,
+        packet_size: 128,
+        sample: 1,
+        ring_size: 1 << 20,
+        counts: 4096,
+        only_netns: if args.alone { [0; 2] } else { inodes },
+    };
+    let attached = match attach::attach(host, plan, &wanted) {
+        Ok(attached) => attached,
+        Err(error) => return refused(host, plan, setting, error, args.alone),
+    };
+    let run = Run {
+        host,
+        plan,
+        all: args.all,
+        alone: args.alone,
+        inodes: tells_netns.then_some(inodes),
+        setting,
+        attached,
+        events: vec![],
+        rounds: vec![],
+        contradictions: vec![],
+    };
+    let observed = run.run(&sockets)?;
+    Ok(Tested { observed, refused: None })
+}
+
+/// Probes that were not set: of a plan that does not fit, or where none can be set.
+fn refused(
+    host: &Host,
+    plan: &Plan,
+    setting: Setting,
+    error: AttachError,
+    alone: bool,
+) -> Result<Tested, Failure> {
+    let of_plan = match error {
+        AttachError::OtherBytes { .. } | AttachError::NoInstruction(_) => true,
+        // In the guest all that the kernel may lack was checked.
+        AttachError::Probe { .. } => alone,
+        _ => false,
+    };
+    if !of_plan {
+        let checks = doctor::refused(host);
+        let complaints = checks.iter().filter_map(doctor::Check::complaint).collect();
+        return Err(Failure::Attach { error, checks: complaints });
+    }
+    let observed = Observed {
+        scenario: SCENARIO,
+        parts: vec![],
+        left_out: setting.left_out,
+        expected: Drops::default(),
+        seen: Drops::default(),
+        missed: 0,
+        probes: probes(host, plan),
+        contradictions: vec![error.to_string()],
+    };
+    Ok(Tested { observed, refused: Some(error) })
+}
+
+fn set_up(host: &Host, args: &SelftestArgs) -> Result<Setting, Failure> {
+    let mut left_out = parts::left_out(host, args.all);
+    if let Some(base) = left_out.iter().find(|left_out| left_out.part == Part::Base) {
+        return Err(Failure::CannotTest(base.why.clone()));
+    }
+    let space = || {
+        Namespace::new().map_err(|error| {
+            Failure::CannotTest(format!(
+                "no network namespace can be made: {error} -> run it outside of containers and sandboxes"
+            ))
+        })
+    };
+    let spaces = [space()?, space()?];
+    let leaves = |left_out: &[LeftOut], part| left_out.iter().any(|left| left.part == part);
+    if !leaves(&left_out, Part::Veth)
+        && let Err(error) = network::add_veth(&spaces[0], &spaces[1])
+    {
+        let why = format!("no veth device can be made: {error}");
+        left_out.push(LeftOut { part: Part::Veth, why });
+    }
+    loop {
+        let runs = |part: &Part| !leaves(&left_out, *part);
+        let parts: Vec<_> = Part::ALL.iter().copied().filter(runs).collect();
+        let scenario = Scenario::new(&parts);
+        let refused = load(&scenario, &spaces)?;
+        if refused.is_empty() {
+            left_out.sort_by_key(|left_out| left_out.part);
+            return Ok(Setting { spaces, scenario, parts, left_out });
+        }
+        left_out.extend(refused);
+    }
+}
+
+/// Loads all tables; the parts whose table the kernel or nft does not take, when it has loaded none.
+fn load(scenario: &Scenario, spaces: &[Namespace; 2]) -> Result<Vec<LeftOut>, Failure> {
+    let mut refused = vec![];
+    for (number, space) in spaces.iter().enumerate() {
+        let tables = || scenario.tables.iter().filter(|table| table.space == number);
+        let text: String = tables().map(|table| &*table.text).collect();
+        if text.is_empty() {
+            continue;
+        }
+        let Err(why) = nft(space, &[&text])? else { continue };
+        for table in tables() {
+            match nft(space, &["--check", &table.text])? {
+                Ok(_) => {}
+                Err(why) if table.part == Part::Base => {
+                    return Err(Failure::CannotTest(format!(
+                        "nft does not load a plain table: {why} -> load nft_counter where it is a module, \
+                         or use a kernel that nft knows"
+                    )));
+                }
+                Err(why) => {
+                    let why = format!("nft does not load table {}: {why}", table.name);
+                    refused.push(LeftOut { part: table.part, why });
+                }
+            }
+        }
+        if refused.is_empty() {
+            return Err(Failure::BrokenTest(format!("nft does not load the ruleset: {why}")));
+        }
+        // Those of the other namespace are loaded again, with the same handles.
+        let [first, _] = spaces;
+        nft(first, &["flush", "ruleset"])?.map_err(Failure::BrokenTest)?;
+        return Ok(refused);
+    }
+    Ok(refused)
+}
+
+/// What nft prints; within: the first line of why it does not do it.
+fn nft(space: &Namespace, arguments: &[&str]) -> Result<Result<String, String>, Failure> {
+    let ran = space.inside(|| nft::output(Path::new("nft"), arguments));
+    match ran.map_err(|error| Failure::BrokenTest(format!("entering a namespace: {error}")))? {
+        Ok(bytes) => Ok(Ok(String::from_utf8_lossy(&bytes).into_owned())),
+        Err(NftError::Failed { message, .. }) => {
+            let line = message.lines().find(|line| !line.is_empty()).unwrap_or("it says nothing");
+            Ok(Err(line.trim_start_matches("Error: ").to_owned()))
+        }
+        Err(error @ (NftError::Missing | NftError::Start(_))) => {
+            Err(Failure::CannotTest(error.to_string()))
+        }
+        Err(error) => Err(Failure::BrokenTest(error.to_string())),
+    }
+}
+
+/// The probes are set.
+struct Run<'a> {
+    host: &'a Host,
+    plan: &'a Plan,
+    all: bool,
+    alone: bool,
+    /// Of the namespaces; `None` where the plan does not tell where they are.
+    inodes: Option<[u32; 2]>,
+    setting: Setting,
+    attached: Attached,
+    events: Vec<Drop>,
+    rounds: Vec<Round>,
+    contradictions: Vec<String>,
+}
+
+impl Run<'_> {
+    fn run(mut self, sockets: &Sockets) -> Result<Observed, Failure> {
+        if self.all {
+            self.wait_for_jumps();
+        }
+        self.rounds(sockets)?;
+        let list = |space: &Namespace| -> Result<_, Failure> {
+            let listed = nft(space, &["-a", "list", "ruleset"])?;
+            let listed = listed.map_err(|why| Failure::BrokenTest(format!("nft: {why}")))?;
+            Ok(ruleset::read(&listed))
+        };
+        let [first, second] = &self.setting.spaces;
+        let listings = [list(first)?, list(second)?];
+        // What came after all that was waited for.
+        let rows = self.read()?;
+        if let Some((_, last)) = self.rounds.last_mut() {
+            *last = rows;
+        }
+        let Setting { scenario, parts, .. } = &self.setting;
+        let subjects = compare::subjects(scenario, &listings, self.inodes);
+        let subjects = subjects.map_err(Failure::BrokenTest)?;
+        let compared = compare::compare(scenario, &subjects, &self.rounds, &self.events);
+        let compared = compared.map_err(Failure::BrokenTest)?;
+        let mut contradictions = self.contradictions;
+        contradictions.extend(compared.contradictions);
+        let counters = self.attached.counters(self.host).map_err(Failure::Broken)?;
+        // Where all was seen, what was missed on a live host were drops of others.
+        let all_seen = compared.seen == compared.expected && !self.alone;
+        let missed = if all_seen { 0 } else { counters.missed };
+        let parts = parts.clone();
+        Ok(Observed {
+            scenario: SCENARIO,
+            parts,
+            left_out: self.setting.left_out,
+            expected: compared.expected,
+            seen: compared.seen,
+            missed,
+            probes: probes(self.host, self.plan),
+            contradictions,
+        })
+    }
+
+    fn patience(&self) -> Duration {
+        PATIENCE[usize::from(self.all)]
+    }
+
+    /// The kernel replaces breakpoints by jumps when it has time; both are to be seen to work, the jump above all.
+    fn wait_for_jumps(&self) {
+        let deadline = Instant::now() + self.patience();
+        let is_set = |probe: &SetProbe| {
+            probe.cost != Cost::Optimized || probe.kernel_says.contains("[OPTIMIZED]")
+        };
+        // Without the list there is nothing to wait for.
+        while self.host.exists(attach::site::LIST)
+            && !probes(self.host, self.plan).iter().all(is_set)
+            && Instant::now() < deadline
+        {
+            thread::sleep(PAUSE);
+        }
+    }
+
+    fn rounds(&mut self, sockets: &Sockets) -> Result<(), Failure> {
+        if !self.round("plain", sockets)? || !self.all {
+            return Ok(());
+        }
+        if let Err(why) = nft(&self.setting.spaces[1], &[scenario::TRACE_ELSEWHERE])? {
+            self.leave_out(Part::Nftrace, why);
+        } else {
+            if !self.round("nftrace elsewhere", sockets)? {
+                return Ok(());
+            }
+            match nft(&self.setting.spaces[0], &[scenario::TRACE])? {
+                Ok(_) if !self.round("nftrace", sockets)? => return Ok(()),
+                Ok(_) => {}
+                Err(why) => self.leave_out(Part::Nftrace, why),
+            }
+        }
+        let counting = || netlink::add_counting_chain(IP, scenario::COUNTERS_TABLE, INPUT);
+        let counts = match self.netlink(0, counting) {
+            Ok(()) if !self.round("nftrace and counters", sockets)? => return Ok(()),
+            Ok(()) => true,
+            Err(error) => {
+                self.leave_out(Part::Counters, format!("no base chain that counts: {error}"));
+                false
+            }
+        };
+        if self.setting.parts.contains(&Part::Nftrace) {
+            let delete = |family| move || netlink::delete_table(family, scenario::TRACE_TABLE);
+            let broken = |error| Failure::BrokenTest(format!("deleting a table: {error}"));
+            self.netlink(0, delete(INET)).map_err(broken)?;
+            self.netlink(1, delete(IP)).map_err(broken)?;
+        }
+        if counts {
+            if !self.round("counters", sockets)? {
+                return Ok(());
+            }
+            let delete = || netlink::delete_table(IP, scenario::COUNTERS_TABLE);
+            let deleted = self.netlink(0, delete);
+            deleted.map_err(|error| Failure::BrokenTest(format!("deleting a table: {error}")))?;
+        }
+        self.round("plain again", sockets)?;
+        Ok(())
+    }
+
+    fn leave_out(&mut self, part: Part, why: String) {
+        self.setting.parts.retain(|other| *other != part);
+        self.setting.left_out.push(LeftOut { part, why });
+    }
+
+    fn netlink(
+        &self,
+        space: usize,
+        work: impl FnOnce() -> io::Result<()> + Send,
+    ) -> io::Result<()> {
+        self.setting.spaces[space].inside(work)?
+    }
+
+    /// Sends everything once. Whether all was reported, and nothing else.
+    fn round(&mut self, name: &'static str, sockets: &Sockets) -> Result<bool, Failure> {
+        let scenario = &self.setting.scenario;
+        sockets.send(scenario).map_err(Failure::BrokenTest)?;
+        let mut expected = Drops::default();
+        let rounds = self.rounds.len() as u64 + 1;
+        for flow in &scenario.flows {
+            match flow.fate {
+                Fate::Rule(_) => expected.rule_drop += flow.packets * rounds,
+                Fate::Policy => expected.policy_drop += flow.packets * rounds,
+                Fate::Accepted => {}
+            }
+        }
+        sockets.receive(scenario, self.patience()).map_err(Failure::BrokenTest)?;
+        let deadline = Instant::now() + self.patience();
+        let (rows, seen) = loop {
+            let rows = self.read()?;
+            let mut seen = Drops::default();
+            for row in &rows {
+                match row.event {
+                    Event::RuleDrop => seen.rule_drop += row.packets,
+                    Event::PolicyDrop => seen.policy_drop += row.packets,
+                }
+            }
+            let all =
+                seen.rule_drop >= expected.rule_drop && seen.policy_drop >= expected.policy_drop;
+            if all || Instant::now() >= deadline {
+                break (rows, seen);
+            }
+            thread::sleep(PAUSE);
+        };
+        self.rounds.push((name, rows));
+        let agrees = self.attached.agrees().map_err(Failure::Broken)?;
+        if let Err(contradiction) = &agrees {
+            self.contradictions.push(contradiction.to_string());
+        }
+        Ok(agrees.is_ok() && seen == expected)
+    }
+
+    /// What was counted since the probes were set; events are taken meanwhile.
+    fn read(&mut self) -> Result<Vec<Count>, Failure> {
+        while let Some(drop) = self.attached.events().next(|bytes| record::decode(bytes, 0)) {
+            self.events.extend(drop);
+        }
+        let mut rows = self.attached.counts().map_err(Failure::Broken)?;
+        // On a live host, where the kernel could not leave out what is of others.
+        if !self.alone && self.inodes.is_none() {
+            rows.retain(|row| compare::is_ours(row, &self.setting.scenario));
+        }
+        Ok(rows)
+    }
+}
+
+/// The plan's probes, with what the kernel says of them now.
+fn probes(host: &Host, plan: &Plan) -> Vec<SetProbe> {
+    let listed = attach::site::probes(host);
+    let says = |offset: u32| {
+        let probe = listed.iter().find(|probe| probe.offset == offset);
+        probe.map(|probe| probe.says.clone()).unwrap_or_default()
+    };
+    let probe = |probe: &nfdrop_db::plan::Probe| SetProbe {
+        offset: probe.offset,
+        cost: probe.cost,
+        kernel_says: says(probe.offset.0),
+    };
+    plan.probes.iter().map(probe).collect()
+}
