@@ -207,7 +207,8 @@ impl Allowed {
             (Of::Source(of), Subject::Source { source, .. }) => of == source,
             _ => false,
         };
-        is_it && self.finding == finding.kind
+        // Nobody can accept a plan that is known to be wrong.
+        is_it && self.finding == finding.kind && finding.kind != Kind::ContradictedPlan
     }
 }
 

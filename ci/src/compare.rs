@@ -2,7 +2,7 @@
 
 use crate::finding::{Finding, Kind, Subject};
 use nfdrop_db::{
-    BuildId, Permanence, Reason, Record,
+    BuildId, Permanence, ProofResult, Reason, Record,
     store::{Failure, Held, Inventory, Source},
     withdrawal::analyzer_rank,
 };
@@ -19,6 +19,8 @@ pub struct Comparison {
     pub now_resolved: Vec<Subject>,
     /// Suites that were read, and list about what they did.
     pub sound_sources: Vec<Subject>,
+    /// Builds whose plan was proven on their kernel.
+    pub booted: usize,
     /// Builds whose plan is the same, found again by another analyzer.
     pub proven_again: usize,
     /// Builds, and of those with a plan.
@@ -29,13 +31,15 @@ pub struct Comparison {
     pub still_unresolved: usize,
 }
 
-/// Compares what there is with what there was. Without a baseline all is new.
-pub fn compare(now: &Inventory, baseline: Option<&Inventory>) -> Comparison {
+/// Compares what there is with what there was. Without a baseline all is new. `require_proof`: a new build with
+/// a plan has to have been booted.
+pub fn compare(now: &Inventory, baseline: Option<&Inventory>, require_proof: bool) -> Comparison {
     let nothing = Inventory::default();
     let before = baseline.unwrap_or(&nothing);
     let mut all =
         Comparison { builds: counts(now), before: baseline.map(counts), ..Comparison::default() };
     builds(&mut all, now, before);
+    proofs(&mut all, now, before, require_proof);
     kernels(&mut all, now, before);
     sources(&mut all, &now.sources, &before.sources);
     let worst = |finding: &Finding| std::cmp::Reverse(finding.kind.outcome());
@@ -125,6 +129,35 @@ fn builds(all: &mut Comparison, now: &Inventory, before: &Inventory) {
             let had = if old.reason.is_none() { "it had a plan" } else { "it had no plan" };
             find(all, Kind::LostBuild, subject(id, old), None, had.to_owned());
         }
+    }
+}
+
+/// What booting showed. A contradiction counts whatever was known before; that a kernel cannot be booted, or was
+/// not, where that is new.
+fn proofs(all: &mut Comparison, now: &Inventory, before: &Inventory, require_proof: bool) {
+    for (id, held) in now.builds.iter().filter(|(_, held)| held.reason.is_none()) {
+        let old = before.builds.get(id).filter(|old| old.reason.is_none());
+        let proof = held.proof.as_ref();
+        let known = old.and_then(|old| old.proof.as_ref()).map(|proof| proof.result);
+        let (kind, detail) = match proof.map(|proof| (proof.result, proof.detail.clone())) {
+            Some((ProofResult::Proven, _)) => {
+                all.booted += 1;
+                continue;
+            }
+            Some((ProofResult::Contradicted, detail)) => (Kind::ContradictedPlan, detail),
+            Some((ProofResult::NotBootable, _)) if known == Some(ProofResult::NotBootable) => {
+                continue;
+            }
+            Some((ProofResult::NotBootable, detail)) => (Kind::NotBootable, detail),
+            None if require_proof && (old.is_none() || known == Some(ProofResult::Proven)) => {
+                let had = if known.is_some() { "the baseline has a proof" } else { "it is new" };
+                (Kind::Unproven, Some(had.to_owned()))
+            }
+            None => continue,
+        };
+        let detail = Record::clean_detail(&detail.unwrap_or_default());
+        let subject = subject(id, held);
+        all.findings.push(Finding { kind, subject, reason: None, detail });
     }
 }
 

@@ -12,6 +12,8 @@ pub enum Outcome {
     /// Something could not be fetched or read, so that nobody knows. Neither a pass nor a kernel that
     /// cannot be resolved: the next crawl may end otherwise.
     Unfinished,
+    /// A kernel could not be booted, or a proof that is asked for is not there: nobody has seen the plan work.
+    Unproven,
     /// A new kernel cannot be resolved.
     Unresolved,
     /// Something was lost, has shrunk or has changed.
@@ -23,7 +25,7 @@ impl Outcome {
     pub fn code(self) -> u8 {
         match self {
             Self::Pass => 0,
-            Self::Unresolved => 1,
+            Self::Unresolved | Self::Unproven => 1,
             Self::Worse => 2,
             Self::Unfinished => 3,
         }
@@ -34,6 +36,7 @@ impl Outcome {
         match self {
             Self::Pass => "pass",
             Self::Unfinished => "unfinished",
+            Self::Unproven => "unproven",
             Self::Unresolved => "unresolved",
             Self::Worse => "worse",
         }
@@ -81,6 +84,19 @@ kinds! {
     NewUnresolved "new_unresolved" Unresolved
         "a new kernel cannot be resolved"
         "`nfdrop-indexer explain` of its package shows why; an allow entry accepts it for a while",
+    /// Its kernel was booted, and shows something else than the plan says. No entry accepts it.
+    ContradictedPlan "contradicted_plan" Worse
+        "a plan is contradicted by its own kernel"
+        "the plan is wrong and must not be published: `nfdrop-indexer explain` of its package shows what the \
+         analyzer saw; withdraw such plans with a new entry in db/src/withdrawal.rs",
+    /// A new build's kernel was booted, and did not get through the scenario.
+    NotBootable "not_bootable" Unproven
+        "a new kernel could not be booted to prove its plan"
+        "`nfdrop-ci prove --build-id` tries it again, and shows its console; an allow entry accepts it for a while",
+    /// A build that needs a proof has none.
+    Unproven "unproven" Unproven
+        "a plan was not proven on its kernel"
+        "run `nfdrop-ci prove --new` before the gate; an allow entry accepts it for a while",
     /// A build that the baseline has is gone.
     LostBuild "lost_build" Worse
         "a build that was known is gone"
@@ -235,8 +251,14 @@ mod tests {
 
     #[test]
     fn the_worst_wins() {
-        let mut all = [Outcome::Worse, Outcome::Pass, Outcome::Unresolved, Outcome::Unfinished];
+        let mut all = [
+            Outcome::Worse,
+            Outcome::Pass,
+            Outcome::Unresolved,
+            Outcome::Unproven,
+            Outcome::Unfinished,
+        ];
         all.sort();
-        assert_eq!(all.map(Outcome::code), [0, 3, 1, 2]);
+        assert_eq!(all.map(Outcome::code), [0, 3, 1, 1, 2]);
     }
 }

@@ -59,6 +59,7 @@ impl Verdict {
                 "new kernel cannot be resolved",
                 "new kernels cannot be resolved",
             ),
+            number(Outcome::Unproven, "plan was not seen to work", "plans were not seen to work"),
             number(Outcome::Unfinished, "thing could not be read", "things could not be read"),
         ];
         let parts: Vec<String> = parts.into_iter().flatten().collect();
@@ -90,6 +91,7 @@ impl Verdict {
             (now_resolved.len(), "had no plan and have one now"),
             (*proven_again, "proven again by another analyzer"),
             (self.comparison.still_unresolved, "without a plan as before"),
+            (self.comparison.booted, "proven on their kernel"),
         ] {
             if count > 0 {
                 let _ = write!(text, "; {count} {what}");

@@ -2,8 +2,9 @@
 //! `test-util`: nothing here comes from a kernel, so nothing here may reach one.
 
 use crate::{
-    BitField, BuildId, Cost, Event, Evidence, FnOffset, HexBytes, Layout, LayoutSource, Location,
-    Method, Plan, Probe, Reason, Record, Reg, SCHEMA, SYMBOL, Share, plan::fields,
+    BitField, BuildId, Cost, Drops, Event, Evidence, FnOffset, HexBytes, Layout, LayoutSource,
+    Location, Machine, Method, Observed, Part, Plan, Probe, Proof, Reason, Record, Reg, SCENARIO,
+    SCHEMA, SYMBOL, SetProbe, Share, plan::fields,
 };
 
 /// A valid plan for this build: one drop-only probe per event, where Debian's
@@ -61,6 +62,32 @@ pub fn resolved(build_id: BuildId) -> Record {
 /// The record of a build without a plan.
 pub fn unresolved(build_id: BuildId) -> Record {
     Record::unresolved(build_id, Reason::NoSite, "no set of sites sees every drop exactly once")
+}
+
+/// A proof of the plan in this record.
+///
+/// # Panics
+/// Where there is none.
+pub fn proof(record: &Record) -> Proof {
+    let plan = record.plan.as_ref().expect("a sample with a plan");
+    let drops = Drops { rule_drop: 40, policy_drop: 8 };
+    let probes = plan.probes.iter().map(|probe| SetProbe {
+        offset: probe.offset,
+        cost: probe.cost,
+        kernel_says: "[OPTIMIZED]".to_owned(),
+    });
+    let observed = Observed {
+        scenario: SCENARIO,
+        parts: vec![Part::Base, Part::Jump, Part::Policy, Part::Accept],
+        left_out: vec![],
+        expected: drops,
+        seen: drops,
+        missed: 0,
+        probes: probes.collect(),
+        contradictions: vec![],
+    };
+    let [qemu, cpu, accel] = ["7.2.22", "EPYC", "tcg"].map(str::to_owned);
+    Proof::of(plan, observed, Machine { qemu, cpu, accel })
 }
 
 /// This record as a crawl would store it: found in the signed package of a kernel of this release.

@@ -8,10 +8,7 @@
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use blake2::{Blake2b512, Digest as _};
 use minisign::{KeyPair, SecretKey, SecretKeyBox};
-use nfdrop_db::{
-    BuildId,
-    store::{Signer, trusted_comment},
-};
+use nfdrop_db::store::Signer;
 use ring::signature::Ed25519KeyPair;
 use std::{
     fmt,
@@ -157,9 +154,8 @@ impl fmt::Debug for SigningKey {
 }
 
 impl Signer for SigningKey {
-    fn sign(&self, build_id: &BuildId, record: &[u8]) -> String {
+    fn sign(&self, comment: &str, record: &[u8]) -> String {
         let signature = self.key.sign(&Blake2b512::digest(record));
-        let comment = trusted_comment(build_id);
         let global = self.key.sign(&[signature.as_ref(), comment.as_bytes()].concat());
         let signature = [&PREHASHED[..], &self.id, signature.as_ref()].concat();
         format!(
@@ -232,6 +228,7 @@ mod tests {
     use super::*;
     use minisign::{PublicKeyBox, SignatureBox};
     use nfdrop_db::sample;
+    use nfdrop_db::{BuildId, store::plan_comment};
     use proptest::prelude::*;
 
     fn never() -> io::Result<String> {
@@ -255,7 +252,10 @@ mod tests {
         assert_eq!(open, None);
         let record = sample::resolved(id()).to_bytes();
         let signature = key.sign(&id(), &record);
-        assert_eq!(SigningKey::read(&secret, never).unwrap().0.sign(&id(), &record), signature);
+        assert_eq!(
+            SigningKey::read(&secret, never).unwrap().0.sign(&plan_comment(&id()), &record),
+            signature
+        );
         let public = PublicKeyBox::from(text).into_public_key().unwrap();
         let verify = |signature: &str, record: &[u8]| {
             let signature = SignatureBox::from_string(signature).unwrap();

@@ -4,7 +4,7 @@
 use nfdrop_db::store::{Group, Stats, Tally};
 use std::fmt::Write as _;
 
-const HEAD: [&str; 9] = [
+const HEAD: [&str; 10] = [
     "distro",
     "series",
     "flavour",
@@ -13,6 +13,7 @@ const HEAD: [&str; 9] = [
     "bodies",
     "drop-only",
     "optimizable",
+    "booted",
     "unresolved",
 ];
 
@@ -40,6 +41,7 @@ fn row([distro, series, flavour]: [&str; NAMES], tally: &Tally) -> Row {
         tally.bodies.to_string(),
         share(tally.drop_only, tally.resolved),
         share(tally.optimizable, tally.resolved),
+        share(tally.booted, tally.resolved),
         reasons.collect::<Vec<_>>().join(", "),
     ]
 }
@@ -107,6 +109,7 @@ mod tests {
             bodies: 3,
             drop_only: 12,
             optimizable: 11,
+            booted: 12,
             unresolved: [(Reason::NoSite, 1), (Reason::FetchFailed, 2)].into(),
         };
         let none =

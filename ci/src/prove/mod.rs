@@ -2,7 +2,7 @@
 //! probes saw is compared with what the rules counted.
 //!
 //! ```text
-//! packages  by what the database says of them, from the crawl's cache or fetched again, hashes checked
+//! run       → packages, by what the database says of them, from the crawl's cache or fetched again, hashes checked
 //! kernel    → image and modules
 //! programs  → the client and nft of this machine, with their libraries
 //! initramfs → a file system of these, and of guest/init.c
@@ -17,5 +17,6 @@ pub mod initramfs;
 pub mod kernel;
 pub mod machine;
 pub mod programs;
+pub mod run;
 
 pub use guest::{Programs, prove};

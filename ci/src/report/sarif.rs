@@ -64,7 +64,10 @@ fn level(kind: Kind) -> &'static str {
 fn result(finding: &Finding, rule: Option<usize>, text: &str, entry: Option<&Allowed>) -> Value {
     let key = finding.subject.key();
     let uri = match &finding.subject {
-        Subject::Build { id, .. } => format!("buildid/{id}/plan"),
+        Subject::Build { id, .. } => match finding.kind {
+            Kind::ContradictedPlan | Kind::NotBootable => format!("buildid/{id}/proof"),
+            _ => format!("buildid/{id}/plan"),
+        },
         Subject::Kernel { .. } => "v1/unresolved".to_owned(),
         Subject::Source { .. } => "v1/coverage".to_owned(),
     };

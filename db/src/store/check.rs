@@ -5,18 +5,19 @@ use super::{
     body::BodyOutcome,
     flavour,
     kernels::place,
-    listing,
+    listing, proofs,
     read::{self, optional, required},
-    series, signature,
+    series,
+    signature::{self, plan_comment, proof_comment},
     write::{check_sha256, check_text},
 };
-use crate::{BuildId, PlanError, Reason, Record, RecordError, Status, hex};
+use crate::{BuildId, PlanError, Proof, Reason, Record, RecordError, Status, hex};
 use rusqlite::{Connection, Row, types::ValueRef};
 use sha2::{Digest as _, Sha256};
 use std::fmt::{Display, Write as _};
 
 /// Per table the columns that are content, and so all but the times.
-const CONTENT: [(&str, &str); 6] = [
+const CONTENT: [(&str, &str); 8] = [
     ("bodies", "input_key, analyzer, reason, detail, plan"),
     ("listings", "input_key, analyzer, listing"),
     (
@@ -33,6 +34,8 @@ const CONTENT: [(&str, &str); 6] = [
         "distro, suite, release, version, arch, set_sha256, signed_by, reason, detail, analyzer",
     ),
     ("sources", "distro, suite, arch, index_sha256, kernels, signed_by, reason, detail"),
+    ("proofs", "build_id, plan_sha256, result, proof, signature"),
+    ("set_packages", "set_sha256, package, url, sha256"),
 ];
 
 impl Store {
@@ -90,13 +93,15 @@ impl Store {
 }
 
 /// What is looked at, and how.
-const CHECKS: [(&str, Check); 8] = [
+const CHECKS: [(&str, Check); 10] = [
     ("the file", check_file),
     ("references", check_references),
     ("builds", check_builds),
     ("bodies", check_bodies),
     ("listings", check_listings),
+    ("proofs", check_proofs),
     ("packages", check_packages),
+    ("packages of kernels", check_set_packages),
     ("failures", check_failures),
     ("suites", check_sources),
 ];
@@ -110,6 +115,7 @@ const RESTORE: &str = "restore a copy, or crawl into a new file";
 const CRAWL: &str = "crawl again, which looks at its packages anew";
 const CRAWL_SUITE: &str = "crawl it again";
 const SIGN: &str = "sign it again with `nfdrop-indexer sign`";
+const PROVE: &str = "prove it again with `nfdrop-ci prove --build-id`";
 const ANEW: &str = "it is made anew when a kernel needs it, or merge a database that has it";
 
 /// What was found so far.
@@ -210,7 +216,7 @@ fn check_build(
         }
     };
     let signature: Option<String> = row.get(9)?;
-    if let Some(what) = signature.and_then(|text| signature::problem(id, &text)) {
+    if let Some(what) = signature.and_then(|text| signature::problem(&plan_comment(id), &text)) {
         faults.add(&subject, format_args!("its signature {what}"), SIGN);
     }
     let status: Option<Status> = required(row, 4).ok();
@@ -262,6 +268,52 @@ fn check_listings(connection: &Connection, faults: &mut Faults) -> rusqlite::Res
             }
         }
     }
+}
+
+fn check_proofs(connection: &Connection, faults: &mut Faults) -> rusqlite::Result<()> {
+    let sql = "SELECT proofs.build_id, plan_sha256, result, proof, proofs.signature, record \
+               FROM proofs LEFT JOIN builds USING (build_id) ORDER BY 1";
+    let mut statement = connection.prepare(sql)?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let id: BuildId = match required(row, 0) {
+            Ok(id) => id,
+            Err(error) => {
+                faults.add("proofs", told(&error), RESTORE);
+                continue;
+            }
+        };
+        let subject = format!("the proof of build {id}");
+        let proof = match Proof::parse_canonical(row.get_ref(3)?.as_blob()?) {
+            Ok(proof) => proof,
+            Err(error) => {
+                faults.add(&subject, error, PROVE);
+                continue;
+            }
+        };
+        let (plan, result): (Vec<u8>, String) = (row.get(1)?, row.get(2)?);
+        if (&proof.build_id, &proof.plan_sha256.0, proof.result.name()) != (&id, &plan, &result) {
+            faults.add(&subject, "it says something else than its row", PROVE);
+        }
+        let record: Option<Vec<u8>> = row.get(5)?;
+        if record.is_some_and(|record| !proof.is_of(&record)) {
+            faults.add(&subject, "it is of another plan than the one that is stored", PROVE);
+        }
+        let signature: Option<String> = row.get(4)?;
+        if let Some(what) = signature.and_then(|s| signature::problem(&proof_comment(&id), &s)) {
+            faults.add(&subject, format_args!("its signature {what}"), SIGN);
+        }
+    }
+    Ok(())
+}
+
+fn check_set_packages(connection: &Connection, faults: &mut Faults) -> rusqlite::Result<()> {
+    for row in proofs::set_rows(connection)? {
+        if let Err(error) = row.check() {
+            faults.add("a package of a kernel", error, CRAWL);
+        }
+    }
+    Ok(())
 }
 
 /// What lists and tables are read from is made of the release.

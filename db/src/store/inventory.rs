@@ -5,7 +5,7 @@ use super::{
     Failure, Source, Store, StoreError,
     read::{self, required, wrong},
 };
-use crate::{BuildId, HexBytes, Plan, Reason, Record, plan::fields};
+use crate::{BuildId, HexBytes, Plan, Proof, ProofResult, Reason, Record, plan::fields};
 use rusqlite::Connection;
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,8 +38,19 @@ pub struct Held {
     pub attaches: Option<[u8; 32]>,
     /// Whether there is a signature.
     pub signed: bool,
+    /// What booting its kernel showed of this plan.
+    pub proof: Option<HeldProof>,
     /// The packages that hold it, once per suite.
     pub packages: BTreeSet<PackageName>,
+}
+
+/// What a proof comes to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldProof {
+    /// In a word.
+    pub result: ProofResult,
+    /// Why the plan is not proven, one line.
+    pub detail: Option<String>,
 }
 
 /// A package in a suite.
@@ -88,7 +99,8 @@ impl Store {
 }
 
 fn builds(connection: &Connection) -> rusqlite::Result<BTreeMap<BuildId, Held>> {
-    let sql = "SELECT build_id, record, input_key, analyzer, signature IS NOT NULL FROM builds";
+    let sql = "SELECT build_id, record, input_key, analyzer, builds.signature IS NOT NULL, proof \
+               FROM builds LEFT JOIN proofs USING (build_id)";
     let mut statement = connection.prepare(sql)?;
     let mut rows = statement.query([])?;
     let mut builds = BTreeMap::new();
@@ -96,6 +108,12 @@ fn builds(connection: &Connection) -> rusqlite::Result<BTreeMap<BuildId, Held>> 
         let record =
             Record::parse_canonical(row.get_ref(1)?.as_blob()?).map_err(|error| wrong(1, error))?;
         let body: Option<Vec<u8>> = row.get(2)?;
+        let proof: Option<Vec<u8>> = row.get(5)?;
+        let proof = proof.map(|bytes| Proof::parse_canonical(&bytes)).transpose();
+        let proof = proof.map_err(|error| wrong(5, error))?.map(|proof| HeldProof {
+            result: proof.result,
+            detail: proof.detail.and_then(|text| text.lines().next().map(str::to_owned)),
+        });
         let held = Held {
             reason: record.reason,
             detail: record.detail,
@@ -103,6 +121,7 @@ fn builds(connection: &Connection) -> rusqlite::Result<BTreeMap<BuildId, Held>> 
             body: body.map(HexBytes),
             attaches: record.plan.map(attaches),
             signed: row.get(4)?,
+            proof,
             packages: BTreeSet::new(),
         };
         builds.insert(required(row, 0)?, held);

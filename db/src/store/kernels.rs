@@ -7,7 +7,7 @@ use super::{
     read::{optional, required, seconds},
     series,
 };
-use crate::{BuildId, Reason, Status, hex};
+use crate::{BuildId, ProofResult, Reason, Status, hex};
 use rusqlite::{Connection, Row, ToSql, params_from_iter, types::Value};
 use std::{
     collections::{BTreeMap, HashSet},
@@ -90,6 +90,10 @@ pub struct Cell {
     pub flavour: String,
     /// Builds with a plan.
     pub resolved: u64,
+    /// Of those, with a plan that was proven on their kernel.
+    pub proven: u64,
+    /// With one that their kernel contradicts.
+    pub contradicted: u64,
     /// Builds without one.
     pub unresolved: u64,
     /// Kernels that never got to a build-id; each release and version once, however many suites list it.
@@ -225,7 +229,7 @@ impl Store {
     /// two indices.
     pub fn coverage(&self) -> Result<Vec<Cell>, StoreError> {
         type Key = (String, String, String);
-        let mut cells: BTreeMap<Key, [u64; 3]> = BTreeMap::new();
+        let mut cells: BTreeMap<Key, [u64; 5]> = BTreeMap::new();
         self.read(|connection| {
             let mut count = |which: usize, sql: &str| -> rusqlite::Result<()> {
                 let mut statement = connection.prepare_cached(sql)?;
@@ -252,11 +256,21 @@ impl Store {
                 "SELECT distro, series, flavour, count(*) FROM \
                  (SELECT DISTINCT distro, series, flavour, release, version FROM failures) \
                  GROUP BY distro, series, flavour",
-            )
+            )?;
+            for (which, result) in [(3, ProofResult::Proven), (4, ProofResult::Contradicted)] {
+                let sql = format!(
+                    "SELECT distro, series, flavour, count(DISTINCT build_id) \
+                     FROM (SELECT build_id FROM proofs WHERE result = '{result}') \
+                     CROSS JOIN packages USING (build_id) GROUP BY distro, series, flavour"
+                );
+                count(which, &sql)?;
+            }
+            Ok(())
         })?;
-        let cell = |((distro, series, flavour), [builds, unresolved, failed]): (Key, [u64; 3])| {
+        let cell = |((distro, series, flavour), counts): (Key, [u64; 5])| {
+            let [builds, unresolved, failed, proven, contradicted] = counts;
             let resolved = builds.saturating_sub(unresolved);
-            Cell { distro, series, flavour, resolved, unresolved, failed }
+            Cell { distro, series, flavour, resolved, proven, contradicted, unresolved, failed }
         };
         let mut cells: Vec<Cell> = cells.into_iter().map(cell).collect();
         cells.sort_by_cached_key(|cell| {

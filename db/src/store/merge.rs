@@ -7,14 +7,14 @@
 //! first time. Its signatures come with the records, where this database has no key of its own.
 
 use super::{
-    Build, InputKey, Kernel, PackedListing, Source, Store, StoreError, listing,
+    Build, InputKey, Kernel, PackedListing, Source, Store, StoreError, listing, proofs,
     read::{optional, required},
-    signature,
+    signature::{self, plan_comment, proof_comment},
     write::{
         PackageRow, check_sha256, check_text, put_build, put_failure, put_package, set_sha256,
     },
 };
-use crate::{BuildId, Reason, Record};
+use crate::{BuildId, Proof, Reason, Record};
 use rusqlite::{Connection, Row};
 
 /// Rows that are read and written at a time.
@@ -25,6 +25,8 @@ const PAGE: usize = 500;
 pub struct Merged {
     /// Builds.
     pub builds: u64,
+    /// Proofs.
+    pub proofs: u64,
     /// Packages.
     pub packages: u64,
     /// Kernels that never got to a build-id.
@@ -61,7 +63,9 @@ impl Store {
                     check_text(&id, field, text)?;
                 }
                 let id = &build.record.build_id;
-                if let Some(what) = signed.as_ref().and_then(|text| signature::problem(id, text)) {
+                if let Some(what) =
+                    signed.as_ref().and_then(|text| signature::problem(&plan_comment(id), text))
+                {
                     return Err(damaged(format!("the signature of {id} {what}")));
                 }
                 let signature = self.sign(&build.record).or(signed);
@@ -74,6 +78,14 @@ impl Store {
             })?;
         }
         self.merge_listings(other)?;
+        merged.proofs = self.merge_proofs(other)?;
+        let rows = other.read(proofs::set_rows)?;
+        for page in rows.chunks(PAGE) {
+            for row in page {
+                row.check()?;
+            }
+            self.write(|connection| page.iter().try_for_each(|row| row.put(connection)))?;
+        }
         let rows = other.read(packages)?;
         merged.packages = rows.len() as u64;
         for page in rows.chunks(PAGE) {
@@ -116,6 +128,38 @@ impl Store {
 }
 
 impl Store {
+    fn merge_proofs(&self, other: &Self) -> Result<u64, StoreError> {
+        let path = other.path();
+        let mut count = 0;
+        let mut last = String::new();
+        loop {
+            let page = other.read(|connection| proofs::page(connection, &last, PAGE))?;
+            let Some((id, ..)) = page.last() else { return Ok(count) };
+            last.clone_from(id);
+            let mut valid = Vec::with_capacity(page.len());
+            for (id, bytes, signed) in page {
+                let damaged = |cause: String| StoreError::Corrupt { path: path.to_owned(), cause };
+                let proof = Proof::parse_canonical(&bytes)
+                    .map_err(|error| damaged(format!("the proof of {id}: {error}")))?;
+                if proof.build_id.to_string() != id {
+                    return Err(damaged(format!("the proof of {id} is of another build")));
+                }
+                let comment = proof_comment(&proof.build_id);
+                if let Some(what) = signed.as_ref().and_then(|s| signature::problem(&comment, s)) {
+                    return Err(damaged(format!("the signature of the proof of {id} {what}")));
+                }
+                let signature = self.sign_bytes(&comment, &bytes).or(signed);
+                valid.push((proof, signature));
+            }
+            count += valid.len() as u64;
+            self.write(|connection| {
+                valid.iter().try_for_each(|(proof, signature)| {
+                    proofs::put_merged(connection, proof, signature.as_deref())
+                })
+            })?;
+        }
+    }
+
     /// One at a time: each is looked at whole, and may be long.
     fn merge_listings(&self, other: &Self) -> Result<(), StoreError> {
         let mut last: Option<InputKey> = None;

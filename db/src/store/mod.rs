@@ -26,6 +26,7 @@ mod listing;
 mod maintain;
 mod merge;
 mod open;
+mod proofs;
 mod read;
 mod signature;
 mod stats;
@@ -35,15 +36,16 @@ mod write;
 
 pub use body::{Body, BodyOutcome, InputKey, PlanTemplate};
 pub use error::StoreError;
-pub use inventory::{Held, Inventory, PackageName};
+pub use inventory::{Held, HeldProof, Inventory, PackageName};
 pub use kernels::{
     Cell, Cursor, KernelFilter, KernelRow, MAX_QUERY, MIN_DIGITS, Matches, NoCursor,
 };
 pub use listing::PackedListing;
 pub use maintain::{Migrated, Vacuumed};
 pub use merge::Merged;
+pub use proofs::{PackageSet, Provable, SetPackage, StoredProof};
 pub use read::{Accept, Changed, Counts, Failure, Known, flavour, series};
-pub use signature::{MAX_SIGNATURE, Signed, Signer, trusted_comment};
+pub use signature::{MAX_SIGNATURE, Signed, Signer, plan_comment, proof_comment};
 pub use stats::{Group, Stats, Tally};
 pub use watch::{FileId, Log, Watcher, log_of};
 
@@ -225,7 +227,11 @@ impl Store {
 
     /// This record's signature, where there is a key.
     fn sign(&self, record: &Record) -> Option<String> {
-        Some(self.signer()?.sign(&record.build_id, &record.to_bytes()))
+        self.sign_bytes(&plan_comment(&record.build_id), &record.to_bytes())
+    }
+
+    fn sign_bytes(&self, comment: &str, bytes: &[u8]) -> Option<String> {
+        Some(self.signer()?.sign(comment, bytes))
     }
 
     /// The file.

@@ -20,6 +20,7 @@ const MIGRATIONS: &[M] = &[
     M::up(include_str!("schema-2.sql")),
     M::up(include_str!("schema-3.sql")),
     M::up(include_str!("schema-4.sql")),
+    M::up(include_str!("schema-5.sql")),
 ];
 /// `user_version` of a file that is up to date.
 pub(super) const VERSION: i64 = MIGRATIONS.len() as i64;
@@ -29,6 +30,7 @@ pub(super) const BRINGS: [&str; MIGRATIONS.len()] = [
     "which packages were fetched in parts only",
     "signatures, listings of bodies, and indices to list kernels from",
     "which withdrawals of wrong plans it has been through",
+    "proofs, and where all packages of a kernel are",
 ];
 /// Longest value read or written, in bytes; above the longest record. A file that holds a longer
 /// one was not written by this program.

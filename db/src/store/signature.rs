@@ -4,8 +4,8 @@
 //! can check with minisign alone. The store has no key to check it with; it knows what such a file looks
 //! like, and that its trusted comment names the build, so what was mixed up is found without one.
 
-use super::{Store, StoreError};
-use crate::{BuildId, Record};
+use super::{Store, StoreError, proofs};
+use crate::{BuildId, Proof, Record};
 use rusqlite::{Connection, params};
 use std::fmt;
 
@@ -16,14 +16,19 @@ const PAGE: usize = 500;
 
 /// Signs records as they are stored.
 pub trait Signer: fmt::Debug + Send + Sync {
-    /// The signature over exactly these bytes, with [`trusted_comment`], as it is handed out: the text
-    /// of a minisign file. The same record has the same signature every time.
-    fn sign(&self, build_id: &BuildId, record: &[u8]) -> String;
+    /// The signature over exactly these bytes, with this trusted comment, as it is handed out: the text
+    /// of a minisign file. The same bytes have the same signature every time.
+    fn sign(&self, trusted_comment: &str, bytes: &[u8]) -> String;
 }
 
-/// What a signature says that it is of. It is signed too.
-pub fn trusted_comment(build_id: &BuildId) -> String {
+/// What the signature of a record says that it is of, as its trusted comment. It is signed too.
+pub fn plan_comment(build_id: &BuildId) -> String {
     format!("nfdrop plan of build {build_id}")
+}
+
+/// The same of a proof.
+pub fn proof_comment(build_id: &BuildId) -> String {
+    format!("nfdrop proof of build {build_id}")
 }
 
 /// How much was looked at and signed.
@@ -35,6 +40,8 @@ pub struct Signed {
     pub signed: u64,
     /// Those whose record is damaged, which nobody should vouch for. They stay as they are.
     pub damaged: u64,
+    /// Proofs that had no signature, or not this key's.
+    pub proofs: u64,
 }
 
 impl Store {
@@ -47,14 +54,14 @@ impl Store {
         let mut last = String::new();
         loop {
             let page = self.read(|connection| page(connection, &last))?;
-            let Some((id, ..)) = page.last() else { return Ok(done) };
+            let Some((id, ..)) = page.last() else { break };
             last.clone_from(id);
             let mut new = Vec::new();
             for (id, record, signature) in page {
                 done.builds += 1;
                 match Record::parse_canonical(&record) {
                     Ok(parsed) if parsed.build_id.to_string() == id => {
-                        let text = signer.sign(&parsed.build_id, &record);
+                        let text = signer.sign(&plan_comment(&parsed.build_id), &record);
                         if signature.as_ref() != Some(&text) {
                             new.push((id, record, text));
                         }
@@ -70,6 +77,36 @@ impl Store {
                 })?;
             }
             progress(done);
+        }
+        self.sign_proofs(signer, &mut done)?;
+        Ok(done)
+    }
+
+    fn sign_proofs(&self, signer: &dyn Signer, done: &mut Signed) -> Result<(), StoreError> {
+        let mut last = String::new();
+        loop {
+            let page = self.read(|connection| proofs::page(connection, &last, PAGE))?;
+            let Some((id, ..)) = page.last() else { return Ok(()) };
+            last.clone_from(id);
+            let mut new = Vec::new();
+            for (id, bytes, signature) in page {
+                match Proof::parse_canonical(&bytes) {
+                    Ok(proof) if proof.build_id.to_string() == id => {
+                        let text = signer.sign(&proof_comment(&proof.build_id), &bytes);
+                        if signature.as_ref() != Some(&text) {
+                            new.push((id, bytes, text));
+                        }
+                    }
+                    _ => done.damaged += 1,
+                }
+            }
+            if !new.is_empty() {
+                done.proofs += self.write(|connection| {
+                    new.iter().try_fold(0, |count, (id, proof, signature)| {
+                        Ok(count + proofs::put_signature(connection, id, proof, signature)? as u64)
+                    })
+                })?;
+            }
         }
     }
 }
@@ -100,8 +137,8 @@ pub(super) fn put_signature(
     connection.prepare_cached(sql)?.execute(params![id, record, signature])
 }
 
-/// What is wrong with a signature of this build's record, as far as can be told without the key.
-pub(super) fn problem(build_id: &BuildId, signature: &str) -> Option<&'static str> {
+/// What is wrong with a signature that has to have this trusted comment, as far as can be told without the key.
+pub(super) fn problem(comment: &str, signature: &str) -> Option<&'static str> {
     let base64 = |line: &str, len: usize| {
         let digits = line.trim_end_matches('=');
         let padding = line.len() - digits.len();
@@ -126,7 +163,7 @@ pub(super) fn problem(build_id: &BuildId, signature: &str) -> Option<&'static st
         return malformed;
     }
     let says = trusted.strip_prefix("trusted comment: ");
-    (says != Some(&trusted_comment(build_id))).then_some("says that it is of something else")
+    (says != Some(comment)).then_some("says that it is of something else")
 }
 
 #[cfg(test)]
@@ -141,17 +178,17 @@ mod tests {
     fn text() -> String {
         let first = format!("RUQ{}=", "a".repeat(96));
         let last = format!("{}==", "b".repeat(86));
-        format!(
-            "untrusted comment: a\n{first}\ntrusted comment: {}\n{last}\n",
-            trusted_comment(&id())
-        )
+        format!("untrusted comment: a\n{first}\ntrusted comment: {}\n{last}\n", plan_comment(&id()))
     }
 
     #[test]
     fn a_signature_is_four_lines_and_names_its_build() {
-        assert_eq!(problem(&id(), &text()), None);
+        assert_eq!(problem(&plan_comment(&id()), &text()), None);
         let other = BuildId::from_bytes(&[2; 20]).unwrap();
-        assert_eq!(problem(&other, &text()), Some("says that it is of something else"));
+        assert_eq!(
+            problem(&plan_comment(&other), &text()),
+            Some("says that it is of something else")
+        );
         let malformed = [
             String::new(),
             text().trim_end().to_owned(),
@@ -164,7 +201,7 @@ mod tests {
             text().replace("comment: a", &"a".repeat(MAX_SIGNATURE)),
         ];
         for text in malformed {
-            let says = problem(&id(), &text);
+            let says = problem(&plan_comment(&id()), &text);
             assert_eq!(says, Some("is not the text of a minisign signature"), "{text:?}");
         }
     }
@@ -172,11 +209,11 @@ mod tests {
     proptest! {
         #[test]
         fn any_text_is_told(text in any::<String>(), at in 0..300_usize, with in "\\PC{0,3}") {
-            let _ = problem(&id(), &text);
+            let _ = problem(&plan_comment(&id()), &text);
             let mut near = super::tests::text();
             if near.is_char_boundary(at) && at < near.len() {
                 near.replace_range(at..=at, &with);
-                let _ = problem(&id(), &near);
+                let _ = problem(&plan_comment(&id()), &near);
             }
         }
     }

@@ -52,6 +52,8 @@ pub struct Tally {
     pub drop_only: u64,
     /// With a plan all of whose probes the kernel replaces by jumps.
     pub optimizable: u64,
+    /// With a plan that was proven on their kernel.
+    pub booted: u64,
     /// Without a plan. Kernels that never got to a build-id are in here, and not in `builds`; each
     /// release and version once, however many suites list it.
     pub unresolved: BTreeMap<Reason, u64>,
@@ -88,8 +90,9 @@ struct Counter {
 }
 
 impl Counter {
-    fn build(&mut self, traits: &Traits) {
+    fn build(&mut self, traits: &Traits, booted: bool) {
         self.tally.builds += 1;
+        self.tally.booted += u64::from(booted);
         self.bodies.extend(traits.body.clone());
         match traits.reason {
             Some(reason) => self.reason(reason),
@@ -148,17 +151,20 @@ impl Store {
             let mut known = HashMap::new();
             let sql = "SELECT DISTINCT distro, release FROM packages WHERE build_id = ?1";
             let mut releases = connection.prepare(sql)?;
-            let mut builds =
-                connection.prepare("SELECT build_id, input_key, analyzer, record FROM builds")?;
+            let mut builds = connection.prepare(
+                "SELECT build_id, input_key, analyzer, record, result IS 'proven' \
+                     FROM builds LEFT JOIN proofs USING (build_id)",
+            )?;
             let mut rows = builds.query([])?;
             while let Some(row) = rows.next()? {
                 let id: String = row.get(0)?;
                 let traits = traits(row, &mut known)?;
-                total.build(&traits);
+                let booted: bool = row.get(4)?;
+                total.build(&traits, booted);
                 let keys = releases
                     .query_map([id], |row| Ok(key(row.get(0)?, &row.get::<_, String>(1)?)))?;
                 for key in keys.collect::<rusqlite::Result<BTreeSet<Key>>>()? {
-                    groups.entry(key).or_default().build(&traits);
+                    groups.entry(key).or_default().build(&traits, booted);
                 }
             }
             let sql = "SELECT DISTINCT distro, release, version, reason FROM failures";

@@ -2,7 +2,7 @@
 //! analyzer has looked at them again. Everything that reads the file then agrees: servers, exports, lists,
 //! the gate. A reader refuses a file that has not been through all withdrawals.
 
-use super::{Store, StoreError, body::PlanTemplate, read::required};
+use super::{Store, StoreError, body::PlanTemplate, proofs::forget_stale, read::required};
 use crate::{BuildId, Plan, Reason, Record, Withdrawal, withdrawal::WITHDRAWN};
 use rusqlite::{Connection, TransactionBehavior, params};
 
@@ -61,6 +61,7 @@ fn withdraw_builds(connection: &Connection, first: usize) -> rusqlite::Result<()
                 record.to_bytes()
             ],
         )?;
+        forget_stale(connection, &id)?;
     }
     Ok(())
 }

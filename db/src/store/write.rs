@@ -16,6 +16,7 @@ use super::{
     flavour,
     kernels::place,
     listing::put_listing,
+    proofs::{forget_stale, put_set},
     read::{self, KnownAs},
     series,
     signature::put_signature,
@@ -79,6 +80,7 @@ impl Store {
                     // The kernel's packages are of the same set, so this one is among them.
                     let package = kernel.packages.iter().find(|package| package.name == found.name);
                     if let Some(package) = package {
+                        put_set(connection, &set, &kernel.packages)?;
                         put_package(
                             connection,
                             &PackageRow {
@@ -211,6 +213,7 @@ fn put_checked(
             let whole = kernel.packages.iter().all(|package| !package.transport_only);
             let vouched = kernel.signed_by.is_some() && whole;
             put_build(connection, build, vouched, signature)?;
+            put_set(connection, set, &kernel.packages)?;
             let id = build.record.build_id.to_string();
             let vmlinux = build.vmlinux_build_id.as_ref().map(ToString::to_string);
             let vmlinux = vmlinux.as_deref();
@@ -321,7 +324,7 @@ pub(super) fn put_build(
             new.analyzer,
             signature,
         ])?;
-    Ok(())
+    forget_stale(connection, &build.record.build_id)
 }
 
 /// A build as it is stored.

@@ -131,8 +131,9 @@ pub(super) fn sign(args: &SignArgs) -> anyhow::Result<u8> {
     let signer = load(&args.sign_key)?;
     let db = args.db.display();
     let store = Store::open(&args.db)?.signing(signer);
-    let Signed { builds, signed, damaged } = store.sign_stored(|_| ())?;
-    put(format!("{db}: {builds} builds, {signed} signed now\n").as_bytes())?;
+    let Signed { builds, signed, damaged, proofs } = store.sign_stored(|_| ())?;
+    let more = if proofs > 0 { format!(", and {proofs} proofs") } else { String::new() };
+    put(format!("{db}: {builds} builds, {signed} signed now{more}\n").as_bytes())?;
     say_damaged(damaged);
     Ok(if damaged == 0 { 0 } else { ERROR })
 }

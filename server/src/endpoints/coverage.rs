@@ -17,6 +17,10 @@ pub(super) struct Covered {
     flavour: String,
     /// Builds with a plan.
     resolved: u64,
+    /// Of those, with a plan that was proven on their kernel.
+    proven: u64,
+    /// With one that their kernel contradicts.
+    contradicted: u64,
     /// Builds without one.
     unresolved: u64,
     /// Kernels that never got to a build-id.
@@ -41,13 +45,10 @@ pub(super) struct Coverage {
 )]
 pub(super) async fn get(State(app): State<App>, headers: HeaderMap) -> Result<Response, Error> {
     let overview = app.overview().await?;
-    let covered = |Cell { distro, series, flavour, resolved, unresolved, failed }: Cell| Covered {
-        distro,
-        series,
-        flavour,
-        resolved,
-        unresolved,
-        failed,
+    let covered = |cell: Cell| {
+        let Cell { distro, series, flavour, .. } = cell;
+        let Cell { resolved, proven, contradicted, unresolved, failed, .. } = cell;
+        Covered { distro, series, flavour, resolved, proven, contradicted, unresolved, failed }
     };
     let coverage = Coverage { coverage: overview.cells.iter().cloned().map(covered).collect() };
     super::kernels::json(&coverage, &app, &headers)

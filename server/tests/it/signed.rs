@@ -3,7 +3,7 @@
 use crate::support::{Data, RESOLVED, Server, UNKNOWN, UNRESOLVED, client, id};
 use nfdrop_db::{
     BuildId, sample,
-    store::{Signer, trusted_comment},
+    store::{Signer, plan_comment},
 };
 use reqwest::{StatusCode, header};
 use std::sync::Arc;
@@ -13,8 +13,8 @@ use std::sync::Arc;
 struct MadeUp;
 
 impl Signer for MadeUp {
-    fn sign(&self, build_id: &BuildId, record: &[u8]) -> String {
-        format!("{} with {} bytes\n", trusted_comment(build_id), record.len())
+    fn sign(&self, comment: &str, record: &[u8]) -> String {
+        format!("{comment} with {} bytes\n", record.len())
     }
 }
 
@@ -33,7 +33,10 @@ async fn a_signature_is_handed_out_and_kept_as_its_plan_is() {
         let headers = response.headers().clone();
         assert_eq!(headers[header::CONTENT_TYPE], "text/plain; charset=utf-8");
         assert_eq!(headers[header::CACHE_CONTROL], lifetime);
-        assert_eq!(response.text().await.unwrap(), MadeUp.sign(&id(build), &kind.to_bytes()));
+        assert_eq!(
+            response.text().await.unwrap(),
+            MadeUp.sign(&plan_comment(&id(build)), &kind.to_bytes())
+        );
         let again = client().get(&url).header(header::IF_NONE_MATCH, &headers[header::ETAG]);
         assert_eq!(again.send().await.unwrap().status(), StatusCode::NOT_MODIFIED);
     }
