@@ -251,7 +251,7 @@ mod tests {
         let (key, open) = SigningKey::read(&secret, never).unwrap();
         assert_eq!(open, None);
         let record = sample::resolved(id()).to_bytes();
-        let signature = key.sign(&id(), &record);
+        let signature = key.sign(&plan_comment(&id()), &record);
         assert_eq!(
             SigningKey::read(&secret, never).unwrap().0.sign(&plan_comment(&id()), &record),
             signature
@@ -340,7 +340,7 @@ mod tests {
             text.replace_range(at..=at, &with);
             fs::write(&path, &text).unwrap();
             if let Ok((damaged, _)) = SigningKey::read(&path, never) {
-                prop_assert_eq!(whole.sign(&id(), b"a"), damaged.sign(&id(), b"a"));
+                prop_assert_eq!(whole.sign("a", b"a"), damaged.sign("a", b"a"));
             }
         }
     }
