@@ -49,7 +49,7 @@ pub(super) struct ProveArgs {
     /// Guests at a time; one wants a processor and half a GiB
     #[arg(long, value_name = "N", default_value = "1")]
     jobs: NonZeroU16,
-    /// Where packages are kept [default: $XDG_CACHE_HOME/nfdrop or ~/.cache/nfdrop]
+    /// Where packages are kept [default: as of `nfdrop-indexer crawl`]
     #[arg(long, value_name = "DIR", env = "NFDROP_CACHE_PATH")]
     cache: Option<PathBuf>,
     /// The client that is run in the guest [default: beside this program, else in PATH]

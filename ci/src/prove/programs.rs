@@ -15,7 +15,7 @@ use std::{
 /// Where libraries are in the guest: `LD_LIBRARY_PATH` of `guest/init.c`.
 const LIBRARIES: &str = "usr/lib/nfdrop";
 /// Most bytes of a program or library.
-const MAX_FILE: u64 = 64 << 20;
+const MAX_FILE: u64 = 512 << 20;
 
 /// Why a program cannot be taken along.
 #[derive(Debug, thiserror::Error)]
@@ -48,19 +48,15 @@ pub enum ProgramError {
 
 /// Puts a program at this path of the guest, and its libraries and loader where it will look for them.
 pub fn add(files: &mut FilesByPath, program: &Path, at: &str) -> Result<(), ProgramError> {
-    let bytes = read(program)?;
-    let loader = loader(&bytes).map_err(|error| ProgramError::NotElf {
-        path: program.to_owned(),
-        why: error.to_string(),
-    })?;
+    let (bytes, loader) = loaded(program)?;
     if let Some(loader) = loader {
         for library in libraries(program)? {
             if let Some(name) = library.file_name() {
                 let place = format!("{LIBRARIES}/{}", name.to_string_lossy());
-                files.insert(place, Entry::File(read(&library)?, true));
+                files.insert(place, Entry::File(loaded(&library)?.0, true));
             }
         }
-        files.insert(below_usr(&loader), Entry::File(read(Path::new(&loader))?, true));
+        files.insert(below_usr(&loader), Entry::File(loaded(Path::new(&loader))?.0, true));
     }
     files.insert(at.to_owned(), Entry::File(bytes, true));
     Ok(())
@@ -76,16 +72,36 @@ fn read(path: &Path) -> Result<Vec<u8>, ProgramError> {
     read().map_err(|source| ProgramError::Read { path: path.to_owned(), source })
 }
 
-/// The loader that a program names; `None` of a static one.
-fn loader(bytes: &[u8]) -> object::Result<Option<String>> {
+/// A program or library as far as it is loaded, and the loader that it names; a static one names none. What is
+/// behind, debug information for the most part, would take a guest's memory.
+fn loaded(path: &Path) -> Result<(Vec<u8>, Option<String>), ProgramError> {
+    let mut bytes = read(path)?;
+    let (end, loader) = segments(&bytes)
+        .map_err(|error| ProgramError::NotElf { path: path.to_owned(), why: error.to_string() })?;
+    bytes.truncate(end);
+    // Where sections are (e_shoff, e_shnum and e_shstrndx of an ELF64 header): there are none now.
+    bytes[0x28..0x30].fill(0);
+    bytes[0x3c..0x40].fill(0);
+    Ok((bytes, loader))
+}
+
+/// Where the last segment that is loaded ends, and the loader.
+fn segments(bytes: &[u8]) -> object::Result<(usize, Option<String>)> {
     let header = elf::FileHeader64::<Endianness>::parse(bytes)?;
     let endian = header.endian()?;
-    for segment in header.program_headers(endian, bytes)? {
-        if let Some(loader) = segment.interpreter(endian, bytes)? {
-            return Ok(Some(String::from_utf8_lossy(loader).into_owned()));
+    let segments = header.program_headers(endian, bytes)?;
+    let table = header.e_phoff.get(endian) + size_of_val(segments) as u64;
+    let (mut end, mut loader) = (table, None);
+    for segment in segments {
+        if segment.p_type(endian) == elf::PT_LOAD {
+            let (offset, size) = segment.file_range(endian);
+            end = end.max(offset.saturating_add(size));
+        }
+        if let Some(name) = segment.interpreter(endian, bytes)? {
+            loader = Some(String::from_utf8_lossy(name).into_owned());
         }
     }
-    Ok(None)
+    Ok((usize::try_from(end).unwrap_or(usize::MAX), loader))
 }
 
 /// The libraries that its loader finds for it: what `ldd` prints. Only of a program that has a loader: a
