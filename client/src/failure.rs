@@ -6,7 +6,7 @@
 //! | 1 | anything not below: no server reachable, wrong arguments |
 //! | 2 | no plan for this kernel |
 //! | 3 | a plan was refused, or contradicted by what was seen |
-//! | 4 | this kernel or user cannot attach |
+//! | 4 | this kernel or user cannot attach, or run the self-test |
 
 use crate::{
     attach::{AttachError, Contradiction},

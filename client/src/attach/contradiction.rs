@@ -130,10 +130,13 @@ impl fmt::Display for Contradiction {
                     Odd::Policy { table, chain, value } => {
                         let policy =
                             if *value == 1 { "accept".to_owned() } else { value.to_string() };
+                        // Not every plan tells where names of tables are.
+                        let table =
+                            if table.is_empty() { table } else { &format!(" in table {table}") };
                         write!(
                             f,
-                            "reported drops by the policy of chain {chain} in table {table}, whose \
-                             policy is {policy}"
+                            "reported drops by the policy of chain {chain}{table}, whose policy is \
+                             {policy}"
                         )
                     }
                 }

@@ -8,10 +8,10 @@ use super::{
 };
 use crate::{attach::Count, event};
 use nfdrop_db::{plan::Event, proof::Drops};
-use std::fmt;
+use std::fmt::{self, Write as _};
 
-/// Most sentences: one wrong plan contradicts itself at every rule.
-const MAX_SENTENCES: usize = 12;
+/// Most sentences of a kind: a wrong plan contradicts itself at every rule.
+const MAX_SENTENCES: usize = 4;
 
 /// Something that drops, with what is known of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +24,8 @@ pub(super) struct Subject {
     name: &'static str,
     table_handle: u64,
     what: What,
+    /// A namesake may be in the other namespace.
+    is_second: bool,
     /// Packets of every round.
     sent: u64,
     /// As nft's counters say at the end.
@@ -50,10 +52,11 @@ impl fmt::Display for Subject {
         let Self { family, name, .. } = self;
         match &self.what {
             What::Rule { handle, comment } => {
-                write!(f, "rule {handle} of table {family} {name} ({comment:?})")
+                write!(f, "rule {handle} of table {family} {name} ({comment:?})")?;
             }
-            What::Policy { .. } => write!(f, "the policy of table {family} {name}"),
+            What::Policy { .. } => write!(f, "the policy of table {family} {name}")?,
         }
+        f.write_str(if self.is_second { " in the second namespace" } else { "" })
     }
 }
 
@@ -107,6 +110,7 @@ pub(super) fn subjects(
                 name: table.name,
                 table_handle: listed.handle,
                 what,
+                is_second: netns.is_some() && table.space == 1,
                 sent: sent(fate),
                 counted: counted(comment),
             };
@@ -214,7 +218,7 @@ pub(super) fn compare(
     };
     let nothing = vec![];
     let last = rounds.last().map_or(&nothing, |(_, rows)| rows);
-    let mut sentences = vec![];
+    let (mut differing, mut unexplained, mut odd) = (vec![], vec![], vec![]);
     for subject in subjects {
         let sent = subject.sent * rounds.len() as u64;
         if subject.counted != sent {
@@ -233,7 +237,7 @@ pub(super) fn compare(
                 Some((name, _)) if rounds.len() > 1 => format!(", first in the round {name:?}"),
                 _ => String::new(),
             };
-            sentences.push(format!(
+            differing.push(format!(
                 "{subject} dropped {sent} packets, the probes reported {seen}{since}"
             ));
         }
@@ -241,7 +245,7 @@ pub(super) fn compare(
     for row in last {
         add(&mut compared.seen, row.event == Event::RuleDrop, row.packets);
         if !subjects.iter().any(|subject| subject.is_counted_in(row)) {
-            sentences.push(unexplained(row, subjects));
+            unexplained.push(by_nothing(row, subjects));
         }
     }
     let mut wrong: Vec<&Subject> = vec![];
@@ -253,15 +257,17 @@ pub(super) fn compare(
             && !wrong.contains(&subject)
         {
             wrong.push(subject);
-            sentences.push(format!("the probes reported a drop by {subject} with {why}"));
+            odd.push(format!("the probes reported a drop by {subject} with {why}"));
         }
     }
-    let more = sentences.len().saturating_sub(MAX_SENTENCES);
-    sentences.truncate(MAX_SENTENCES);
-    if more > 0 {
-        sentences.push(format!("and {more} more of that kind"));
+    for mut sentences in [differing, unexplained, odd] {
+        let more = sentences.len().saturating_sub(MAX_SENTENCES);
+        sentences.truncate(MAX_SENTENCES);
+        compared.contradictions.extend(sentences);
+        if more > 0 {
+            compared.contradictions.push(format!("{more} more are like that"));
+        }
     }
-    compared.contradictions = sentences;
     Ok(compared)
 }
 
@@ -270,7 +276,7 @@ pub(super) fn is_ours(row: &Count, scenario: &Scenario) -> bool {
     scenario.tables.iter().any(|table| table.name == row.base_chain)
 }
 
-fn unexplained(row: &Count, subjects: &[Subject]) -> String {
+fn by_nothing(row: &Count, subjects: &[Subject]) -> String {
     let family = event::Family(row.family);
     let here = |subject: &Subject| {
         subject.netns.is_empty() || subject.netns.contains(&row.netns) || row.netns == 0
@@ -280,7 +286,11 @@ fn unexplained(row: &Count, subjects: &[Subject]) -> String {
     } else {
         format!(" in network namespace {}", row.netns)
     };
-    let at = format!("base chain {:?} of table {family} {:?}", row.base_chain, row.table);
+    let mut at = format!("base chain {:?}", row.base_chain);
+    // Not every plan tells where it is.
+    if !row.table.is_empty() {
+        let _ = write!(at, " of table {family} {:?}", row.table);
+    }
     let by = match row.event {
         Event::RuleDrop => format!("rule {} behind {at}", row.handle),
         Event::PolicyDrop => format!("the policy of {at}"),

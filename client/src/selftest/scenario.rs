@@ -143,6 +143,8 @@ impl Scenario {
             };
             let map = Part::VerdictMap;
             let map = scenario.add_input(map, 0, Family::IP, "nfdrop_map", &rules);
+            // What no rule takes its policy accepts.
+            scenario.flow(map, loopback, REST, 2, Fate::Accepted);
             scenario.flow(map, loopback, IN_MAP, 5, Fate::Rule("verdict map"));
         }
         if has(Part::Reject) {
@@ -200,8 +202,9 @@ impl Scenario {
     ) -> usize {
         let (first, last) = (self.first_port(), self.first_port() + PORTS - 1);
         let (chains, rules) = rules(first);
+        let policy = if part == Part::VerdictMap { "accept" } else { "drop" };
         let lines = [
-            format!("type filter hook input priority {}; policy drop;", self.tables.len()),
+            format!("type filter hook input priority {}; policy {policy};", self.tables.len()),
             "meta l4proto != udp accept".to_owned(),
             format!("udp dport < {first} accept"),
             format!("udp dport > {last} accept"),
