@@ -66,11 +66,11 @@ fn not_loaded(host: &Host, module: &str) -> Option<String> {
     match (lists("modules.builtin"), lists("modules.dep")) {
         (Some(true), _) | (_, Some(false)) => None,
         (_, Some(true)) => Some(format!(
-            "the module {module} is not loaded; `modprobe {module}` or --all, which loads it, runs it"
+            "the module {module} is not loaded: `modprobe {module}`, or give --all, which loads it"
         )),
         (_, None) => Some(format!(
             "the module {module} is not loaded, and {directory}/modules.dep cannot be read to see whether \
-             it is built in; --all runs it"
+             it is built in; --all runs this part"
         )),
     }
 }
@@ -111,7 +111,7 @@ mod tests {
         assert_eq!(parts(&left), [Part::Reject, Part::Veth, Part::Nftrace, Part::Counters]);
         assert_eq!(
             left[0].why,
-            "the module nft_reject is not loaded; `modprobe nft_reject` or --all, which loads it, runs it"
+            "the module nft_reject is not loaded: `modprobe nft_reject`, or give --all, which loads it"
         );
         assert_eq!(parts(&left_out(&host, true)), []);
     }

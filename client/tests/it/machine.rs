@@ -121,7 +121,7 @@ impl Machine {
         let mut command = Command::new(env!("CARGO_BIN_EXE_nfdrop-client"));
         command.env_clear().env("NFDROP_CACHE_PATH", self.path("cache")).args(arguments);
         let command_of_root =
-            |first: &&str| matches!(*first, "plan" | "doctor" | "--server" | "--plan");
+            |first: &&str| matches!(*first, "plan" | "doctor" | "selftest" | "--server" | "--plan");
         if arguments.first().is_none_or(command_of_root) {
             command.arg("--root").arg(self.directory.path());
         }

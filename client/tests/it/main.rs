@@ -10,5 +10,6 @@ mod hostile;
 mod https;
 mod machine;
 mod program;
+mod selftest;
 mod servers;
 mod signed;
