@@ -260,6 +260,8 @@ pub(super) fn compare(
             odd.push(format!("the probes reported a drop by {subject} with {why}"));
         }
     }
+    // The kernel's table has no order.
+    unexplained.sort();
     for mut sentences in [differing, unexplained, odd] {
         let more = sentences.len().saturating_sub(MAX_SENTENCES);
         sentences.truncate(MAX_SENTENCES);

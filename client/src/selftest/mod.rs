@@ -46,7 +46,7 @@ use std::{
 /// processors are slow.
 const PATIENCE: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(10)];
 /// Longest time that the kernel is given to replace breakpoints by jumps, which it does when it has time.
-const JUMPS: Duration = Duration::from_secs(20);
+const JUMPS: Duration = Duration::from_secs(10);
 /// Between two looks. Nearly always the first one suffices.
 const PAUSE: Duration = Duration::from_millis(5);
 /// `NFPROTO_IPV4` and `NF_INET_LOCAL_IN`.
@@ -86,18 +86,23 @@ pub async fn run(
     };
     let tested = test(&host, plan, args);
     let finished = tested.map(|tested| tested.finish(&found))?;
-    if let Some(Failure::Disproven { .. }) = &finished.failure {
-        forget(&found, args, settings, &mut say);
+    // A plan of --plan is the user's to remove.
+    if args.plan.is_none() {
+        forget(&finished, &found, settings, &mut say);
     }
     Ok(finished)
 }
 
-/// A plan that was fetched is not used again on this host; one of `--plan` is the user's to remove.
-fn forget(found: &Found, args: &SelftestArgs, settings: &Settings, say: &mut impl FnMut(&str)) {
-    if args.plan.is_none()
-        && let Err(error) = settings.cache.disown(&found.record.build_id, &found.bytes)
-    {
-        say(&format!("warning: the contradicted plan cannot be remembered: {error}"));
+/// Has a plan that was found to be wrong not used again, as the run that watches does.
+fn forget(finished: &Finished, found: &Found, settings: &Settings, say: &mut impl FnMut(&str)) {
+    match finished.failure {
+        Some(Failure::OtherBytes(_)) => settings.cache.forget(&found.record.build_id),
+        Some(_) => {
+            if let Err(error) = settings.cache.disown(&found.record.build_id, &found.bytes) {
+                say(&format!("warning: the contradicted plan cannot be remembered: {error}"));
+            }
+        }
+        None => {}
     }
 }
 
