@@ -199,6 +199,8 @@ pub(super) struct Compared {
     pub(super) expected: Drops,
     pub(super) seen: Drops,
     pub(super) contradictions: Vec<String>,
+    /// How many drops were not reported, where that is all that is wrong; 0: all were, or more is wrong.
+    pub(super) only_missing: u64,
 }
 
 /// Compares. `rounds` are those that ran; the last one's counts are those of the end.
@@ -218,6 +220,7 @@ pub(super) fn compare(
     };
     let nothing = vec![];
     let last = rounds.last().map_or(&nothing, |(_, rows)| rows);
+    let (mut missing, mut more_than_missing) = (0, false);
     let (mut differing, mut unexplained, mut odd) = (vec![], vec![], vec![]);
     for subject in subjects {
         let sent = subject.sent * rounds.len() as u64;
@@ -227,6 +230,10 @@ pub(super) fn compare(
         }
         add(&mut compared.expected, subject.is_rule(), sent);
         let seen = subject.seen_in(last);
+        if seen < sent {
+            missing += sent - seen;
+        }
+        more_than_missing |= seen > sent;
         if seen != sent {
             let mut so_far = 0;
             let round = rounds.iter().find(|(_, rows)| {
@@ -259,6 +266,9 @@ pub(super) fn compare(
             wrong.push(subject);
             odd.push(format!("the probes reported a drop by {subject} with {why}"));
         }
+    }
+    if !more_than_missing && unexplained.is_empty() && odd.is_empty() {
+        compared.only_missing = missing;
     }
     // The kernel's table has no order.
     unexplained.sort();

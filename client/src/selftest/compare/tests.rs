@@ -82,7 +82,8 @@ impl Machine {
 #[test]
 fn all_is_well() {
     let drops = Drops { rule_drop: 24, policy_drop: 10 };
-    let expected = Compared { expected: drops, seen: drops, contradictions: vec![] };
+    let expected =
+        Compared { expected: drops, seen: drops, contradictions: vec![], only_missing: 0 };
     assert_eq!(machine().compare(), Ok(expected));
 }
 
@@ -92,7 +93,15 @@ fn a_drop_that_was_not_reported() {
     machine.last().remove(1);
     let compared = machine.compare().unwrap();
     assert_eq!((compared.expected.rule_drop, compared.seen.rule_drop), (24, 14));
+    assert_eq!(compared.only_missing, 10);
     insta::assert_snapshot!(compared.contradictions.join("\n"), @r#"rule 2 of table ip nfdrop_one ("jump") dropped 10 packets, the probes reported 0, first in the round "nftrace""#);
+}
+
+#[test]
+fn what_is_reported_of_another_rule_is_not_only_missing() {
+    let mut machine = machine();
+    machine.last()[1].handle = 5;
+    assert_eq!(machine.compare().unwrap().only_missing, 0);
 }
 
 #[test]
