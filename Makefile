@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 FUZZ_SECONDS ?= 900
-BINARIES = -p nfdrop-indexer -p nfdrop-server -p nfdrop-client
+BINARIES = -p nfdrop-indexer -p nfdrop-server -p nfdrop-client -p nfdrop-ci
 SCRIPTS = ci/install-deps ci/build-static ci/build-packages ci/licences ci/reproducible ci/sbom ci/run-demo .ci/run $(addprefix ci/workflows/,crawl gate issues keep publish restore) $(addprefix tests/guest/,bpftrace client cost flood init many scenario sites start)
 
 .DEFAULT_GOAL := help
@@ -11,7 +11,7 @@ SCRIPTS = ci/install-deps ci/build-static ci/build-packages ci/licences ci/repro
 help: ## Show this
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
 
-run: ## Index the newest cloud kernels of your Debian mirror, serve and show a plan
+run: ## Index the newest cloud kernels of your Debian mirror, prove a plan, serve and show it
 	@ci/install-deps
 	$(CARGO) build --release --locked $(BINARIES)
 	@ci/run-demo
@@ -40,7 +40,7 @@ test: lint ## Everything CI checks: lint and all tests
 
 test-kernels: ## Plans on real kernels, in QEMU: bodies with conditions, shapes of plans, the newest of every series
 	@ci/install-deps
-	$(CARGO) test --locked -p nfdrop-tests --test bpftrace --test kernels -- \
+	$(CARGO) test --locked -p nfdrop-tests --test bpftrace --test kernels --test prove -- \
 		--include-ignored --nocapture
 
 recheck: ## Plans of the corpus, and of the extracts in NFDROP_EXTRACTS, on a second machine
@@ -61,8 +61,10 @@ bench-kernel: ## What learning of drops costs, in instructions per packet, on re
 	@ci/install-deps
 	$(CARGO) test --locked --all-features -p nfdrop-tests --test cost -- --ignored --nocapture --test-threads 1
 
-bench: ## CPU seconds of the resolver, and of whole kernels that `make run` has fetched
+bench: ## CPU seconds of the resolver, of whole kernels that `make run` has fetched, and what proving them takes
 	@ci/install-deps
+	$(CARGO) build --release --locked -p nfdrop-client
+	$(CARGO) bench --locked -p nfdrop-ci --bench prove
 	$(CARGO) bench --locked -p nfdrop-indexer --bench cpu
 
 bench-crawl: ## A crawl from the first byte to the stored plan, beside dpkg-deb and tar

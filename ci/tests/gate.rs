@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test ends where something is missing")]
 
 use nfdrop_db::{
-    BuildId, Reason, Record, Store, sample,
+    BuildId, ProofResult, Reason, Record, Store, sample,
     store::{InputKey, KernelOutcome, Outcome, Source},
 };
 use std::{
@@ -209,6 +209,68 @@ fn one_whose_entry_has_expired() {
     let case = unresolved();
     case.allow(&format!("{ENTRY}expires = 2026-11-24\n"));
     snapshot!("one_whose_entry_has_expired", case, 1);
+}
+
+/// A new kernel with a plan, and what booting it showed.
+fn booted(result: ProofResult) -> Case {
+    let case = Case::new();
+    let record = sample::resolved(id(NEW));
+    case.now.put_kernel(&kernel(record.clone(), "6.16.1-cloud-amd64")).unwrap();
+    let mut proof = sample::proof(&record);
+    if result != ProofResult::Proven {
+        proof.result = result;
+        proof.detail = Some(
+            match result {
+                ProofResult::NotBootable => "the guest was not done after 180 s\nKernel panic",
+                _ => "rule 4 of table ip t dropped 4 packets, the probes reported 3",
+            }
+            .to_owned(),
+        );
+    }
+    case.now.put_proof(&proof).unwrap();
+    case
+}
+
+fn accepted(finding: &str) -> String {
+    format!(
+        "[[allow]]\nbuild = \"{NEW}\"\nfinding = \"{finding}\"\nreason = \"r\"\nowner = \"o\"\nexpires = 2026-11-25\n"
+    )
+}
+
+#[test]
+fn a_plan_that_its_kernel_contradicts_is_accepted_by_nobody() {
+    let case = booted(ProofResult::Contradicted);
+    snapshot!("a_contradicted_plan", case, 2);
+    case.allow(&accepted("contradicted_plan"));
+    let (code, says) = case.says();
+    assert_eq!(code, 2, "{says}");
+    // Known or not.
+    fs::remove_file(case.path("baseline")).unwrap();
+    fs::copy(case.path("now"), case.path("baseline")).unwrap();
+    assert_eq!(case.says().0, 2);
+}
+
+#[test]
+fn a_kernel_that_cannot_be_booted_is_no_pass_but_may_be_accepted() {
+    let case = booted(ProofResult::NotBootable);
+    snapshot!("a_kernel_that_cannot_be_booted", case, 1);
+    case.allow(&accepted("not_bootable"));
+    assert_eq!(case.says().0, 0);
+}
+
+#[test]
+fn a_new_plan_without_a_proof_fails_where_proofs_are_required() {
+    let required = |case: &Case| run(case.compared().arg("--require-proof"));
+    let case = booted(ProofResult::Proven);
+    let (code, says, _) = required(&case);
+    assert_eq!(code, 0, "{says}");
+    assert!(says.contains("1 proven on their kernel"), "{says}");
+    let case = Case::new();
+    case.now.put_kernel(&kernel(sample::resolved(id(NEW)), "6.16.1-cloud-amd64")).unwrap();
+    assert_eq!(case.says().0, 0);
+    let (code, says, _) = required(&case);
+    insta::assert_snapshot!("a_plan_without_a_proof", says);
+    assert_eq!(code, 1);
 }
 
 #[test]

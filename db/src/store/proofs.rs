@@ -116,6 +116,24 @@ impl Store {
         })
     }
 
+    /// The builds whose kernels contradict their plans, and what was seen instead.
+    pub fn contradicted(&self) -> Result<Vec<(BuildId, String)>, StoreError> {
+        self.read(|connection| {
+            let mut statement = connection.prepare_cached(
+                "SELECT build_id, proof FROM proofs WHERE result = 'contradicted' ORDER BY build_id",
+            )?;
+            let mut all = Vec::new();
+            let mut rows = statement.query([])?;
+            while let Some(row) = rows.next()? {
+                // A damaged one is told by `Store::check`.
+                if let Ok(proof) = Proof::parse_canonical(row.get_ref(1)?.as_blob()?) {
+                    all.push((required(row, 0)?, proof.detail.unwrap_or_default()));
+                }
+            }
+            Ok(all)
+        })
+    }
+
     /// The packages of the kernels that hold a build: one set for each kernel, those that are signed and were
     /// read whole first.
     pub fn package_sets(&self, build_id: &BuildId) -> Result<Vec<PackageSet>, StoreError> {

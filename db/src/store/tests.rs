@@ -1579,6 +1579,7 @@ fn a_proof_is_of_the_record_that_is_stored_or_there_is_none() {
     store.put_proof(&contradicted(&record)).unwrap();
     let held = store.inventory().unwrap().builds.remove(&record.build_id).unwrap();
     assert_eq!(held.proof.unwrap().result, ProofResult::Contradicted);
+    assert_eq!(store.contradicted().unwrap()[0].0, record.build_id);
     store.put_proof(&proof).unwrap();
     let tally = store.stats().unwrap().total;
     assert_eq!((tally.resolved, tally.booted), (1, 1));

@@ -3,7 +3,7 @@
 use super::{UNRESOLVED, put, say, stats};
 use clap::Subcommand;
 use nfdrop_db::{
-    Store, StoreError,
+    Record, Store, StoreError,
     store::{Migrated, Vacuumed},
 };
 use std::{fmt::Write as _, path::PathBuf};
@@ -87,13 +87,13 @@ fn check(args: &CheckArgs) -> anyhow::Result<u8> {
     let looked = Store::open_read_only(&args.db).and_then(|store| {
         let faults = store.check()?;
         let counts = if faults.is_empty() { Some(store.counts()?) } else { None };
-        Ok((faults, counts, store.withdrawn()?))
+        Ok((faults, counts, store.withdrawn()?, store.contradicted()?))
     });
-    let (faults, counts, withdrawn) = match looked {
+    let (faults, counts, withdrawn, contradicted) = match looked {
         Ok(looked) => looked,
         // Too damaged to be looked at is damaged.
         Err(error @ (StoreError::Corrupt { .. } | StoreError::OtherSchema { .. })) => {
-            (vec![error.to_string()], None, vec![])
+            (vec![error.to_string()], None, vec![], vec![])
         }
         Err(error) => return Err(error.into()),
     };
@@ -103,6 +103,10 @@ fn check(args: &CheckArgs) -> anyhow::Result<u8> {
     }
     for (build_id, why) in &withdrawn {
         writeln!(out, "build {build_id}: its plan was {why}")?;
+    }
+    for (build_id, why) in &contradicted {
+        let why = Record::clean_detail(why);
+        writeln!(out, "ALARM: build {build_id}: its kernel contradicts its plan: {why}")?;
     }
     if let Some(counts) = counts {
         let unresolved: u64 = counts.unresolved.values().sum();

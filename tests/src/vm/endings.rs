@@ -8,7 +8,7 @@ use nfdrop_db::{
 };
 
 /// What has to come of it: the name in `tests/guest/scenario`, the exit code, and words that are said.
-const REFUSED: [(&str, i32, &str); 8] = [
+const REFUSED: [(&str, i32, &str); 12] = [
     ("perf_event_paranoid", 4, "kernel.perf_event_paranoid"),
     ("another build", 3, "it is of build"),
     ("other bytes", 3, "this kernel has"),
@@ -16,6 +16,10 @@ const REFUSED: [(&str, i32, &str); 8] = [
     ("no CAP_BPF", 4, "CAP_BPF"),
     ("no CAP_PERFMON", 4, "CAP_PERFMON"),
     ("doctor", 0, "plan"),
+    ("selftest", 0, "the plan holds"),
+    ("selftest, no rights", 4, "CAP_NET_ADMIN"),
+    ("selftest without nft", 4, "install the package nftables"),
+    ("selftest, kprobes off", 4, "kprobes"),
     ("no module", 4, "modprobe nf_tables"),
 ];
 /// Plans that the client finds wrong while it runs, and what it says.
