@@ -23,7 +23,8 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 use tokio::task::JoinSet;
 
 /// Files of a build, below `buildid/<hex>/`.
-const ARTIFACTS: [&str; 5] = ["plan", "plan.minisig", "provenance", "nfdrop.bt", "kprobe_events"];
+const ARTIFACTS: [&str; 7] =
+    ["plan", "plan.minisig", "provenance", "proof", "proof.minisig", "nfdrop.bt", "kprobe_events"];
 /// Other paths, and the files they become.
 const OTHERS: [(&str, &str); 6] = [
     ("/", "index.html"),

@@ -40,6 +40,12 @@ pub enum Error {
     /// The record was stored without a key.
     #[error("build {0} is known, but its record is not signed")]
     Unsigned(BuildId),
+    /// The build has a plan that was not tried on its kernel.
+    #[error("build {0} has a plan, but nobody has booted this kernel yet")]
+    NotBooted(BuildId),
+    /// The proof was stored without a key.
+    #[error("build {0} has a proof, but it is not signed")]
+    UnsignedProof(BuildId),
     /// The part of the URL behind `?` is wrong.
     #[error("the query is wrong: {0}")]
     BadQuery(String),
@@ -134,13 +140,23 @@ impl Error {
                  --sign-key K`, and new records with crawl --sign-key K; `nfdrop-indexer keygen` \
                  makes a key",
             ),
+            Self::NotBooted(_) => (
+                StatusCode::NOT_FOUND,
+                MINUTES,
+                "`nfdrop-ci prove --db F` boots it and stores what it shows",
+            ),
+            Self::UnsignedProof(_) => (
+                StatusCode::NOT_FOUND,
+                MINUTES,
+                "whoever runs this server signs what it has with `nfdrop-indexer sign --db F --sign-key K`",
+            ),
             Self::BadQuery(_) => {
                 (StatusCode::BAD_REQUEST, NOT_AT_ALL, "/openapi.json describes what may be asked")
             }
             Self::NoSuchPath => (
                 StatusCode::NOT_FOUND,
                 MINUTES,
-                "try /buildid/<hex>/plan, /provenance, /nfdrop.bt or /kprobe_events, / in a browser, or \
+                "try /buildid/<hex>/plan, /provenance, /proof, /nfdrop.bt or /kprobe_events, / in a browser, or \
                  /openapi.json, which describes all paths",
             ),
             Self::Method => (

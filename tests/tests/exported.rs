@@ -152,6 +152,16 @@ fn files_are_what_the_server_says_and_only_what_changed_is_written_again() {
     let plan = format!("buildid/{RESOLVED}/plan");
     assert_eq!(after[&plan], before[&plan], "the same file");
 
+    // A proof is two more files, of which one needs a key, and changes two pages and the coverage.
+    let proof = sample::proof(&sample::resolved(UNKNOWN.parse().unwrap()));
+    data.store.put_proof(&proof).unwrap();
+    let proven = said(&data.export("out", &[]));
+    let files = tree(&data.path("out"));
+    assert_eq!(files[&format!("buildid/{UNKNOWN}/proof")].0, proof.to_bytes(), "{proven}");
+    assert!(!files.contains_key(&format!("buildid/{UNKNOWN}/proof.minisig")), "no key, {proven}");
+    assert!(!files.contains_key(&format!("buildid/{RESOLVED}/proof")), "not booted, {proven}");
+    assert_eq!(files[&plan], before[&plan], "the same file");
+
     // What is no longer answered goes.
     let connection = rusqlite::Connection::open(data.path("db")).unwrap();
     let record = sample::unresolved(RESOLVED.parse().unwrap()).to_bytes();

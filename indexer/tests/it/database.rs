@@ -42,9 +42,9 @@ fn a_whole_database_is_sound_and_counted() {
     let (_folder, db) = place();
     let (code, stdout, stderr) = run(&["db", "check"], &db);
     assert_eq!((code, stderr.as_str()), (0, ""));
-    insta::assert_snapshot!(stdout, @"FILE: sound: schema 4, 2 builds, 2 bodies, 2 packages, 0 failures, 0 suites");
+    insta::assert_snapshot!(stdout, @"FILE: sound: schema 5, 2 builds, 2 bodies, 2 packages, 0 failures, 0 suites");
     let (code, stdout, _) = run(&["db", "migrate"], &db);
-    assert_eq!((code, stdout.as_str()), (0, "FILE: schema 4 already, nothing to do\n"));
+    assert_eq!((code, stdout.as_str()), (0, "FILE: schema 5 already, nothing to do\n"));
     let stats = run(&["db", "stats", "--format", "markdown"], &db);
     assert_eq!(stats.0, 0, "{stats:?}");
     assert_eq!(stats, run(&["stats", "--format", "markdown"], &db));
@@ -59,7 +59,7 @@ fn an_older_database_is_named_everywhere_and_migrated_once() {
         let old = folder.path().join(format!("{schema}.sqlite"));
         store.write_older(&old, schema);
         let says = format!(
-            "error: the database FILE has schema {schema}, this program reads 4: run `nfdrop-indexer \
+            "error: the database FILE has schema {schema}, this program reads 5: run `nfdrop-indexer \
              db migrate --db FILE`\n"
         );
         let out = folder.path().join("out");
@@ -75,7 +75,7 @@ fn an_older_database_is_named_everywhere_and_migrated_once() {
         assert!(!out.exists());
         let (code, stdout, stderr) = run(&["db", "migrate"], &old);
         assert_eq!((code, stderr.as_str()), (0, ""));
-        reads(&stdout, &[&format!("FILE: had schema {schema}, has 4 now\n  "), "  3: signatures"]);
+        reads(&stdout, &[&format!("FILE: had schema {schema}, has 5 now\n  "), "  3: signatures"]);
         assert_eq!(stdout.contains("  2: which packages"), schema == 1);
         assert_eq!(run(&["db", "check"], &old).0, 0);
         let migrated = Store::open_read_only(&old).unwrap();
@@ -94,8 +94,8 @@ fn an_older_database_is_named_everywhere_and_migrated_once() {
     command.arg(corpus("debian-6.1.0-56-cloud-amd64")).arg("--db").arg(&old);
     let (code, _, stderr) = done(&command.output().unwrap());
     assert_eq!(code, 0, "{stderr}");
-    reads(&stderr, &["by add had schema 2, has 4 now: programs of an older nfdrop"]);
-    reads(&run(&["db", "check"], &old).1, &["sound: schema 4, 3 builds"]);
+    reads(&stderr, &["by add had schema 2, has 5 now: programs of an older nfdrop"]);
+    reads(&run(&["db", "check"], &old).1, &["sound: schema 5, 3 builds"]);
 }
 
 #[test]
@@ -112,7 +112,7 @@ fn what_is_not_this_programs_is_refused_and_left_as_it_was() {
     for (name, says) in [
         (
             "newer",
-            "the database FILE has schema 99, this program reads 4: it is newer than this program; take a \
+            "the database FILE has schema 99, this program reads 5: it is newer than this program; take a \
              newer nfdrop, or crawl into a new file",
         ),
         ("foreign", "FILE is a database, but not nfdrop's: expected application id 0x6e666472"),

@@ -10,6 +10,7 @@ mod minisig;
 mod openapi;
 mod plan;
 mod plans;
+mod proof;
 mod provenance;
 mod unresolved;
 
@@ -43,6 +44,8 @@ pub fn router(app: App) -> Router {
         .route("/buildid/{hex}/plan", get(plan::get))
         .route("/buildid/{hex}/plan.minisig", get(minisig::get))
         .route("/buildid/{hex}/provenance", get(provenance::get))
+        .route("/buildid/{hex}/proof", get(proof::get))
+        .route("/buildid/{hex}/proof.minisig", get(proof::signature))
         .route("/buildid/{hex}/nfdrop.bt", get(bpftrace::get))
         .route("/buildid/{hex}/kprobe_events", get(kprobe_events::get))
         .route("/v1/kernels", get(kernels::get))

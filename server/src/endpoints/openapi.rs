@@ -7,7 +7,7 @@ use crate::{
     error::{Error, Said},
 };
 use axum::{extract::State, http::HeaderMap, response::Response};
-use nfdrop_db::{Provenance, Record};
+use nfdrop_db::{Proof, Provenance, Record};
 use utoipa::OpenApi;
 
 /// All that is for programs. Pages for people are not in it.
@@ -22,6 +22,8 @@ use utoipa::OpenApi;
         super::plan::get,
         super::minisig::get,
         super::provenance::get,
+        super::proof::get,
+        super::proof::signature,
         super::bpftrace::get,
         super::kprobe_events::get,
         super::plans::post,
@@ -34,7 +36,7 @@ use utoipa::OpenApi;
         super::metrics::get,
         get,
     ),
-    components(schemas(Record, Provenance, Said))
+    components(schemas(Record, Provenance, Proof, Said))
 )]
 pub struct Description;
 

@@ -1,7 +1,13 @@
 //! `GET /build/<hex>`: one build. Its plan in words, what it was proven with, where it comes from, how to
 //! use it, and the function as a picture.
 
-use super::{Answered, Page, Shared, command, host, unresolved::code_spans, words};
+use super::{
+    Answered, Page, Shared,
+    booted::{self, Booted},
+    command, host,
+    unresolved::code_spans,
+    words,
+};
 use crate::{build_id::PathBuildId, error::Error};
 use axum::{
     extract::State,
@@ -9,7 +15,7 @@ use axum::{
 };
 use maud::{Markup, PreEscaped, html};
 use nfdrop_db::{
-    BuildId, LayoutSource, Listing, Permanence, Plan, Probe, Provenance, Reason, Record,
+    BuildId, LayoutSource, Listing, Permanence, Plan, Probe, Proof, Provenance, Reason, Record,
     listing::html as picture,
 };
 use std::collections::BTreeSet;
@@ -24,6 +30,7 @@ const MAX_RELEASES: usize = 4;
 pub(super) struct Shown {
     pub(super) record: Record,
     pub(super) packages: Vec<Provenance>,
+    pub(super) booted: Booted,
     pub(super) picture: Picture,
 }
 
@@ -61,14 +68,23 @@ pub(super) async fn get(
                 Picture::Broken
             }
         };
-        Ok(Some((record, store.provenance(&wanted)?, picture)))
+        let proof = store.proof(&wanted)?.map(|proof| Proof::parse_canonical(&proof.bytes));
+        let booted = match proof {
+            None => Booted::NotYet,
+            Some(Ok(proof)) => Booted::Proof(Box::new(proof)),
+            Some(Err(error)) => {
+                tracing::error!(build_id = %wanted, %error, "stored proof is broken");
+                Booted::Broken
+            }
+        };
+        Ok(Some((record, store.provenance(&wanted)?, picture, booted)))
     });
-    let Some((bytes, packages, picture)) = read.await? else {
+    let Some((bytes, packages, picture, booted)) = read.await? else {
         let title = "Never seen";
         return Ok(Page::new(title, never_seen(&build_id)).below().refuse(StatusCode::NOT_FOUND));
     };
     let record = Record::parse_canonical(&bytes).map_err(|source| Error::of(&build_id, source))?;
-    let shown = Shown { record, packages, picture };
+    let shown = Shown { record, packages, booted, picture };
     let title = releases(&shown.packages);
     Ok(Page::new(title, page(&shown, host(&headers))).below().answer(&shared, &headers))
 }
@@ -101,7 +117,7 @@ fn releases(packages: &[Provenance]) -> String {
 }
 
 pub(super) fn page(shown: &Shown, host: &str) -> Markup {
-    let Shown { record, packages, picture } = shown;
+    let Shown { record, packages, booted, picture } = shown;
     let Record { build_id, reason, detail, plan, .. } = record;
     html! {
         h1 { (releases(packages)) }
@@ -110,8 +126,9 @@ pub(super) fn page(shown: &Shown, host: &str) -> Markup {
             (Some(plan), _) => (resolved(plan, host)),
             (None, reason) => (without(*reason, detail.as_deref())),
         }
+        @if plan.is_some() { (booted::section(booted)) }
         (origin(packages))
-        (files(build_id, plan.is_some()))
+        (files(build_id, plan.is_some(), booted))
         h2 #function { "The function" }
         @match picture {
             Picture::Listing(listing) => {
@@ -294,7 +311,7 @@ fn link(package: &Provenance) -> Markup {
     }
 }
 
-fn files(build_id: &BuildId, has_plan: bool) -> Markup {
+fn files(build_id: &BuildId, has_plan: bool, booted: &Booted) -> Markup {
     let file = |name: &str, says: &str| {
         html! {
             li { a href=(format!("../buildid/{build_id}/{name}")) { (name) } " " span.note { (says) } }
@@ -306,6 +323,10 @@ fn files(build_id: &BuildId, has_plan: bool) -> Markup {
             (file("plan", "the record, always the same bytes"))
             (file("plan.minisig", "its signature"))
             (file("provenance", "the packages"))
+            @if matches!(booted, Booted::Proof(_)) {
+                (file("proof", "what booting the kernel showed"))
+                (file("proof.minisig", "its signature"))
+            }
             @if has_plan {
                 (file("nfdrop.bt", "for bpftrace"))
                 (file("kprobe_events", "for tracefs"))

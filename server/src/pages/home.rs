@@ -40,7 +40,8 @@ pub(super) fn page(overview: &Overview, host: &str) -> Markup {
             p { "No kernels yet: " code { "nfdrop-indexer crawl --db F" } " adds them, and they are shown \
                 at once." }
         } @else {
-            p { "Resolved of all kernels, by series and flavour. A number leads to its kernels." }
+            p { "Resolved of all kernels, by series and flavour. A number leads to its kernels. The last column \
+                says how many plans were proven by booting their kernel." }
             ul.scale {
                 li { span.s3 {} "all" } li { span.s2 {} "half or more" }
                 li { span.s1 {} "fewer" } li { span.s0 {} "none" }
@@ -56,8 +57,8 @@ pub(super) fn page(overview: &Overview, host: &str) -> Markup {
         p {
             "Or without nfdrop: the build-id is that of nf_tables.ko, or of vmlinux where nf_tables is \
              built in. Beside " code { "plan" } " there are " code { "plan.minisig" } ", "
-            code { "provenance" } ", " code { "nfdrop.bt" } " for bpftrace and " code { "kprobe_events" }
-            " for tracefs."
+            code { "provenance" } ", " code { "proof" } ", " code { "nfdrop.bt" } " for bpftrace and "
+            code { "kprobe_events" } " for tracefs."
         }
         (command(
             "The build-id of the module",
@@ -104,6 +105,7 @@ fn matrix(distro: &str, cells: &[&Cell]) -> Markup {
                 thead { tr {
                     th scope="col" { "series" }
                     @for flavour in &flavours { th scope="col" { (named(flavour)) } }
+                    th scope="col" { "booted" }
                 } }
                 tbody {
                     @for series in &series {
@@ -112,6 +114,7 @@ fn matrix(distro: &str, cells: &[&Cell]) -> Markup {
                             @for flavour in &flavours {
                                 td { (share(by_place.get(&(*series, *flavour)).map(|cell| **cell))) }
                             }
+                            td { (booted(cells.iter().filter(|cell| cell.series == *series))) }
                         }
                     }
                 }
@@ -126,6 +129,22 @@ fn matrix(distro: &str, cells: &[&Cell]) -> Markup {
 /// A flavour may have no name.
 fn named(flavour: &str) -> &str {
     if flavour.is_empty() { "(no flavour)" } else { flavour }
+}
+
+/// Of all flavours of a series: plans that were proven on their kernel, of all plans.
+fn booted<'a>(cells: impl Iterator<Item = &'a &'a Cell>) -> Markup {
+    let (mut proven, mut contradicted, mut resolved) = (0, 0, 0);
+    for cell in cells {
+        proven += cell.proven;
+        contradicted += cell.contradicted;
+        resolved += cell.resolved;
+    }
+    html! {
+        span { (words::thousands(proven)) "/" (words::thousands(resolved)) span.hidden { " booted" } }
+        @if contradicted > 0 {
+            b.status.no { (words::thousands(contradicted)) " contradicted" }
+        }
+    }
 }
 
 fn share(cell: Option<&Cell>) -> Markup {

@@ -13,6 +13,7 @@
 //! in a page can run or look like it belongs there. Every text that is put in is escaped by its type
 //! (`maud`). Links are relative, so that pages may lie below a prefix.
 
+mod booted;
 mod build;
 mod home;
 mod kernels;

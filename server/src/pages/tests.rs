@@ -34,7 +34,16 @@ fn cell(number: u32) -> Cell {
     let (series, flavour) =
         (format!("6.{}{EVIL}", number / 100), format!("{}{EVIL}", number % 100));
     let number = u64::from(number);
-    Cell { distro: EVIL.to_owned(), series, flavour, resolved: number, unresolved: 3, failed: 1 }
+    Cell {
+        distro: EVIL.to_owned(),
+        series,
+        flavour,
+        resolved: number,
+        proven: number / 2,
+        contradicted: 1,
+        unresolved: 3,
+        failed: 1,
+    }
 }
 
 /// All pages of this many rows.
@@ -86,10 +95,14 @@ fn build_page(packages: u32) -> maud::Markup {
     };
     let mut record = sample::resolved(id.clone());
     if !packages.is_multiple_of(2) {
-        record = Record::unresolved(id, Reason::Diverged, EVIL);
+        record = Record::unresolved(id.clone(), Reason::Diverged, EVIL);
     }
     let packages = (0..packages).map(package).collect();
-    build::page(&build::Shown { record, packages, picture: build::Picture::None }, "a.example")
+    let mut proof = sample::proof(&sample::resolved(id));
+    proof.detail = Some(EVIL.to_owned());
+    let booted = booted::Booted::Proof(Box::new(proof));
+    let picture = build::Picture::None;
+    build::page(&build::Shown { record, packages, booted, picture }, "a.example")
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What records say, in words.
 
 use maud::{Markup, html};
-use nfdrop_db::{Cost, Event, Permanence, Probe, Reason};
+use nfdrop_db::{Cost, Event, Permanence, Probe, ProofResult, Reason};
 
 /// A sentence on each reason: what it means.
 pub(super) fn meaning(reason: Reason) -> &'static str {
@@ -81,6 +81,21 @@ pub(super) fn status(reason: Option<Reason>) -> Markup {
         },
     };
     html! { span.{ "status " (class) } { (text) } }
+}
+
+/// What the boot of a kernel showed of its plan.
+pub(super) fn booted(result: ProofResult) -> &'static str {
+    match result {
+        ProofResult::Proven => {
+            "The kernel was booted: the probes saw every drop once, and nothing else."
+        }
+        ProofResult::Contradicted => {
+            "The kernel was booted, and shows something else than the plan says. Do not use this plan."
+        }
+        ProofResult::NotBootable => {
+            "The kernel did not get through the scenario. That says nothing about the plan."
+        }
+    }
 }
 
 /// What a hit means.

@@ -16,7 +16,9 @@ use crate::{metrics::Metrics, snapshot::State};
 use axum::body::Bytes;
 use minisign_verify::{PublicKey, Signature};
 use moka::{Expiry, future::Cache};
-use nfdrop_db::{BuildId, Newer, PlanError, Provenance, Record, RecordError, Status};
+use nfdrop_db::{
+    BuildId, Newer, PlanError, Proof, Provenance, Record, RecordError, Status, store::StoredProof,
+};
 use reqwest::{Client, Response, StatusCode, Url, redirect};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
@@ -61,6 +63,7 @@ struct Inner {
     disk: Option<Disk>,
     plans: Cache<(BuildId, u8), Found>,
     provenance: Cache<(BuildId, u8), Option<Bytes>>,
+    proofs: Cache<(BuildId, u8), Option<StoredProof>>,
 }
 
 #[derive(Debug)]
@@ -185,7 +188,13 @@ impl Upstream {
             |_: &_, found: &Option<Bytes>| found.as_ref().map_or(0, Bytes::len) as u32 + 256;
         let provenance =
             Cache::builder().max_capacity(KEPT / 4).weigher(weigh).time_to_live(MINUTES).build();
-        Ok(Self { inner: Arc::new(Inner { servers, http, key, disk, plans, provenance }) })
+        let weigh = |_: &_, found: &Option<StoredProof>| {
+            found.as_ref().map_or(0, |proof| proof.bytes.len()) as u32 + 512
+        };
+        let proofs =
+            Cache::builder().max_capacity(KEPT / 4).weigher(weigh).time_to_live(MINUTES).build();
+        let inner = Inner { servers, http, key, disk, plans, provenance, proofs };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// The record of a build, of which this question has passed `hops` servers before this one.
@@ -246,6 +255,29 @@ impl Upstream {
             silent.or(None)
         };
         self.inner.provenance.try_get_with((id.clone(), hops), ask).await
+    }
+
+    /// What booting a kernel showed of its plan; `None`: no server has booted it.
+    pub async fn proof(
+        &self,
+        id: &BuildId,
+        hops: u8,
+    ) -> Result<Option<StoredProof>, Arc<NoAnswer>> {
+        if hops >= MAX_HOPS {
+            return Ok(None);
+        }
+        let ask = async {
+            let mut silent = Silent::default();
+            for server in &self.inner.servers {
+                match self.proof_from(server, id, hops).await {
+                    Ok(None) => {}
+                    Ok(found) => return Ok(found),
+                    Err(error) => silent.add(server, &error),
+                }
+            }
+            silent.or(None)
+        };
+        self.inner.proofs.try_get_with((id.clone(), hops), ask).await
     }
 
     /// What other servers say of many builds: `results` of their answers by build-id, and whether all of
@@ -360,11 +392,8 @@ impl Upstream {
         let path = format!("{path}.minisig");
         let signature = self.fetch(server, &path, hops, MAX_SIGNATURE).await?;
         remote.signature = signature.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-        if let (Some(key), State::Resolved) = (&self.inner.key, remote.state()) {
-            let text = remote.signature.as_deref().ok_or("its plan is not signed")?;
-            Signature::decode(text)
-                .and_then(|signature| key.verify(&remote.bytes, &signature, false))
-                .map_err(|error| format!("its signature is refused: {error}"))?;
+        if remote.state() == State::Resolved {
+            self.verify(&remote.bytes, remote.signature.as_deref(), "plan")?;
         }
         Ok(Some(remote))
     }
@@ -382,6 +411,36 @@ impl Upstream {
         let packages: Vec<Provenance> =
             serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
         serde_json::to_vec(&packages).map(Bytes::from).map(Some).map_err(|error| error.to_string())
+    }
+
+    async fn proof_from(
+        &self,
+        server: &Server,
+        id: &BuildId,
+        hops: u8,
+    ) -> Result<Option<StoredProof>, String> {
+        let path = format!("buildid/{id}/proof");
+        let Some(bytes) = self.fetch(server, &path, hops, Proof::MAX_BYTES).await? else {
+            return Ok(None);
+        };
+        let proof = Proof::parse_canonical(&bytes).map_err(|error| error.to_string())?;
+        if proof.build_id != *id {
+            return Err(format!("its proof is of build {}", proof.build_id));
+        }
+        let path = format!("{path}.minisig");
+        let signature = self.fetch(server, &path, hops, MAX_SIGNATURE).await?;
+        let signature = signature.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        self.verify(&bytes, signature.as_deref(), "proof")?;
+        Ok(Some(StoredProof { bytes: bytes.into(), signature }))
+    }
+
+    /// Whether the key has signed this; without a key everything counts.
+    fn verify(&self, bytes: &[u8], signature: Option<&str>, what: &str) -> Result<(), String> {
+        let Some(key) = &self.inner.key else { return Ok(()) };
+        let text = signature.ok_or_else(|| format!("its {what} is not signed"))?;
+        Signature::decode(text)
+            .and_then(|signature| key.verify(bytes, &signature, false))
+            .map_err(|error| format!("its signature is refused: {error}"))
     }
 
     /// What is at a path of a server; `None`: it says that there is nothing.

@@ -1,7 +1,7 @@
 //! Servers that ask each other.
 
 use crate::support::{Data, RESOLVED, Server, UNKNOWN, UNRESOLVED, client, id};
-use nfdrop_db::{BuildId, Store, sample, store::Signer};
+use nfdrop_db::{Store, sample, store::Signer};
 use reqwest::{Response, StatusCode};
 use std::{
     io::{Read as _, Write as _},

@@ -113,7 +113,7 @@ async fn what_was_never_seen_is_404() {
     assert_eq!(status, 404);
     insta::assert_snapshot!(format!("{text}\n{hint}"), @"
     there is nothing at this path
-    try /buildid/<hex>/plan, /provenance, /nfdrop.bt or /kprobe_events, / in a browser, or /openapi.json, which describes all paths
+    try /buildid/<hex>/plan, /provenance, /proof, /nfdrop.bt or /kprobe_events, / in a browser, or /openapi.json, which describes all paths
     ");
     for path in ["/x", "/buildid", "/buildid/0484cf00", "/buildid/0484cf00/plan/", "//plan"] {
         assert_eq!(error(get(&server, path).await).await.0, 404, "{path}");

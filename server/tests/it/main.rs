@@ -10,5 +10,6 @@ mod https;
 mod limits;
 mod pages;
 mod process;
+mod proof;
 mod signed;
 mod support;

@@ -42,9 +42,9 @@ fn wrong_databases_are_refused() {
     for (name, says) in [
         (
             "newer",
-            "has schema 99, this program reads 4: it is newer than this program; take a newer",
+            "has schema 99, this program reads 5: it is newer than this program; take a newer",
         ),
-        ("older", "has schema 2, this program reads 4: run `nfdrop-indexer db migrate --db "),
+        ("older", "has schema 2, this program reads 5: run `nfdrop-indexer db migrate --db "),
         ("missing", "cannot open the database"),
         ("text", "is not a database"),
         ("foreign", "is a database, but not nfdrop's"),

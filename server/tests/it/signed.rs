@@ -2,7 +2,7 @@
 
 use crate::support::{Data, RESOLVED, Server, UNKNOWN, UNRESOLVED, client, id};
 use nfdrop_db::{
-    BuildId, sample,
+    sample,
     store::{Signer, plan_comment},
 };
 use reqwest::{StatusCode, header};
