@@ -10,14 +10,7 @@ use nfdrop_tests::vm::{
     machine,
     mirror::{Mirror, is_gone},
 };
-use std::{
-    any::Any,
-    collections::BTreeMap,
-    fs::File,
-    io::Write as _,
-    path::{Path, PathBuf},
-    sync::LazyLock,
-};
+use std::{any::Any, collections::BTreeMap, fs::File, io::Write as _, path::Path, sync::LazyLock};
 
 /// What cloud machines run, and the smallest packages.
 const CLOUD: &str = "cloud-amd64";
@@ -144,15 +137,11 @@ impl Debian {
     }
 }
 
-fn url(folder: &Path) -> String {
-    format!("file://{}", folder.display())
-}
-
-fn catalogue(name: &str, kind: &str, folder: &Path, keys: PathBuf) -> String {
-    let mirror = url(folder);
+fn catalogue(name: &str, kind: &str, folder: &Path, keys: &Path) -> String {
+    let (mirror, keys) = (format!("file://{}", folder.display()), keys.display());
     format!(
         "[[source]]\nname = \"{name}\"\nkind = \"{kind}\"\narch = \"x86_64\"\nmirror = \"{mirror}\"\n\
-         keys = [{keys:?}]\nsuites = [{{ name = \"core\", urls = [\"{{mirror}}/core\"] }}]\n"
+         keys = [\"{keys}\"]\nsuites = [{{ name = \"core\", urls = [\"{{mirror}}/core\"] }}]\n"
     )
 }
 
@@ -181,7 +170,7 @@ pub(crate) fn fedora() -> Option<Repository> {
         repo.add(&rpm, Some((&key, false)));
     }
     repo.index(&["--no-database", "--general-compress-type", "xz"]);
-    let catalogue = catalogue("fedora", "rpm-md", folder.path(), key.public());
+    let catalogue = catalogue("fedora", "rpm-md", folder.path(), &key.public());
     let folders = Box::new((folder, key));
     Some(Repository { name: "fedora", releases: vec![release], catalogue, _folders: folders })
 }
@@ -209,7 +198,7 @@ pub(crate) fn arch(kernels: usize) -> Option<Repository> {
     mirror.publish("core", "core", "zst", &packages);
     mirror.sign(&mirror.path("core/core.db"));
     let keys = mirror.path("keyring.gpg");
-    let catalogue = catalogue("arch", "pacman", mirror.root.path(), keys);
+    let catalogue = catalogue("arch", "pacman", mirror.root.path(), &keys);
     Some(Repository { name: "arch", releases, catalogue, _folders: Box::new(mirror) })
 }
 
@@ -229,7 +218,7 @@ pub(crate) fn alpine() -> Option<Repository> {
     files.push(("usr/share/kernel/lts/kernel.release".to_owned(), line));
     mirror.add("linux-lts", &format!("{}-r0", kernel.version), &files);
     mirror.publish();
-    let catalogue = catalogue("alpine", "apk", mirror.root.path(), mirror.keys().into());
+    let catalogue = catalogue("alpine", "apk", mirror.root.path(), Path::new(&mirror.keys()));
     let catalogue = catalogue.replace("{mirror}/core", "{mirror}/main");
     Some(Repository {
         name: "alpine",

@@ -64,18 +64,18 @@ fn kill(mut child: Child, moment: Moment) {
         let mut lines = BufReader::new(stream).lines().map_while(Result::ok);
         assert!(lines.any(|line| line.contains(words)), "{moment:?}: {words:?} was never said");
     };
+    if matches!(moment, Moment::Stored) {
+        first(Box::new(child.stdout.take().unwrap()), "proven");
+    } else {
+        // What it has asked QEMU and the loader before has ended.
+        first(Box::new(child.stderr.take().unwrap()), "plans to prove");
+    }
     match moment {
-        Moment::Begun => first(Box::new(child.stderr.take().unwrap()), "plans to prove"),
-        Moment::Stored => first(Box::new(child.stdout.take().unwrap()), "proven"),
-        Moment::Starting => {
-            // `ldd` and `--version` are children too, and end before.
-            first(Box::new(child.stderr.take().unwrap()), "plans to prove");
-            wait("a child", || children(number).pop());
-        }
+        Moment::Begun | Moment::Stored => {}
+        Moment::Starting => drop(wait("a child", || children(number).pop())),
         Moment::Running => {
-            wait("QEMU", || {
-                children(number).into_iter().find(|(_, name)| name.starts_with("qemu"))
-            });
+            let qemu = |(_, name): &(u32, String)| name.starts_with("qemu");
+            wait("QEMU", || children(number).into_iter().find(qemu));
         }
     }
     let started = children(number);
