@@ -3,7 +3,7 @@
 CARGO ?= cargo
 FUZZ_SECONDS ?= 900
 BINARIES = -p nfdrop-indexer -p nfdrop-server -p nfdrop-client -p nfdrop-ci
-SCRIPTS = ci/install-deps ci/build-static ci/build-packages ci/licences ci/reproducible ci/sbom ci/run-demo .ci/run $(addprefix ci/workflows/,crawl gate issues keep publish restore) $(addprefix tests/guest/,bpftrace client cost flood init many scenario sites start)
+SCRIPTS = ci/install-deps ci/build-static ci/build-packages ci/licences ci/reproducible ci/sbom ci/run-demo .ci/run $(addprefix ci/workflows/,crawl gate issues keep prove publish restore) $(addprefix tests/guest/,bpftrace client cost flood init many scenario sites start)
 
 .DEFAULT_GOAL := help
 .PHONY: help run client-static packages reproducible sbom test test-kernels lint bench bench-crawl bench-kernel bench-server fuzz mutants recheck deny clean

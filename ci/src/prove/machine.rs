@@ -169,7 +169,10 @@ impl Qemu {
         let mut command = match super::programs::find("setpriv") {
             Some(setpriv) => {
                 let mut command = Command::new(setpriv);
-                command.args(["--pdeathsig", "KILL"]).arg(&self.program);
+                // It may have been killed before setpriv got so far.
+                let checked = "test \"$PPID\" = \"$0\" && exec \"$@\"";
+                command.args(["--pdeathsig", "KILL", "sh", "-c", checked]);
+                command.arg(std::process::id().to_string()).arg(&self.program);
                 command
             }
             None => Command::new(&self.program),

@@ -7,7 +7,10 @@ use super::{
         mirror::{Mirror, Server},
     },
 };
-use nfdrop_db::{Record, Store, store::Signer as _};
+use nfdrop_db::{
+    Record, Store,
+    store::{Signer as _, plan_comment},
+};
 use nfdrop_indexer::signing::SigningKey;
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 
@@ -21,7 +24,7 @@ fn all_signed(database: &Path, key: &Path, builds: &[u8]) -> bool {
         let id = build_id(*byte);
         let record = store.record(&id).unwrap().unwrap();
         assert!(Record::parse_canonical(&record).unwrap().plan.is_some());
-        store.signature(&id).unwrap() == Some(key.sign(&id, &record))
+        store.signature(&id).unwrap() == Some(key.sign(&plan_comment(&id), &record))
     })
 }
 

@@ -105,6 +105,12 @@ impl Mirror {
 
     /// Fetches and unpacks a kernel.
     pub fn kernel(&self, set: &KernelSet) -> Result<Kernel> {
+        let paths = self.packages(set)?;
+        Kernel::read(paths.iter().map(PathBuf::as_path)).with_context(|| set.release.clone())
+    }
+
+    /// Fetches the packages of a kernel.
+    pub fn packages(&self, set: &KernelSet) -> Result<Vec<PathBuf>> {
         let PackageSet::Complete { image, modules } = &set.packages else {
             anyhow::bail!("{}: its packages are not complete", set.release);
         };
@@ -114,7 +120,7 @@ impl Mirror {
                 Ok(self.reader.fetcher.verified(&download, &Silent).await?)
             })?);
         }
-        Kernel::read(paths.iter().map(PathBuf::as_path)).with_context(|| set.release.clone())
+        Ok(paths)
     }
 
     /// The files of these packages of a suite and of all they depend on, without documentation.
