@@ -35,8 +35,12 @@ pub(super) fn run(args: &Args) -> anyhow::Result<u8> {
     let store = args.key.open(&args.db)?;
     for other in &others {
         let merged = store.merge(other)?;
+        let proofs = match merged.proofs {
+            0 => String::new(),
+            count => format!(", {count} proofs"),
+        };
         let line = format!(
-            "{}: {} builds, {} packages, {} failures, {} suites\n",
+            "{}: {} builds{proofs}, {} packages, {} failures, {} suites\n",
             other.path().display(),
             merged.builds,
             merged.packages,

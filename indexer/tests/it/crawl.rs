@@ -202,17 +202,17 @@ fn a_crawled_database_has_figures() {
         stdout
     };
     insta::assert_snapshot!(stats("text"), @"
-    distro  series  flavour      builds  resolved  bodies  drop-only  optimizable  unresolved
-    debian  6.12    cloud-amd64       4         3       1      100 %        100 %  1 no_nf_tables, 1 malformed_image, 1 incomplete_package_set
-    all                               4         3       1      100 %        100 %  1 no_nf_tables, 1 malformed_image, 1 incomplete_package_set
+    distro  series  flavour      builds  resolved  bodies  drop-only  optimizable  booted  unresolved
+    debian  6.12    cloud-amd64       4         3       1      100 %        100 %     0 %  1 no_nf_tables, 1 malformed_image, 1 incomplete_package_set
+    all                               4         3       1      100 %        100 %     0 %  1 no_nf_tables, 1 malformed_image, 1 incomplete_package_set
     ");
     insta::assert_snapshot!(stats("markdown"), @"
-    | distro | series | flavour | builds | resolved | bodies | drop-only | optimizable | unresolved |
-    | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | --- |
-    | debian | 6.12 | cloud-amd64 | 4 | 3 | 1 | 100 % | 100 % | 1 no_nf_tables, 1 malformed_image, 1 incomplete_package_set |
-    | all |  |  | 4 | 3 | 1 | 100 % | 100 % | 1 no_nf_tables, 1 malformed_image, 1 incomplete_package_set |
+    | distro | series | flavour | builds | resolved | bodies | drop-only | optimizable | booted | unresolved |
+    | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |
+    | debian | 6.12 | cloud-amd64 | 4 | 3 | 1 | 100 % | 100 % | 0 % | 1 no_nf_tables, 1 malformed_image, 1 incomplete_package_set |
+    | all |  |  | 4 | 3 | 1 | 100 % | 100 % | 0 % | 1 no_nf_tables, 1 malformed_image, 1 incomplete_package_set |
     ");
-    let tally = r#""builds":4,"resolved":3,"bodies":1,"drop_only":3,"optimizable":3,"unresolved":{"no_nf_tables":1,"malformed_image":1,"incomplete_package_set":1}"#;
+    let tally = r#""builds":4,"resolved":3,"bodies":1,"drop_only":3,"optimizable":3,"booted":0,"unresolved":{"no_nf_tables":1,"malformed_image":1,"incomplete_package_set":1}"#;
     let group = format!(r#"{{"distro":"debian","series":"6.12","flavour":"cloud-amd64",{tally}}}"#);
     assert_eq!(stats("json"), format!("{{\"groups\":[{group}],\"total\":{{{tally}}}}}\n"));
 }

@@ -4,7 +4,7 @@ use super::{
     crawl::reads,
     support::{corpus, done, indexer},
 };
-use nfdrop_db::Store;
+use nfdrop_db::{ProofResult, Record, Store, sample};
 use rusqlite::Connection;
 use std::{
     fs,
@@ -48,7 +48,7 @@ fn a_whole_database_is_sound_and_counted() {
     let stats = run(&["db", "stats", "--format", "markdown"], &db);
     assert_eq!(stats.0, 0, "{stats:?}");
     assert_eq!(stats, run(&["stats", "--format", "markdown"], &db));
-    reads(&stats.1, &["| 6.12 | cloud-amd64 | 1 | 1 | 1 | 100 % | 100 % |  |"]);
+    reads(&stats.1, &["| 6.12 | cloud-amd64 | 1 | 1 | 1 | 100 % | 100 % | 0 % |  |"]);
 }
 
 #[test]
@@ -79,10 +79,12 @@ fn an_older_database_is_named_everywhere_and_migrated_once() {
         assert_eq!(stdout.contains("  2: which packages"), schema == 1);
         assert_eq!(run(&["db", "check"], &old).0, 0);
         let migrated = Store::open_read_only(&old).unwrap();
-        // Listings are what older schemas did not keep.
+        // Listings, and where all packages are, older schemas did not keep.
         let rest = |store: &Store| -> String {
             let content = store.content_dump().unwrap();
-            content.lines().filter(|line| !line.starts_with("listings")).collect()
+            let kept =
+                |line: &&str| !line.starts_with("listings") && !line.starts_with("set_packages");
+            content.lines().filter(kept).collect()
         };
         assert_eq!(rest(&migrated), rest(&store));
         assert_eq!(migrated.counts().unwrap(), store.counts().unwrap());
@@ -96,6 +98,21 @@ fn an_older_database_is_named_everywhere_and_migrated_once() {
     assert_eq!(code, 0, "{stderr}");
     reads(&stderr, &["by add had schema 2, has 5 now: programs of an older nfdrop"]);
     reads(&run(&["db", "check"], &old).1, &["sound: schema 5, 3 builds"]);
+}
+
+#[test]
+fn a_contradicted_plan_is_named_and_the_file_is_sound() {
+    let (_folder, db) = place();
+    let store = Store::open(&db).unwrap();
+    let id = store.provable().unwrap().remove(0).build_id;
+    let record = Record::parse_canonical(&store.record(&id).unwrap().unwrap()).unwrap();
+    let mut proof = sample::proof(&record);
+    proof.result = ProofResult::Contradicted;
+    proof.detail = Some("39 of 40 drops were seen\nand a line of the console".to_owned());
+    store.put_proof(&proof).unwrap();
+    let (code, stdout, stderr) = run(&["db", "check"], &db);
+    assert_eq!(code, 0, "{stderr}");
+    reads(&stdout, &["ALARM: build", "its kernel contradicts its plan: 39 of 40 drops", "sound"]);
 }
 
 #[test]

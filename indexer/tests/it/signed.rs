@@ -8,7 +8,7 @@ use super::{
     },
 };
 use nfdrop_db::{
-    Record, Store,
+    Record, Store, sample,
     store::{Signer as _, plan_comment},
 };
 use nfdrop_indexer::signing::SigningKey;
@@ -86,4 +86,44 @@ fn a_key_that_cannot_be_used_is_said_before_anything_is_written() {
     command.arg("--db").arg(&db).env("NFDROP_SIGN_KEY", path("no.key"));
     assert_eq!(command.output().unwrap().status.code(), Some(1));
     assert!(!db.exists());
+}
+
+#[test]
+fn a_proof_is_signed_and_exported_beside_its_plan() {
+    let place = Place::new();
+    let path = |name: &str| place.0.path().join(name);
+    let (code, _, stderr) = done(&indexer(&["keygen"]).arg(path("a.key")).output().unwrap());
+    assert_eq!(code, 0, "{stderr}");
+    let record = sample::resolved(build_id(1));
+    let store = Store::create_or_open(path("db")).unwrap();
+    store.put_kernel(&sample::kernel(record.clone(), "6.12.1-cloud-amd64")).unwrap();
+    let run = |arguments: &[&str]| {
+        let mut command = indexer(arguments);
+        let (code, stdout, stderr) = done(&command.arg("--db").arg(path("db")).output().unwrap());
+        assert_eq!(code, 0, "{stderr}");
+        stdout
+    };
+    let (out, key) = (path("out"), path("a.key"));
+    let (out, key) = (out.to_str().unwrap(), key.to_str().unwrap());
+    let file = |name: &str| path("out").join(format!("buildid/{}/{name}", build_id(1)));
+    run(&["export", out]);
+    assert!(!file("proof").exists());
+
+    store.put_proof(&sample::proof(&record)).unwrap();
+    let said = run(&["sign", "--sign-key", key]);
+    assert!(said.contains("1 builds, 1 signed now, and 1 proofs"), "{said}");
+    run(&["export", out]);
+    let bytes = fs::read(file("proof")).unwrap();
+    assert_eq!(bytes, sample::proof(&record).to_bytes());
+    let public = minisign::PublicKeyBox::from_string(&fs::read_to_string(path("a.pub")).unwrap());
+    let public = public.unwrap().into_public_key().unwrap();
+    let text = fs::read_to_string(file("proof.minisig")).unwrap();
+    let signature = minisign::SignatureBox::from_string(&text).unwrap();
+    let comment = format!("nfdrop proof of build {}", build_id(1));
+    assert_eq!(signature.trusted_comment().unwrap(), comment);
+    let verify = |bytes: &[u8]| {
+        minisign::verify(&public, &signature, std::io::Cursor::new(bytes), true, false, false)
+    };
+    verify(&bytes).unwrap();
+    assert!(verify(&bytes[1..]).is_err());
 }
