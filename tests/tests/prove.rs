@@ -331,3 +331,21 @@ fn a_kernel_whose_modules_do_not_load_is_not_bootable() {
     assert!(detail.contains("nf_tables"), "{detail}");
     assert!(detail.contains("modules that cannot be loaded: nf_tables (error 8)"), "{detail}");
 }
+
+#[test]
+fn a_kernel_that_lacks_something_is_proven_with_the_parts_that_it_has() {
+    if let Some(why) = why_not() {
+        println!("{why}");
+        return;
+    }
+    let plan = plan_of(kernel()).unwrap();
+    let mut less = kernel().clone();
+    for name in ["veth", "nft_reject_ipv4"] {
+        less.add(name, b"\x7fELF of another time".to_vec());
+    }
+    let proof = proof_of(&less, &plan);
+    assert_eq!(proof.result, ProofResult::Proven);
+    let missing = |part: &&Part| !proof.parts.contains(part);
+    let missing: Vec<Part> = Part::ALL.iter().filter(missing).copied().collect();
+    assert_eq!(missing, [Part::Reject, Part::Veth]);
+}
