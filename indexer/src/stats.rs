@@ -123,21 +123,21 @@ mod tests {
     #[test]
     fn a_table_for_people() {
         insta::assert_snapshot!(text(&stats()), @"
-        distro  series  flavour      builds  resolved  bodies  drop-only  optimizable  unresolved
-        debian  7.0     amd64             0         0       0          -            -  1 incomplete_package_set
-        debian  6.12    cloud-amd64      13        12       3      100 %         91 %  1 no_site, 2 fetch_failed
-        all                              13        12       3      100 %         91 %  1 no_site, 1 incomplete_package_set, 2 fetch_failed
+        distro  series  flavour      builds  resolved  bodies  drop-only  optimizable  booted  unresolved
+        debian  7.0     amd64             0         0       0          -            -       -  1 incomplete_package_set
+        debian  6.12    cloud-amd64      13        12       3      100 %         91 %   100 %  1 no_site, 2 fetch_failed
+        all                              13        12       3      100 %         91 %   100 %  1 no_site, 1 incomplete_package_set, 2 fetch_failed
         ");
     }
 
     #[test]
     fn a_table_for_pages() {
         insta::assert_snapshot!(markdown(&stats()), @"
-        | distro | series | flavour | builds | resolved | bodies | drop-only | optimizable | unresolved |
-        | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | --- |
-        | debian | 7.0 | amd64 | 0 | 0 | 0 | - | - | 1 incomplete_package_set |
-        | debian | 6.12 | cloud-amd64 | 13 | 12 | 3 | 100 % | 91 % | 1 no_site, 2 fetch_failed |
-        | all |  |  | 13 | 12 | 3 | 100 % | 91 % | 1 no_site, 1 incomplete_package_set, 2 fetch_failed |
+        | distro | series | flavour | builds | resolved | bodies | drop-only | optimizable | booted | unresolved |
+        | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |
+        | debian | 7.0 | amd64 | 0 | 0 | 0 | - | - | - | 1 incomplete_package_set |
+        | debian | 6.12 | cloud-amd64 | 13 | 12 | 3 | 100 % | 91 % | 100 % | 1 no_site, 2 fetch_failed |
+        | all |  |  | 13 | 12 | 3 | 100 % | 91 % | 100 % | 1 no_site, 1 incomplete_package_set, 2 fetch_failed |
         ");
     }
 }
