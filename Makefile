@@ -85,7 +85,7 @@ fuzz: ## Fuzz what reads files of strangers: an hour, or FUZZ_SECONDS for each t
 	@ci/install-deps fuzz
 	@command -v cargo-fuzz >/dev/null || $(CARGO) install --locked cargo-fuzz
 	@for target in load_resolve raw_image packages pacman apk sources rpm_md arch_sources records; do \
-		RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --sanitizer none --features sources $$target -- \
+		RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --sanitizer none $$target -- \
 			-rss_limit_mb=512 -timeout=60 -max_total_time=$(FUZZ_SECONDS) || exit 1; \
 	done
 

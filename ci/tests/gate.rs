@@ -3,8 +3,10 @@
 #![expect(clippy::unwrap_used, reason = "a test ends where something is missing")]
 
 use nfdrop_db::{
-    BuildId, ProofResult, Reason, Record, Store, sample,
-    store::{InputKey, KernelOutcome, Outcome, Source},
+    BuildId, ProofResult, Reason, Record, Store,
+    body::InputKey,
+    sample,
+    store::{KernelOutcome, Outcome, Source},
 };
 use std::{
     env,

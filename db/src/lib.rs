@@ -4,6 +4,7 @@
 //!
 //! The client uses this crate without `sqlite`.
 
+pub mod body;
 pub mod build_id;
 pub mod hex;
 pub mod listing;

@@ -5,7 +5,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use nfdrop_fuzz::{changed, resolve_and_check, seeds};
-use nfdrop_indexer::image;
+use nfdrop_resolver::image;
 
 fuzz_target!(init: seeds::write_for("load_resolve"), |data: &[u8]| {
     let Some(([module, vmlinux], kernel)) = changed(data) else { return };

@@ -4,7 +4,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use nfdrop_fuzz::seeds;
-use nfdrop_indexer::image;
+use nfdrop_resolver::image;
 
 fuzz_target!(init: seeds::write_for("raw_image"), |data: &[u8]| {
     // The first two bytes say where one file ends and the other begins.

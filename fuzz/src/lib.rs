@@ -4,16 +4,12 @@
 
 #![expect(clippy::missing_panics_doc, reason = "a panic is what a fuzzer looks for")]
 
-#[path = "../../indexer/tests/it/support/btf.rs"]
-mod btf;
-#[expect(dead_code, reason = "the indexer's tests use more of it")]
-#[path = "../../indexer/tests/it/support/elf.rs"]
-mod elf;
 pub mod seeds;
 
 use nfdrop_db::BuildId;
-use nfdrop_indexer::image::{self, Function};
-use nfdrop_indexer::resolve::{self, Findings};
+use nfdrop_resolver::image::{self, Function};
+use nfdrop_resolver::resolve::{self, Findings};
+use nfdrop_testkit::elf;
 use object::read::elf::{ElfFile64, FileHeader as _};
 use object::{Endianness, Object as _, ObjectSection as _};
 use std::fs;

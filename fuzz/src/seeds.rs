@@ -3,8 +3,8 @@
 
 use crate::KERNELS;
 use nfdrop_db::{BuildId, Record};
-use nfdrop_indexer::image;
-use nfdrop_indexer::resolve::resolve;
+use nfdrop_resolver::image;
+use nfdrop_resolver::resolve::resolve;
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};

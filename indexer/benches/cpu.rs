@@ -9,13 +9,9 @@ mod common;
 
 use anyhow::Context as _;
 use common::{Cached, cached, percent, stored};
-use nfdrop_db::{
-    Store,
-    store::{InputKey, flavour},
-};
-use nfdrop_indexer::{
-    crawl,
-    fetch::default_cache,
+use nfdrop_db::{Store, body::InputKey, store::flavour};
+use nfdrop_indexer::{crawl, fetch::default_cache};
+use nfdrop_resolver::{
     image, kernel,
     resolve::{self, Stage},
 };

@@ -18,9 +18,9 @@ use nfdrop_db::{
     store::{Outcome, flavour},
 };
 use nfdrop_indexer::{
+    analysis::{Bodies, analyse},
     crawl,
     fetch::{Download, Fetcher, Options, Silent, default_cache},
-    kernel::{Bodies, analyse},
 };
 use std::{
     fs::{self, File},

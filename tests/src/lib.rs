@@ -8,8 +8,8 @@ pub mod vm;
 
 use anyhow::{Context, Result};
 use nfdrop_db::{BuildId, Plan, Record};
-use nfdrop_indexer::image::{self, Function};
-use nfdrop_indexer::resolve;
+use nfdrop_resolver::image::{self, Function};
+use nfdrop_resolver::resolve;
 use std::path::{Path, PathBuf};
 
 /// The folder of the corpus.

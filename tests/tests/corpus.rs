@@ -4,8 +4,8 @@
 #![expect(clippy::unwrap_used, reason = "a test ends where something is missing")]
 
 use nfdrop_db::{BuildId, Cost, Event, Location, Plan, Reason, Reg};
-use nfdrop_indexer::image::Function;
-use nfdrop_indexer::resolve::{self, Findings};
+use nfdrop_resolver::image::Function;
+use nfdrop_resolver::resolve::{self, Findings};
 use nfdrop_tests::{Extract, corpus, record};
 
 fn some_id() -> BuildId {

@@ -2,10 +2,10 @@
 //! take long. Whatever comes in, there is a valid plan or a reason, soon.
 
 use nfdrop_db::BuildId;
-use nfdrop_indexer::image::Function;
-use nfdrop_indexer::image::function::{Field, Part, PartKind, Place};
-use nfdrop_indexer::resolve::random::Random;
-use nfdrop_indexer::resolve::{Unresolved, resolve};
+use nfdrop_resolver::image::Function;
+use nfdrop_resolver::image::function::{Field, Part, PartKind, Place};
+use nfdrop_resolver::resolve::random::Random;
+use nfdrop_resolver::resolve::{Unresolved, resolve};
 use nfdrop_tests::corpus;
 use proptest::prelude::*;
 use std::sync::LazyLock;
@@ -230,7 +230,7 @@ fn sizes_are_bounded_before_work_begins() {
     assert!(error.detail.contains("bytes, expected at most"), "{error}");
 
     let mut function = CORPUS[0].clone();
-    let label = nfdrop_indexer::image::function::JumpLabel {
+    let label = nfdrop_resolver::image::function::JumpLabel {
         code: Place { part: 0, offset: 0 },
         target: Place { part: 0, offset: 0 },
         key: "key".to_owned(),

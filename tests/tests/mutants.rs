@@ -6,12 +6,12 @@
 //! `NFDROP_MUTANT` looks at a single one again, as failures name it. Figures go to stdout.
 
 use iced_x86::{Mnemonic, OpKind, Register};
-use nfdrop_indexer::image::Function;
-use nfdrop_indexer::image::function::{Place, Relocation};
-use nfdrop_indexer::resolve::check::{Contradiction, check};
-use nfdrop_indexer::resolve::random::Random;
-use nfdrop_indexer::resolve::x86_64::decode;
-use nfdrop_indexer::resolve::{Findings, resolve};
+use nfdrop_resolver::image::Function;
+use nfdrop_resolver::image::function::{Place, Relocation};
+use nfdrop_resolver::resolve::check::{Contradiction, check};
+use nfdrop_resolver::resolve::random::Random;
+use nfdrop_resolver::resolve::x86_64::decode;
+use nfdrop_resolver::resolve::{Findings, resolve};
 use nfdrop_tests::{Extract, corpus};
 use rayon::prelude::*;
 use std::collections::BTreeMap;

@@ -7,7 +7,7 @@
 #![expect(clippy::print_stdout, reason = "what was checked, and what not, is said")]
 
 use nfdrop_db::{BuildId, Plan, Probe, Record};
-use nfdrop_indexer::image::{Function, extract};
+use nfdrop_resolver::image::{Function, extract};
 use nfdrop_tests::{Extract, corpus, record, variants};
 use rayon::prelude::*;
 use serde::Deserialize;

@@ -4,7 +4,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends where something is missing")]
 
-use nfdrop_indexer::resolve::{self, check};
+use nfdrop_resolver::resolve::{self, check};
 use nfdrop_tests::{Extract, variants};
 use rayon::prelude::*;
 use std::fmt::Write as _;

@@ -1,9 +1,7 @@
 //! A kernel from its packages: the image that is booted, and the modules that the scenario needs.
 
-use nfdrop_indexer::{
-    image::compress::{self, CompressError},
-    package::{self, Limits, PackageError, Wanted},
-};
+use nfdrop_indexer::package::{self, Limits, PackageError, Wanted};
+use nfdrop_resolver::image::compress::{self, CompressError};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,

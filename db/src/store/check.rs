@@ -1,9 +1,7 @@
 //! Looking at all of a database: its content as text, to compare two of them, and its soundness.
 
 use super::{
-    InputKey, PackedListing, Store, StoreError,
-    body::BodyOutcome,
-    flavour,
+    PackedListing, Store, StoreError, flavour,
     kernels::place,
     listing, proofs,
     read::{self, optional, required},
@@ -11,7 +9,11 @@ use super::{
     signature::{self, plan_comment, proof_comment},
     write::{check_sha256, check_text},
 };
-use crate::{BuildId, PlanError, Proof, Reason, Record, RecordError, Status, hex};
+use crate::{
+    BuildId, PlanError, Proof, Reason, Record, RecordError, Status,
+    body::{BodyOutcome, InputKey},
+    hex,
+};
 use rusqlite::{Connection, Row, types::ValueRef};
 use sha2::{Digest as _, Sha256};
 use std::fmt::{Display, Write as _};

@@ -1,6 +1,7 @@
 //! Listings: one per body, compressed. What a page shows of a build is of the body that it has.
 
-use super::{InputKey, Store, StoreError};
+use super::{Store, StoreError};
+use crate::body::InputKey;
 use crate::{BuildId, Listing, ListingError, withdrawal::analyzer_rank};
 use rusqlite::{Connection, OptionalExtension, params};
 use std::sync::Arc;

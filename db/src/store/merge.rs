@@ -7,14 +7,14 @@
 //! first time. Its signatures come with the records, where this database has no key of its own.
 
 use super::{
-    Build, InputKey, Kernel, PackedListing, Source, Store, StoreError, listing, proofs,
+    Build, Kernel, PackedListing, Source, Store, StoreError, listing, proofs,
     read::{optional, required},
     signature::{self, plan_comment, proof_comment},
     write::{
         PackageRow, check_sha256, check_text, put_build, put_failure, put_package, set_sha256,
     },
 };
-use crate::{BuildId, Proof, Reason, Record};
+use crate::{BuildId, Proof, Reason, Record, body::InputKey};
 use rusqlite::{Connection, Row};
 
 /// Rows that are read and written at a time.

@@ -17,7 +17,6 @@
 //! Readers have connections of their own which cannot write, and see a consistent state while a
 //! crawl writes (WAL).
 
-mod body;
 mod check;
 mod error;
 mod inventory;
@@ -34,7 +33,6 @@ mod watch;
 mod withdraw;
 mod write;
 
-pub use body::{Body, BodyOutcome, InputKey, PlanTemplate};
 pub use error::StoreError;
 pub use inventory::{Held, HeldProof, Inventory, PackageName};
 pub use kernels::{
@@ -49,7 +47,7 @@ pub use signature::{MAX_SIGNATURE, Signed, Signer, plan_comment, proof_comment};
 pub use stats::{Group, Stats, Tally};
 pub use watch::{FileId, Log, Watcher, log_of};
 
-use crate::{BuildId, Reason, Record};
+use crate::{BuildId, Reason, Record, body::InputKey};
 use rusqlite::Connection;
 use std::{
     path::{Path, PathBuf},

@@ -1,10 +1,11 @@
 //! Reading: records as stored, lists for people, and what a crawl can skip.
 
-use super::{
-    Body, BodyOutcome, InputKey, Kernel, PlanTemplate, Source, Store, StoreError, kernels::failure,
-    write,
+use super::{Kernel, Source, Store, StoreError, kernels::failure, write};
+use crate::{
+    BuildId, Permanence, Provenance, Reason, Record,
+    body::{Body, BodyOutcome, InputKey, PlanTemplate},
+    withdrawal::analyzer_rank,
 };
-use crate::{BuildId, Permanence, Provenance, Reason, Record, withdrawal::analyzer_rank};
 use rusqlite::{Connection, OptionalExtension, Row, params, types::Type};
 use std::{collections::BTreeMap, str::FromStr};
 

@@ -2,8 +2,8 @@
 //! analyzer has looked at them again. Everything that reads the file then agrees: servers, exports, lists,
 //! the gate. A reader refuses a file that has not been through all withdrawals.
 
-use super::{Store, StoreError, body::PlanTemplate, proofs::forget_stale, read::required};
-use crate::{BuildId, Plan, Reason, Record, Withdrawal, withdrawal::WITHDRAWN};
+use super::{Store, StoreError, proofs::forget_stale, read::required};
+use crate::{BuildId, Plan, Reason, Record, Withdrawal, body::PlanTemplate, withdrawal::WITHDRAWN};
 use rusqlite::{Connection, TransactionBehavior, params};
 
 /// A condition that cannot tell drops from what passes.

@@ -11,9 +11,7 @@
 //! the end is not left to that: [`Store::sign_stored`] says it.
 
 use super::{
-    Accept, Build, InputKey, Kernel, KernelOutcome, Known, Outcome, Source, Store, StoreError,
-    body::{BodyOutcome, PlanTemplate},
-    flavour,
+    Accept, Build, Kernel, KernelOutcome, Known, Outcome, Source, Store, StoreError, flavour,
     kernels::place,
     listing::put_listing,
     proofs::{forget_stale, put_set},
@@ -21,7 +19,12 @@ use super::{
     series,
     signature::put_signature,
 };
-use crate::{Plan, Record, hex, withdrawal::analyzer_rank};
+use crate::{
+    Plan, Record,
+    body::{BodyOutcome, InputKey, PlanTemplate},
+    hex,
+    withdrawal::analyzer_rank,
+};
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 use std::{cmp::Ordering, sync::PoisonError};
 

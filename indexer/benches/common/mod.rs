@@ -2,13 +2,14 @@
 
 use nfdrop_db::{
     BuildId, Record,
-    store::{Build, InputKey, Kernel, KernelOutcome, Outcome, Package},
+    body::InputKey,
+    store::{Build, Kernel, KernelOutcome, Outcome, Package},
 };
 use nfdrop_indexer::{
     package::{Limits, Wanted, kernel_files},
-    resolve,
     source::version::Version,
 };
+use nfdrop_resolver::resolve;
 use std::{
     collections::BTreeMap,
     fs::{self, File},

@@ -8,13 +8,13 @@ use super::{
 };
 use anyhow::Context as _;
 use nfdrop_db::{
-    Reason, Record, Store, hex,
-    store::{BodyOutcome, Kernel, KernelOutcome, Outcome, Package},
+    Reason, Record, Store,
+    body::BodyOutcome,
+    hex,
+    store::{Kernel, KernelOutcome, Outcome, Package},
 };
-use nfdrop_indexer::{
-    kernel::{Bodies, NoFunction, analyse},
-    resolve::ANALYZER,
-};
+use nfdrop_indexer::analysis::{Bodies, analyse};
+use nfdrop_resolver::{kernel::NoFunction, resolve::ANALYZER};
 use sha2::{Digest as _, Sha256};
 use std::{
     fs::File,

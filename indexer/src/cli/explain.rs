@@ -6,7 +6,7 @@ use nfdrop_db::listing::{
     html,
     text::{self, Style},
 };
-use nfdrop_indexer::{
+use nfdrop_resolver::{
     explain::{self, Syntax},
     resolve::report,
 };

@@ -1,7 +1,7 @@
 //! `nfdrop-indexer extract`.
 
 use super::{UNRESOLVED, inputs, put, say};
-use nfdrop_indexer::image::extract::to_json;
+use nfdrop_resolver::image::extract::to_json;
 use std::path::PathBuf;
 
 /// Write the function as text, for bug reports and tests

@@ -2,10 +2,10 @@
 
 use anyhow::Context as _;
 use nfdrop_db::Reason;
-use nfdrop_indexer::{
+use nfdrop_indexer::package::{Format, KernelFiles, Limits, PackageError, START, Wanted, unpack};
+use nfdrop_resolver::{
     image::{Function, compress},
     kernel::{self, Files, NoFunction},
-    package::{Format, KernelFiles, Limits, PackageError, START, Wanted, unpack},
 };
 use std::{
     fs::File,

@@ -7,10 +7,11 @@ use super::{
 };
 use clap::ValueEnum;
 use nfdrop_db::{
-    BuildId, HexBytes, Layout, LayoutSource, Plan, Probe, Reason, Record, Status, render,
-    store::BodyOutcome,
+    BuildId, HexBytes, Layout, LayoutSource, Plan, Probe, Reason, Record, Status,
+    body::BodyOutcome, render,
 };
-use nfdrop_indexer::kernel::{Analysis, Bodies, Files, NoFunction, analyse};
+use nfdrop_indexer::analysis::{Analysis, Bodies, analyse};
+use nfdrop_resolver::kernel::{Files, NoFunction};
 use serde::Serialize;
 use std::path::PathBuf;
 

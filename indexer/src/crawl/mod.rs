@@ -19,9 +19,8 @@ pub use summary::{Spent, Summary};
 pub use work::{Unpacked, unpack};
 
 use crate::{
+    analysis::Bodies,
     fetch::{Download, DownloadReporter, DownloadStatus, Ending, Fetcher},
-    kernel::Bodies,
-    resolve::ANALYZER,
     source::{
         Repository,
         kernel::{KernelSet, Listing, PackageRef, PackageSet, Trust},
@@ -32,6 +31,7 @@ use nfdrop_db::{
     Plan, Reason, Record, Store, StoreError, hex,
     store::{Accept, Kernel, KernelOutcome, Known, Outcome, Package, Source},
 };
+use nfdrop_resolver::resolve::ANALYZER;
 use std::{
     sync::{
         Arc,

@@ -2,19 +2,16 @@
 
 use super::verify::verify;
 use crate::{
+    analysis::{Analysis, Bodies, analyse},
     fetch::{Download, DownloadReporter, FetchError, Fetcher, Remote},
-    kernel::{Analysis, Bodies, Files, analyse},
     package::{self, KernelFiles, Limits, PackageError, Wanted},
-    resolve::ANALYZER,
     source::{
         kernel::{KernelSet, Listing, PackageRef, PackageSet, PackageSignature, Trust},
         openpgp::MAX_SIGNATURE,
     },
 };
-use nfdrop_db::{
-    Reason, Store, hex,
-    store::{BodyOutcome, Build},
-};
+use nfdrop_db::{Reason, Store, body::BodyOutcome, hex, store::Build};
+use nfdrop_resolver::{kernel::Files, resolve::ANALYZER};
 use std::{
     fs::File,
     path::{Path, PathBuf},

@@ -21,7 +21,6 @@ pub(crate) fn xz_decoder(
 
 /// The suffix that a file beginning with these bytes should have; none for what is not compressed in a
 /// way that is known.
-#[cfg(feature = "crawl")]
 pub(crate) fn suffix_of(start: &[u8]) -> &'static str {
     let starts: [(&[u8], &str); 4] = [
         (b"\x1f\x8b", ".gz"),

@@ -27,7 +27,5 @@ pub use pick::{PickError, Shape};
 pub use pkginfo::{PkgInfo, PkgInfoError};
 pub use random::RandomAccess;
 
-#[cfg(feature = "crawl")]
 pub(crate) use decoder::{decoder, suffix_of, xz_decoder};
-#[cfg(feature = "crawl")]
 pub(crate) use pkginfo::is_word;

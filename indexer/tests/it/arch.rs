@@ -10,7 +10,7 @@ use super::{
     },
 };
 use nfdrop_db::Store;
-use nfdrop_indexer::image::Function;
+use nfdrop_resolver::image::Function;
 use std::{fmt::Write as _, fs, io::Write as _, path::Path, process::Command};
 
 /// What Arch's and Alpine's tests need.
@@ -100,7 +100,7 @@ fn arch_gives_the_plans_that_debian_gives() {
     // The database in every compression, signed; and not, so that the packages' signatures count, which
     // the database holds.
     for (database, is_signed) in [("gz", true), ("zst", true), ("xz", false)] {
-        let mirror = pacman::Mirror::new();
+        let mirror = pacman::Mirror::create();
         let mut packages = Vec::new();
         for ((name, version, _, compression), function) in builds.iter().zip(&functions) {
             let files = arch_files(function, 0x81);
@@ -153,7 +153,7 @@ fn the_archive_of_arch_is_vouched_for_by_its_packages() {
     let real = extract("debian-6.12.117+deb13-cloud-amd64");
     let function = rebuilt(&real, "6.12.1-arch1-1", 1);
     let expected = debian_records(&[&function]);
-    let mirror = pacman::Mirror::new();
+    let mirror = pacman::Mirror::create();
     let folder = "packages/l/linux";
     let good =
         mirror.package(folder, "linux", "6.12.1.arch1-1", "zst", &arch_files(&function, 0x81));
@@ -162,7 +162,7 @@ fn the_archive_of_arch_is_vouched_for_by_its_packages() {
     let other = rebuilt(&real, "6.12.2-arch1-1", 2);
     let files = arch_files(&other, 0x82);
     let unknown = mirror.package(folder, "linux", "6.12.2.arch1-1", "zst", &files);
-    pacman::Mirror::new().sign(&unknown);
+    pacman::Mirror::create().sign(&unknown);
     let altered = mirror.package(folder, "linux", "6.12.3.arch1-1", "zst", &files);
     mirror.sign(&altered);
     flip(&altered, 100);
@@ -309,7 +309,7 @@ fn files_of_both_are_resolved() {
     let real = extract("debian-6.12.117+deb13-cloud-amd64");
     let arch = rebuilt(&real, "6.12.1-arch1-1", 1);
     let alpine = rebuilt(&real, "6.12.13-0-lts", 2);
-    let pacman = pacman::Mirror::new();
+    let pacman = pacman::Mirror::create();
     let mut paths = Vec::new();
     for compression in ["zst", "xz", "gz"] {
         let files = arch_files(&arch, 0x81);

@@ -5,7 +5,7 @@ use super::support::{
     mirror::{Deb, Mirror, Point, Server},
 };
 use nfdrop_db::{BuildId, Store};
-use nfdrop_indexer::image::Function;
+use nfdrop_resolver::image::Function;
 use sha2::{Digest as _, Sha256};
 use std::{
     fs,

@@ -2,7 +2,7 @@
 
 use super::support::{corpus, done, elf, extract, indexer};
 use nfdrop_db::{BuildId, Plan, Record, Status};
-use nfdrop_indexer::{
+use nfdrop_resolver::{
     image,
     image::function::SYMBOL,
     kernel::{Files, load},

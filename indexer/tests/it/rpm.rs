@@ -7,7 +7,7 @@ use super::support::{
     rpm::{Key, Repo, Rpm, tools},
 };
 use nfdrop_db::{BuildId, Store, hex};
-use nfdrop_indexer::image::Function;
+use nfdrop_resolver::image::Function;
 use sha2::{Digest as _, Sha256, Sha512};
 use std::{
     fmt::Write as _,
@@ -261,7 +261,7 @@ fn rpm_repositories_give_the_plans_that_debian_does() {
     let mut mirror = Mirror::new();
     debian(&mut mirror);
     let server = Server::new(mirror.root.path());
-    let key = Key::new();
+    let key = Key::generate();
     let root = mirror.root.path().to_owned();
     fedora(&root, &key);
     red_hat(&root, &key);
@@ -302,7 +302,7 @@ fn an_old_index_is_told() {
     }
     let (mirror, place) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (root, place) = (mirror.path(), place.path());
-    let (server, key) = (Server::new(root), Key::new());
+    let (server, key) = (Server::new(root), Key::generate());
     red_hat(root, &key);
     let catalogue = catalogue(place, &server.url, &key.public());
     let arguments = ["rhel", "--catalogue", catalogue.to_str().unwrap()];
@@ -330,7 +330,7 @@ fn what_nobody_vouches_for_is_not_used() {
     let (mirror, place) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (root, place) = (mirror.path(), place.path());
     let server = Server::new(root);
-    let [key, other] = [Key::new(), Key::new()];
+    let [key, other] = [Key::generate(), Key::generate()];
     // Signed index by another key; packages signed by another key, and not at all.
     red_hat(root, &other);
     photon(root, &other);
@@ -379,7 +379,7 @@ fn resolve_takes_rpms() {
         return;
     }
     let mirror = tempfile::tempdir().unwrap();
-    let key = Key::new();
+    let key = Key::generate();
     fedora(mirror.path(), &key);
     let folder = mirror.path().join("fedora/41");
     let file = |name: &str| folder.join(format!("{name}-6.12.1-301.fc41.x86_64.rpm"));

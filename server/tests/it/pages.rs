@@ -3,9 +3,10 @@
 use crate::support::{Data, RESOLVED, Server, UNKNOWN, UNRESOLVED, id};
 use nfdrop_db::{
     Listing, Reason,
+    body::InputKey,
     listing::{Class, Fact, Line, LineKind, Mark, Span, Tone},
     sample,
-    store::{InputKey, Outcome, PackedListing},
+    store::{Outcome, PackedListing},
 };
 use reqwest::{Response, StatusCode};
 

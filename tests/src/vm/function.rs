@@ -7,10 +7,12 @@ use anyhow::{Context, Result, bail};
 use nfdrop_db::hex;
 use nfdrop_indexer::{
     fetch::{Download, Remote, Silent},
-    image::{self, Function, extract},
-    kernel::{Files, load},
     package::{self, KernelFiles, Limits, Wanted},
     source::kernel::{KernelSet, PackageRef, PackageSet},
+};
+use nfdrop_resolver::{
+    image::{self, Function, extract},
+    kernel::{Files, load},
 };
 use std::{
     fs::{self, File},

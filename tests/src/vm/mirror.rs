@@ -8,10 +8,9 @@ use nfdrop_ci::prove::{
 };
 use nfdrop_db::{Plan, Reason};
 use nfdrop_indexer::{
+    analysis::{Bodies, analyse},
     crawl::{Survey, survey},
     fetch::{Download, FetchError, Fetcher, Options, Silent, default_cache},
-    image::Function,
-    kernel::{Bodies, Files, analyse, load},
     package::with_data,
     source::{
         Reader, Repository,
@@ -19,6 +18,10 @@ use nfdrop_indexer::{
         catalogue::Catalogue,
         kernel::{KernelSet, Package, PackageRef, PackageSet, Series, newest_per_series},
     },
+};
+use nfdrop_resolver::{
+    image::Function,
+    kernel::{Files, load},
 };
 use std::{
     collections::BTreeMap,

@@ -7,7 +7,7 @@ use super::{
 };
 use anyhow::{Context, Result};
 use nfdrop_db::Cost;
-use nfdrop_indexer::{
+use nfdrop_resolver::{
     image::Function,
     resolve::{
         link::{KeyState, Linked, Placement, keys},

@@ -2,10 +2,10 @@
 
 use crate::{apk, pacman, rpm};
 use nfdrop_indexer::{
-    image::compress::{self, decompress},
     package::{self, Limits},
     source::kernel::Series,
 };
+use nfdrop_resolver::image::compress::{self, decompress};
 use nfdrop_tests::vm::{
     machine,
     mirror::{Mirror, is_gone},
@@ -149,7 +149,7 @@ fn catalogue(name: &str, kind: &str, folder: &Path, keys: &Path) -> String {
 pub(crate) fn fedora() -> Option<Repository> {
     let kernel = kernel().filter(|_| rpm::tools())?;
     let folder = tempfile::tempdir().unwrap();
-    let (repo, key) = (rpm::Repo::new(folder.path(), "core"), rpm::Key::new());
+    let (repo, key) = (rpm::Repo::new(folder.path(), "core"), rpm::Key::generate());
     let release = format!("{}-301.fc41.x86_64", kernel.version);
     let modules = format!("lib/modules/{release}");
     let package = |name, files| rpm::Rpm {
@@ -178,7 +178,7 @@ pub(crate) fn fedora() -> Option<Repository> {
 /// `linux` and, as another build, `linux-lts`, as many as are wanted, in a signed database; modules in zstd.
 pub(crate) fn arch(kernels: usize) -> Option<Repository> {
     let kernel = kernel().filter(|_| pacman::have(&["bsdtar", "repo-add"]))?;
-    let mirror = pacman::Mirror::new();
+    let mirror = pacman::Mirror::create();
     let version = &kernel.version;
     let zstd = |bytes: &[u8]| zstd::encode_all(bytes, 1).unwrap();
     let (mut packages, mut releases) = (Vec::new(), Vec::new());

@@ -11,18 +11,9 @@ mod distributions;
 mod killed;
 mod runner;
 
-#[path = "../../../indexer/tests/it/support/apk.rs"]
-#[expect(dead_code, reason = "the indexer's tests need more of it")]
-mod apk;
-#[path = "../../../indexer/tests/it/support/pacman.rs"]
-#[expect(dead_code, reason = "the indexer's tests need more of it")]
-mod pacman;
-#[path = "../../../indexer/tests/it/support/rpm.rs"]
-#[expect(dead_code, reason = "the indexer's tests need more of it")]
-mod rpm;
-
 use distributions::Repository;
 use nfdrop_db::{Proof, ProofResult, Store};
+use nfdrop_testkit::{apk, pacman, rpm};
 use runner::Runner;
 use std::{fs, time::Instant};
 

@@ -14,7 +14,6 @@ const MAX_ENTRIES: u32 = 4096;
 const MAX_STORE: u32 = 64 << 20;
 
 /// Tags that are read, by rpm's names.
-#[cfg_attr(not(feature = "crawl"), expect(dead_code, reason = "some are for signatures only"))]
 pub(crate) mod tag {
     /// In the header of signatures, over the header alone: `SHA256`, `DSA`, `RSA`, `OPENPGP`.
     pub(crate) const SIGNATURE_DSA: u32 = 267;
@@ -202,7 +201,6 @@ impl Header {
     }
 
     /// A tag with bytes.
-    #[cfg(feature = "crawl")]
     pub(crate) fn bytes(&self, tag: u32) -> Result<Option<&[u8]>, HeaderError> {
         let expected = "bytes";
         let Some((entry, data)) = self.find(tag, expected)? else { return Ok(None) };

@@ -15,10 +15,7 @@ use super::{
     members::{KernelFiles, Limits, MembersError, Search, Sink, Wanted, bounded},
 };
 use header::Header;
-#[cfg(feature = "crawl")]
 pub(crate) use header::tag;
-#[cfg(not(feature = "crawl"))]
-use header::tag;
 use nfdrop_db::Reason;
 use std::io::{self, BufRead as _, BufReader, Read};
 
@@ -80,7 +77,6 @@ impl RpmError {
 /// What is in front of the archive.
 pub(crate) struct Headers {
     /// Signatures and digests.
-    #[cfg_attr(not(feature = "crawl"), expect(dead_code, reason = "only read with keys"))]
     pub(crate) signatures: Header,
     /// The package's description.
     pub(crate) main: Header,

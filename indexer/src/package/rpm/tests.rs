@@ -33,7 +33,6 @@ impl HeaderBuilder {
         self.raw(tag, 4, numbers.len() as u32, &bytes)
     }
 
-    #[cfg(feature = "crawl")]
     pub(crate) fn bytes(self, tag: u32, bytes: &[u8]) -> Self {
         self.raw(tag, 7, bytes.len() as u32, bytes)
     }

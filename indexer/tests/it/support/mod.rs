@@ -1,14 +1,11 @@
 //! What the tests share: real functions put back into kernel files, packages of them, a mirror.
 
-pub(crate) mod apk;
-pub(crate) mod btf;
-pub(crate) mod elf;
 pub(crate) mod mirror;
-pub(crate) mod pacman;
 pub(crate) mod proxy;
-pub(crate) mod rpm;
 
-use nfdrop_indexer::image::{self, Function};
+pub(crate) use nfdrop_testkit::{apk, elf, pacman, rpm};
+
+use nfdrop_resolver::image::{self, Function};
 use std::{
     path::{Path, PathBuf},
     process::{Command, Output},

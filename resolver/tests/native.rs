@@ -10,11 +10,11 @@
 #![cfg(all(target_arch = "x86_64", target_os = "linux"))]
 
 use iced_x86::{CpuidFeature, FlowControl, Instruction, Register};
-use nfdrop_indexer::resolve::memory::{Address, Memory};
-use nfdrop_indexer::resolve::random::Random;
-use nfdrop_indexer::resolve::x86_64::decode;
-use nfdrop_indexer::resolve::x86_64::flags::{CF, OF, PF, SF, ZF};
-use nfdrop_indexer::resolve::x86_64::machine::{Cpu, Step, Trap};
+use nfdrop_resolver::resolve::memory::{Address, Memory};
+use nfdrop_resolver::resolve::random::Random;
+use nfdrop_resolver::resolve::x86_64::decode;
+use nfdrop_resolver::resolve::x86_64::flags::{CF, OF, PF, SF, ZF};
+use nfdrop_resolver::resolve::x86_64::machine::{Cpu, Step, Trap};
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::process::{Command, Stdio};

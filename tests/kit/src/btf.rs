@@ -1,6 +1,6 @@
 //! BTF that has just the given members where they are said to be.
 
-use nfdrop_indexer::image::function::{Field, Fields};
+use nfdrop_resolver::image::function::{Field, Fields};
 use std::collections::BTreeMap;
 
 /// Members by name; a structure in place of a member that has further ones.
@@ -89,12 +89,12 @@ impl Writer {
 }
 
 /// The content of a `.BTF` section of a vmlinux.
-pub(crate) fn btf(fields: &Fields) -> Vec<u8> {
+pub fn btf(fields: &Fields) -> Vec<u8> {
     base(fields).section()
 }
 
 /// The same in two: of vmlinux, and of a module, whose types and strings are numbered on from there.
-pub(crate) fn split(base_fields: &Fields, own: &Fields) -> [Vec<u8>; 2] {
+pub fn split(base_fields: &Fields, own: &Fields) -> [Vec<u8>; 2] {
     let base = base(base_fields);
     let (count, first) = (base.count, base.strings.len() as u32);
     let mut module = Writer { types: Vec::new(), count, strings: Vec::new(), first };

@@ -1,9 +1,9 @@
 //! Kernel files of a real function: the module it was taken from, as far as it matters, and the
 //! kernel image with the BTF that tells its fields.
 
-use super::btf;
+use crate::btf;
 use nfdrop_db::BuildId;
-use nfdrop_indexer::image::{
+use nfdrop_resolver::image::{
     Function,
     function::{KeepOff, Part, PartKind, Patched, RelocationKind},
 };
@@ -148,13 +148,13 @@ fn place(parts: &[Part]) -> Vec<Placed> {
 }
 
 /// Whether all of a function can be written: the lengths of alternatives cannot.
-pub(crate) fn can_write(function: &Function) -> bool {
+pub fn can_write(function: &Function) -> bool {
     let written = |keep: &KeepOff| keep.why != Patched::Alternative;
     function.release.is_some() && function.keep_off.iter().all(written)
 }
 
 /// `nf_tables.ko` of a function.
-pub(crate) fn module(function: &Function) -> Vec<u8> {
+pub fn module(function: &Function) -> Vec<u8> {
     module_with(function, &[])
 }
 
@@ -258,7 +258,7 @@ fn module_with(function: &Function, btf: &[u8]) -> Vec<u8> {
 }
 
 /// A kernel image with the function's fields as BTF.
-pub(crate) fn vmlinux(function: &Function, build_id: &BuildId) -> Vec<u8> {
+pub fn vmlinux(function: &Function, build_id: &BuildId) -> Vec<u8> {
     vmlinux_with(function, build_id, &btf::btf(&function.fields))
 }
 
@@ -276,7 +276,7 @@ fn vmlinux_with(function: &Function, build_id: &BuildId, btf: &[u8]) -> Vec<u8> 
 }
 
 /// Module and kernel image, with nf_tables' own structures in the module's split BTF.
-pub(crate) fn split(function: &Function, build_id: &BuildId) -> [Vec<u8>; 2] {
+pub fn split(function: &Function, build_id: &BuildId) -> [Vec<u8>; 2] {
     let is_own = |name: &str| name.starts_with("nft_");
     let (own, base) = function.fields.clone().into_iter().partition(|(name, _)| is_own(name));
     let [base, own] = btf::split(&base, &own);

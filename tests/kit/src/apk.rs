@@ -2,7 +2,7 @@
 //! and the index as `apk index` does: tar archives without their ends, gzip one after the other, and
 //! signatures by openssl.
 
-use super::pacman::tool;
+use crate::pacman::tool;
 use std::{
     fmt::Write as _,
     fs,
@@ -11,18 +11,20 @@ use std::{
 };
 
 /// The name of the key's file, which signatures call it by.
-pub(crate) const KEY: &str = "builder@mirror.example-1.rsa.pub";
+pub const KEY: &str = "builder@mirror.example-1.rsa.pub";
 
 /// A mirror's directory, and the key of those who sign.
-pub(crate) struct Mirror {
-    pub(crate) root: tempfile::TempDir,
+pub struct Mirror {
+    /// The directory; it ends with this.
+    pub root: tempfile::TempDir,
     /// `RSA` with SHA-1, or `RSA256`.
     kind: &'static str,
     index: String,
 }
 
 impl Mirror {
-    pub(crate) fn new(kind: &'static str) -> Self {
+    /// An empty mirror with a new key. `kind` of its signatures: `RSA` or `RSA256`.
+    pub fn new(kind: &'static str) -> Self {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir(root.path().join("keys")).unwrap();
         fs::create_dir(root.path().join("main")).unwrap();
@@ -32,7 +34,8 @@ impl Mirror {
         Self { root, kind, index: String::new() }
     }
 
-    pub(crate) fn path(&self, path: &str) -> PathBuf {
+    /// A path in the mirror.
+    pub fn path(&self, path: &str) -> PathBuf {
         self.root.path().join(path)
     }
 
@@ -67,7 +70,7 @@ impl Mirror {
     }
 
     /// Makes a package and lists it.
-    pub(crate) fn add(&mut self, name: &str, version: &str, files: &[(String, Vec<u8>)]) {
+    pub fn add(&mut self, name: &str, version: &str, files: &[(String, Vec<u8>)]) {
         let data = gzip(&self.tar(files, true));
         let hash = nfdrop_db::hex::encode(&self.digest(&["-sha256", "-binary"], &data));
         let info = format!(
@@ -92,7 +95,7 @@ impl Mirror {
     }
 
     /// Signs the index.
-    pub(crate) fn publish(&self) {
+    pub fn publish(&self) {
         let files = [("DESCRIPTION", "v3.21"), ("APKINDEX", &self.index)];
         let files = files.map(|(name, text)| (name.to_owned(), text.as_bytes().to_vec()));
         let index = gzip(&self.tar(&files, false));
@@ -100,13 +103,14 @@ impl Mirror {
         fs::write(self.path("main/APKINDEX.tar.gz"), signed).unwrap();
     }
 
-    pub(crate) fn keys(&self) -> String {
+    /// The folder with the public key.
+    pub fn keys(&self) -> String {
         self.path("keys").to_str().unwrap().to_owned()
     }
 }
 
 /// Changes one byte of a file, this far from its end.
-pub(crate) fn flip(path: &Path, from_end: usize) {
+pub fn flip(path: &Path, from_end: usize) {
     let mut bytes = fs::read(path).unwrap();
     let place = bytes.len() - from_end;
     bytes[place] ^= 1;

@@ -11,36 +11,41 @@ use std::{
 
 /// A package to be made.
 #[derive(Default)]
-pub(crate) struct Rpm {
-    pub(crate) name: &'static str,
-    pub(crate) version: &'static str,
-    pub(crate) release: &'static str,
-    pub(crate) requires: &'static str,
+pub struct Rpm {
+    /// `Name:` of the spec file.
+    pub name: &'static str,
+    /// `Version:`.
+    pub version: &'static str,
+    /// `Release:`.
+    pub release: &'static str,
+    /// `Requires:`; empty: none.
+    pub requires: &'static str,
     /// rpm's name of the compression, `w19.zstdio`.
-    pub(crate) payload: &'static str,
+    pub payload: &'static str,
     /// Paths without a slash in front.
-    pub(crate) files: Vec<(String, Vec<u8>)>,
+    pub files: Vec<(String, Vec<u8>)>,
     /// Symbolic links, and where they lead.
-    pub(crate) links: Vec<(String, String)>,
+    pub links: Vec<(String, String)>,
     /// Files that are a hard link of another.
-    pub(crate) copies: Vec<(String, String)>,
+    pub copies: Vec<(String, String)>,
     /// Belong to the package and are not in it.
-    pub(crate) ghosts: Vec<String>,
+    pub ghosts: Vec<String>,
 }
 
 /// A repository's directory below that of a mirror.
-pub(crate) struct Repo {
-    pub(crate) root: PathBuf,
+pub struct Repo {
+    /// Where `repodata/` is.
+    pub root: PathBuf,
 }
 
 /// A key that packages and indices are signed with.
-pub(crate) struct Key {
+pub struct Key {
     home: tempfile::TempDir,
 }
 
 /// Whether the tools are there; CI installs them, another machine may not have them.
 #[expect(clippy::print_stderr, reason = "who runs the tests should know what was left out")]
-pub(crate) fn tools() -> bool {
+pub fn tools() -> bool {
     let missing = ["rpmbuild", "rpmsign", "createrepo_c", "modifyrepo_c", "gpg"]
         .into_iter()
         .find(|tool| Command::new(tool).arg("--version").output().is_err());
@@ -64,7 +69,8 @@ fn run(command: &mut Command) {
 }
 
 impl Key {
-    pub(crate) fn new() -> Self {
+    /// A new key, in a home of its own.
+    pub fn generate() -> Self {
         let key = Self { home: tempfile::tempdir().unwrap() };
         let id = "Archive <archive@mirror.example>";
         run(key.gpg().args([
@@ -81,7 +87,7 @@ impl Key {
     }
 
     /// The file with the public key.
-    pub(crate) fn public(&self) -> PathBuf {
+    pub fn public(&self) -> PathBuf {
         self.home.path().join("public.asc")
     }
 
@@ -119,14 +125,15 @@ impl Drop for Key {
 }
 
 impl Repo {
-    pub(crate) fn new(mirror: &Path, name: &str) -> Self {
+    /// A repository without packages.
+    pub fn new(mirror: &Path, name: &str) -> Self {
         let root = mirror.join(name);
         fs::create_dir_all(&root).unwrap();
         Self { root }
     }
 
     /// Makes a package; `Some`: and signs it, `true`: in the old way too.
-    pub(crate) fn add(&self, rpm: &Rpm, key: Option<(&Key, bool)>) {
+    pub fn add(&self, rpm: &Rpm, key: Option<(&Key, bool)>) {
         let work = tempfile::tempdir().unwrap();
         let tree = work.path().join("tree");
         fs::create_dir(&tree).unwrap();
@@ -185,27 +192,28 @@ impl Repo {
     }
 
     /// Makes the indices.
-    pub(crate) fn index(&self, arguments: &[&str]) {
+    pub fn index(&self, arguments: &[&str]) {
         run(Command::new("createrepo_c").arg("--quiet").args(arguments).arg(&self.root));
     }
 
-    pub(crate) fn repomd(&self) -> PathBuf {
+    /// The index of its indices.
+    pub fn repomd(&self) -> PathBuf {
         self.root.join("repodata/repomd.xml")
     }
 
     /// Takes an index of this kind away.
-    pub(crate) fn remove(&self, kind: &str) {
+    pub fn remove(&self, kind: &str) {
         let mut command = Command::new("modifyrepo_c");
         run(command.args(["--remove", kind]).arg(self.root.join("repodata")));
     }
 
     /// Signs the index of indices.
-    pub(crate) fn sign(&self, key: &Key) {
+    pub fn sign(&self, key: &Key) {
         key.sign_detached(&self.repomd());
     }
 
     /// The file of the index of packages.
-    pub(crate) fn primary(&self) -> PathBuf {
+    pub fn primary(&self) -> PathBuf {
         let files = fs::read_dir(self.root.join("repodata")).unwrap().flatten();
         let mut found = files
             .map(|file| file.path())

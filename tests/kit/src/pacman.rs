@@ -18,7 +18,7 @@ use std::{
 };
 
 /// Runs a tool in a directory, to its success.
-pub(crate) fn tool(directory: &Path, name: &str, arguments: &[&str]) -> Vec<u8> {
+pub fn tool(directory: &Path, name: &str, arguments: &[&str]) -> Vec<u8> {
     let output = Command::new(name).args(arguments).current_dir(directory).output();
     let output = output.unwrap_or_else(|error| panic!("{name}: {error}"));
     let text = String::from_utf8_lossy(&output.stderr);
@@ -27,7 +27,7 @@ pub(crate) fn tool(directory: &Path, name: &str, arguments: &[&str]) -> Vec<u8> 
 }
 
 /// Whether all of these tools are there. They are where `ci/install-deps` can have them.
-pub(crate) fn have(tools: &[&str]) -> bool {
+pub fn have(tools: &[&str]) -> bool {
     tools.iter().all(|tool| {
         let found = std::env::var_os("PATH")
             .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(tool).exists()));
@@ -40,13 +40,15 @@ pub(crate) fn have(tools: &[&str]) -> bool {
 }
 
 /// A mirror's directory, and the key of those who sign.
-pub(crate) struct Mirror {
-    pub(crate) root: tempfile::TempDir,
+pub struct Mirror {
+    /// The directory; it ends with this.
+    pub root: tempfile::TempDir,
     cert: Cert,
 }
 
 impl Mirror {
-    pub(crate) fn new() -> Self {
+    /// An empty mirror with a new key, which is in `keyring.gpg`.
+    pub fn create() -> Self {
         let user = Some("Packager <packager@mirror.example>");
         let (cert, _) = CertBuilder::general_purpose(user).generate().unwrap();
         let root = tempfile::tempdir().unwrap();
@@ -56,16 +58,18 @@ impl Mirror {
         Self { root, cert }
     }
 
-    pub(crate) fn path(&self, path: &str) -> PathBuf {
+    /// A path in the mirror.
+    pub fn path(&self, path: &str) -> PathBuf {
         self.root.path().join(path)
     }
 
-    pub(crate) fn fingerprint(&self) -> String {
+    /// The fingerprint of the key, in hex.
+    pub fn fingerprint(&self) -> String {
         self.cert.fingerprint().to_hex()
     }
 
     /// Packs files into `FOLDER/NAME-VERSION-x86_64.pkg.tar.COMPRESSION`, and returns its path.
-    pub(crate) fn package(
+    pub fn package(
         &self,
         folder: &str,
         name: &str,
@@ -102,7 +106,7 @@ impl Mirror {
     }
 
     /// Signs a file, beside it.
-    pub(crate) fn sign(&self, path: &Path) {
+    pub fn sign(&self, path: &Path) {
         let policy = StandardPolicy::new();
         let key = self.cert.keys().unencrypted_secret().with_policy(&policy, None);
         let key = key.supported().for_signing().next().unwrap().key().clone();
@@ -116,13 +120,7 @@ impl Mirror {
     }
 
     /// Lists packages in `FOLDER/NAME.db`, compressed in this way.
-    pub(crate) fn publish(
-        &self,
-        folder: &str,
-        name: &str,
-        compression: &str,
-        packages: &[PathBuf],
-    ) {
+    pub fn publish(&self, folder: &str, name: &str, compression: &str, packages: &[PathBuf]) {
         let database = format!("{name}.db.tar.{compression}");
         let packages: Vec<_> = packages.iter().map(|path| path.to_str().unwrap()).collect();
         tool(&self.path(folder), "repo-add", &[&["-q", &database][..], &packages].concat());
