@@ -5,7 +5,9 @@ use crate::{
     cache::Cache,
     filter::Filter,
     lookup::Settings,
+    output::DropFormat,
     server::Server,
+    show::PlanFormat,
     signature::{Key, KeyError},
 };
 use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
@@ -137,17 +139,6 @@ pub struct WatchArgs {
     pub common: Common,
 }
 
-/// How drops are printed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum DropFormat {
-    /// A line a drop, for people
-    Text,
-    /// A JSON object a line
-    Json,
-    /// A capture file whose packets have the rule as comment
-    Pcapng,
-}
-
 /// `90`, `90s`, `5m`, `2h`, `500ms`.
 fn duration(text: &str) -> Result<Duration, String> {
     let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
@@ -269,19 +260,6 @@ pub struct SelftestArgs {
     /// Nothing else drops on this machine: whatever else is reported contradicts the plan
     #[arg(long, hide = true)]
     pub alone: bool,
-}
-
-/// How a plan is printed.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub enum PlanFormat {
-    /// For people
-    Text,
-    /// The record as the server hands it out, and a line feed
-    Json,
-    /// A bpftrace script
-    Bpftrace,
-    /// Lines for tracefs's `kprobe_events`
-    KprobeEvents,
 }
 
 /// How the checks are printed.

@@ -44,6 +44,21 @@ pub struct Drop {
     pub packet: Packet,
 }
 
+/// The rule or the policy that dropped: one packet, or those that are counted together.
+#[derive(Debug, Clone, Copy)]
+pub struct DroppedBy<'a> {
+    /// By a rule, or by a policy.
+    pub event: Event,
+    /// The table's family and name, where they are known.
+    pub table: Option<(&'a str, &'a str)>,
+    /// The base chain that the packet went through.
+    pub base_chain: &'a str,
+    /// The chain with the rule, where it is known.
+    pub chain: Option<&'a str>,
+    /// The rule's handle.
+    pub handle: Option<u64>,
+}
+
 /// A network device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Device {

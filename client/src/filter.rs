@@ -1,7 +1,10 @@
 //! Which drops are wanted. Options of one kind are alternatives, those of different kinds all have
 //! to hold.
 
-use crate::{event::Family, output::Named};
+use crate::{
+    event::{DroppedBy, Family},
+    output::Named,
+};
 use clap::{Args, ValueEnum};
 use nfdrop_db::plan::Event;
 use std::{net::IpAddr, str::FromStr};
@@ -36,40 +39,25 @@ pub enum EventFilter {
     Policy,
 }
 
-/// Where a drop happened: of a single one, or of those that are counted together.
-#[derive(Debug, Clone, Copy)]
-pub struct Place<'a> {
-    /// By a rule, or by a policy.
-    pub event: Event,
-    /// The table's family and name, where they are known.
-    pub table: Option<(&'a str, &'a str)>,
-    /// The base chain.
-    pub base_chain: &'a str,
-    /// The chain with the rule, where it is known.
-    pub chain: Option<&'a str>,
-    /// The rule's handle.
-    pub handle: Option<u64>,
-}
-
 impl Filter {
     /// Whether this drop is wanted.
     pub fn matches(&self, named: &Named) -> bool {
         let ends = [named.flow.src, named.flow.dst];
         let one_of = |network: &Network| ends.iter().flatten().any(|end| network.contains(*end));
-        self.matches_place(&named.filter_place()) && any(&self.addresses, one_of)
+        self.matches_rule(&named.dropped_by()) && any(&self.addresses, one_of)
     }
 
-    /// Whether drops there are wanted, whatever their addresses.
-    pub fn matches_place(&self, place: &Place) -> bool {
-        let event = match place.event {
+    /// Whether drops by this rule or policy are wanted, whatever their addresses.
+    pub fn matches_rule(&self, by: &DroppedBy) -> bool {
+        let event = match by.event {
             Event::RuleDrop => EventFilter::Rule,
             Event::PolicyDrop => EventFilter::Policy,
         };
         any(&self.tables, |wanted| {
-            place.table.is_some_and(|(family, name)| wanted.matches(family, name))
+            by.table.is_some_and(|(family, name)| wanted.matches(family, name))
         }) && any(&self.chains, |wanted| {
-            wanted == place.base_chain || Some(wanted.as_str()) == place.chain
-        }) && any(&self.handles, |wanted| Some(*wanted) == place.handle)
+            wanted == by.base_chain || Some(wanted.as_str()) == by.chain
+        }) && any(&self.handles, |wanted| Some(*wanted) == by.handle)
             && any(&self.events, |wanted| *wanted == event)
     }
 }

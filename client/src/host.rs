@@ -3,6 +3,7 @@
 //! Every read has a limit: procfs and sysfs files have no size, and what lies below a moved root
 //! can be anything.
 
+use nfdrop_db::{KernelRelease, Series};
 use std::{
     fs::{self, File},
     io::{self, BufRead, BufReader, Read},
@@ -86,11 +87,8 @@ impl Host {
     }
 
     /// The first two numbers of the kernel's release.
-    pub fn version(&self) -> Option<(u32, u32)> {
-        let release = self.release()?;
-        let mut numbers =
-            release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().ok());
-        Some((numbers.next()??, numbers.next()??))
+    pub fn series(&self) -> Option<Series> {
+        KernelRelease(&self.release()?).series()
     }
 
     /// What `/proc/kallsyms` tells; `None` where it is hidden, empty or not there.

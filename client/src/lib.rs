@@ -29,4 +29,5 @@ pub mod selftest;
 pub mod server;
 pub mod show;
 pub mod signature;
+pub mod terminal;
 pub mod watch;

@@ -2,13 +2,15 @@
 
 use clap::{CommandFactory, Parser};
 use nfdrop_client::{
-    cli::{Cli, Command, Common, DoctorArgs, DoctorFormat, PlanArgs, PlanFormat, SelftestArgs},
+    cli::{Cli, Command, Common, DoctorArgs, DoctorFormat, PlanArgs, SelftestArgs},
     doctor,
     failure::Failure,
     fleet,
     host::Host,
     lookup::{self, Settings},
-    running, selftest, show,
+    running, selftest,
+    show::{self, PlanFormat},
+    terminal,
     watch::{self, View},
 };
 use std::{
@@ -140,7 +142,7 @@ async fn test(args: SelftestArgs) -> ExitCode {
         Ok(finished) => finished,
         Err(failure) => return fail(&failure, failure.exit_code()),
     };
-    let output = if args.json { finished.json() } else { show::plain(&finished.to_string()) };
+    let output = if args.json { finished.json() } else { terminal::plain(&finished.to_string()) };
     let code = finished.failure.as_ref().map_or(ExitCode::SUCCESS, Failure::exit_code);
     let code = print(output.as_bytes(), code);
     if let Some(failure) = &finished.failure {
@@ -183,5 +185,5 @@ fn fail(why: &dyn std::fmt::Display, code: ExitCode) -> ExitCode {
 }
 
 fn say(line: &str) {
-    let _ = writeln!(io::stderr().lock(), "{}", show::plain(line));
+    let _ = writeln!(io::stderr().lock(), "{}", terminal::plain(line));
 }

@@ -5,7 +5,6 @@
 
 use crate::{
     failure::{Failure, Refusal},
-    fleet::batch,
     signature,
 };
 use nfdrop_db::{BuildId, Record, Status};
@@ -14,6 +13,8 @@ use std::{error::Error, fmt, str::FromStr, time::Duration};
 
 /// Most redirects followed.
 const MAX_REDIRECTS: usize = 3;
+/// Longest answer of `/v1/plans`, in bytes.
+pub const MAX_PLANS: usize = 32 << 20;
 /// Longest time to reach a server.
 const CONNECT: Duration = Duration::from_secs(3);
 
@@ -190,7 +191,7 @@ impl Http {
             | StatusCode::NOT_IMPLEMENTED => return Ok(None),
             status => return Err(AskError::NoAnswer(format!("HTTP status {status}"))),
         }
-        self.body(&mut response, batch::MAX_ANSWER).await.map(Some)
+        self.body(&mut response, MAX_PLANS).await.map(Some)
     }
 
     /// All of a body, or one chunk more than `limit` bytes of it.

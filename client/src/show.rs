@@ -1,17 +1,23 @@
 //! A checked record in the format asked for.
 
 use crate::{
-    cli::PlanFormat,
     failure::{Failure, Refusal},
     lookup::Found,
 };
+use clap::ValueEnum;
 use nfdrop_db::{PlanError, render};
 
-/// `text` without what a terminal would act on: messages quote servers, packages and file names.
-pub fn plain(text: &str) -> String {
-    let harmless =
-        |c: char| if c.is_control() && c != '\n' { char::REPLACEMENT_CHARACTER } else { c };
-    text.chars().map(harmless).collect()
+/// How a plan is printed.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum PlanFormat {
+    /// For people
+    Text,
+    /// The record as the server hands it out, and a line feed
+    Json,
+    /// A bpftrace script
+    Bpftrace,
+    /// Lines for tracefs's `kprobe_events`
+    KprobeEvents,
 }
 
 /// What is printed; nothing where a script is asked for and there is no plan to make one of.

@@ -12,6 +12,7 @@ pub mod plan;
 pub mod proof;
 pub mod provenance;
 pub mod record;
+pub mod release;
 pub mod render;
 #[cfg(any(test, feature = "test-util"))]
 pub mod sample;
@@ -33,6 +34,7 @@ pub use proof::{
 };
 pub use provenance::Provenance;
 pub use record::{Newer, Permanence, Reason, Record, RecordError, Status};
+pub use release::{KernelRelease, Series};
 #[cfg(feature = "sqlite")]
 pub use store::{Store, StoreError};
 pub use withdrawal::Withdrawal;

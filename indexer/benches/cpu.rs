@@ -9,7 +9,7 @@ mod common;
 
 use anyhow::Context as _;
 use common::{Cached, cached, percent, stored};
-use nfdrop_db::{Store, body::InputKey, store::flavour};
+use nfdrop_db::{KernelRelease, Store, body::InputKey};
 use nfdrop_indexer::{crawl, fetch::default_cache};
 use nfdrop_resolver::{
     image, kernel,
@@ -192,7 +192,7 @@ impl WholeCrawl {
                 *sum += *stage;
             }
         }
-        let slowest = self.slowest.entry(flavour(release).to_owned()).or_default();
+        let slowest = self.slowest.entry(KernelRelease(release).flavour().to_owned()).or_default();
         *slowest = slowest.clone().max((stages[RESOLVE], release.to_owned()));
     }
 

@@ -13,10 +13,7 @@ mod common;
 
 use anyhow::Context as _;
 use common::{Cached, cached, percent, stored};
-use nfdrop_db::{
-    Store, hex,
-    store::{Outcome, flavour},
-};
+use nfdrop_db::{KernelRelease, Store, hex, store::Outcome};
 use nfdrop_indexer::{
     analysis::{Bodies, analyse},
     crawl,
@@ -72,7 +69,8 @@ fn main() -> anyhow::Result<()> {
         "time"
     );
     for (name, goal) in GOALS {
-        let kernels: Vec<_> = kernels.iter().filter(|k| flavour(&k.release) == name).collect();
+        let kernels: Vec<_> =
+            kernels.iter().filter(|k| KernelRelease(&k.release).flavour() == name).collect();
         if kernels.is_empty() {
             println!("{name:<12} {:>7}", 0);
             continue;

@@ -3,7 +3,6 @@
 
 pub mod analysis;
 pub mod crawl;
-pub mod export;
 pub mod fetch;
 pub mod listing;
 pub mod package;

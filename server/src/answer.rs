@@ -3,7 +3,7 @@
 
 use crate::{
     encoding::{Codings, Encoded, Encoding},
-    snapshot::Held,
+    snapshot::{Held, State},
 };
 use axum::{
     body::{Body, Bytes},
@@ -47,6 +47,16 @@ impl Answer {
         let mut tag = [0; 16];
         tag.copy_from_slice(&Sha256::digest(&body)[..16]);
         Self { kind, cache, body: Content::Bytes(body), tag }
+    }
+
+    /// A record as it is handed out; `None`: it is broken.
+    pub fn of_record(held: Arc<Held>) -> Option<Self> {
+        let cache = match held.state {
+            State::Resolved => A_DAY,
+            State::Unresolved(_) => MINUTES,
+            State::Broken => return None,
+        };
+        Some(Self { kind: JSON, cache, tag: held.tag, body: Content::Held(held) })
     }
 
     /// The response to a request with these headers: 304 when the caller has these bytes already.

@@ -3,7 +3,6 @@
 use crate::{
     answer::{MINUTES, NOT_AT_ALL},
     database::QueryError,
-    endpoints::QuestionError,
     upstream::NoAnswer,
 };
 use axum::{
@@ -14,6 +13,32 @@ use axum::{
 use nfdrop_db::{BuildId, BuildIdError, PlanError, Reason, RecordError};
 use serde::Serialize;
 use std::sync::Arc;
+
+/// Most builds of one question, and most releases.
+pub const MAX_ASKED: usize = 10_000;
+/// Longest release, as `uname -r` prints it; the kernel's own limit is 64.
+pub(crate) const MAX_RELEASE: usize = 255;
+/// Why a question is none.
+#[derive(Debug, thiserror::Error)]
+pub enum QuestionError {
+    /// Not JSON of a question.
+    #[error("the body is not a question: {0}")]
+    Syntax(#[from] serde_json::Error),
+    /// Not an object.
+    #[error("the body is not a JSON object")]
+    NoObject,
+    /// Too many.
+    #[error(
+        "at most {MAX_ASKED} builds, and as many releases, can be asked for at once, found {0}"
+    )]
+    TooMany(usize),
+    /// Not a build-id.
+    #[error(transparent)]
+    BuildId(#[from] BuildIdError),
+    /// Not a release.
+    #[error("a release has 1 to {MAX_RELEASE} characters, found {0}")]
+    Release(usize),
+}
 
 /// Why a request gets no data.
 #[derive(Debug, thiserror::Error)]

@@ -1,9 +1,9 @@
 //! nfdrop's server: hands out attach plans by build-id.
 //!
 //! ```text
-//! connection → serve → app ─ plan in memory ───────────────────→ Answer → encoding
-//!                        └─→ router → endpoint → query → SQLite ↗
-//!                                        └─→ upstream ─────────↗
+//! connection → serve → service ─ plan in memory ───────────────────→ Answer → encoding
+//!                            └─→ router → endpoint → query → SQLite ↗
+//!                                            └─→ upstream ─────────↗
 //! ```
 //!
 //! One endpoint, one file: [`endpoints`] is a router that can be read aloud. The database is only
@@ -22,10 +22,12 @@ pub mod database;
 pub mod encoding;
 pub mod endpoints;
 pub mod error;
+pub mod export;
 pub mod metrics;
 pub mod overview;
 pub mod pages;
 pub mod serve;
+pub mod service;
 pub mod snapshot;
 pub mod tls;
 pub mod upstream;

@@ -9,6 +9,7 @@ use nfdrop_server::{
     cli::{Cli, Command, ServeArgs},
     serve,
     serve::{Limits, listen},
+    service::Service,
     tls::Tls,
     upstream::{Disk, Upstream},
 };
@@ -89,7 +90,7 @@ async fn run(args: ServeArgs) -> anyhow::Result<()> {
         }
         say("shutting down, answers under way are finished");
     };
-    serve(listener, app.service(), tls, limits, shutdown).await;
+    serve(listener, Service::from(app), tls, limits, shutdown).await;
     Ok(())
 }
 

@@ -5,7 +5,7 @@
 //! is idle, when it is old, or when the server shuts down. When there is no place for another one, those
 //! that have been idle for longest make it, so that whoever holds thousands open keeps nobody else out.
 
-use crate::{app::Service, error::Error, metrics::Metrics, tls::Tls};
+use crate::{error::Error, metrics::Metrics, service::Service, tls::Tls};
 use axum::{
     http::{Request, StatusCode},
     middleware,

@@ -4,8 +4,8 @@
 //! every kernel that is booted is compared with it.
 
 use anyhow::{Context, Result, ensure};
-use nfdrop_db::{Location, Plan, Probe, Reg};
-use nfdrop_indexer::source::{kernel::Series, version::Version};
+use nfdrop_db::{KernelRelease, Location, Plan, Probe, Reg, Series};
+use nfdrop_indexer::source::version::Version;
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
@@ -158,9 +158,9 @@ pub fn unknown<'a>(table: &[Body], listed: &[&'a str]) -> Vec<&'a str> {
 
 /// Series, version, flavour.
 fn sort_key(release: &str) -> (Option<Series>, Version, String) {
-    let flavour = nfdrop_db::store::flavour(release);
+    let flavour = KernelRelease(release).flavour();
     let version = release.strip_suffix(flavour).unwrap_or(release).trim_end_matches('-');
-    (Series::of(release), Version::dpkg(version), flavour.to_owned())
+    (KernelRelease(release).series(), Version::dpkg(version), flavour.to_owned())
 }
 
 /// The release of Debian that a kernel is built in, where its own release says it (`+deb13`, `deb11.51`),

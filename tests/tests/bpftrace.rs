@@ -5,8 +5,8 @@
 #![expect(clippy::print_stdout, reason = "what was run, and what not, is said")]
 
 use nfdrop_ci::prove::initramfs::{self, Entry};
+use nfdrop_db::Series;
 use nfdrop_db::render;
-use nfdrop_indexer::source::kernel::Series;
 use nfdrop_tests::vm::{
     machine,
     mirror::{Mirror, plan as plan_of},

@@ -7,8 +7,8 @@ use nfdrop_ci::prove::{
     initramfs::{self, Entry, FilesByPath},
     kernel::Kernel,
 };
+use nfdrop_db::Series;
 use nfdrop_db::{Plan, Record, render};
-use nfdrop_indexer::source::kernel::Series;
 use nfdrop_tests::vm::{
     client, cost,
     frames::{self, Ip, Link},

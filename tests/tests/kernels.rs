@@ -15,8 +15,9 @@ use nfdrop_ci::prove::{
     initramfs::{self, Entry, FilesByPath},
     kernel::Kernel,
 };
+use nfdrop_db::Series;
 use nfdrop_db::{Cost, Plan, Record, plan::fields, render};
-use nfdrop_indexer::source::kernel::{KernelSet, Series};
+use nfdrop_indexer::source::kernel::KernelSet;
 use nfdrop_tests::bodies::{self, Body};
 use nfdrop_tests::vm::{
     client,

@@ -13,8 +13,9 @@ use nfdrop_ci::prove::{
     machine::{Accel, Qemu},
     programs, prove, run,
 };
+use nfdrop_db::Series;
 use nfdrop_db::{Event, FnOffset, HexBytes, Part, Plan, Probe, Proof, ProofResult};
-use nfdrop_indexer::source::kernel::{KernelSet, Series};
+use nfdrop_indexer::source::kernel::KernelSet;
 use nfdrop_tests::{
     bodies, programs as built,
     vm::mirror::{Mirror, function, is_gone, plan as plan_of},

@@ -12,6 +12,7 @@ use aya::{
     maps::{MapData, RingBuf, perf::PerfEvent, perf::PerfEventArray, perf::PerfEventArrayBuffer},
     util::online_cpus,
 };
+use nfdrop_db::Series;
 use rustix::event::epoll;
 use std::{
     collections::VecDeque,
@@ -20,7 +21,7 @@ use std::{
 };
 
 /// The release from which on the ring's lock is one that does not.
-const RAW_LOCK: (u32, u32) = (6, 12);
+const RAW_LOCK: Series = Series(6, 12);
 
 /// Events that the kernel has told, and nobody has taken.
 pub struct Events(Way);
@@ -44,7 +45,7 @@ struct Stream {
 pub fn ring_sleeps(host: &Host) -> bool {
     // Linux version 5.10.0-46-rt-amd64 (…) (gcc …) #1 SMP PREEMPT_RT Debian 5.10.262-1 (2026-10-20)
     let version = host.text("/proc/version").unwrap_or_default();
-    host.version().is_some_and(|version| version < RAW_LOCK)
+    host.series().is_some_and(|series| series < RAW_LOCK)
         && version.split_whitespace().any(|word| word == "PREEMPT_RT")
 }
 

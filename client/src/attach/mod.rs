@@ -23,7 +23,10 @@ use aya::{
     maps::{HashMap, Map, MapData, MapError, PerCpuArray, RingBuf, perf::PerfEventArray},
     programs::{KProbe, Program, ProgramError, RawTracePoint},
 };
-use nfdrop_db::plan::{Event, Plan, SYMBOL};
+use nfdrop_db::{
+    Series,
+    plan::{Event, Plan, SYMBOL},
+};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::array;
 
@@ -31,7 +34,7 @@ use std::array;
 pub const MAX_PACKET: u16 = 1024;
 
 /// The release from which on the kernel does not compare a name with all of its own.
-const QUICK_NAMES: (u32, u32) = (6, 2);
+const QUICK_NAMES: Series = Series(6, 2);
 
 const OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/nfdrop.bpf.o"));
 /// `struct counters`.
@@ -250,7 +253,7 @@ fn set_probes(
         let same = |probe| site::compare(host, probe, Some(address), &listed) == Site::Same;
         plan.probes.iter().all(same)
     };
-    if host.version().is_some_and(|version| version < QUICK_NAMES)
+    if host.series().is_some_and(|series| series < QUICK_NAMES)
         && let Some(address) = module_file::address(host, plan).filter(|address| seen(*address))
         // What is wrong the names tell.
         && let Ok(compared) = set_all(host, plan, programs, names, ("", Some(address)))

@@ -46,15 +46,15 @@ pub fn json(now: u64, rated: &[Rated]) -> io::Result<String> {
     let mut lines = String::new();
     for rated in rated.iter().filter(|rated| rated.new_packets > 0) {
         let Rated { row, packets_per_second, bytes_per_second, .. } = rated;
-        let place = row.place();
+        let by = row.dropped_by();
         lines.push_str(&encode(&Line {
             ts: time::rfc3339(now),
-            event: place.event.to_string(),
-            family: place.table.map(|(family, _)| family),
-            table: place.table.map(|(_, name)| name),
-            chain: place.chain,
-            base_chain: place.base_chain,
-            handle: place.handle,
+            event: by.event.to_string(),
+            family: by.table.map(|(family, _)| family),
+            table: by.table.map(|(_, name)| name),
+            chain: by.chain,
+            base_chain: by.base_chain,
+            handle: by.handle,
             rule: row.rule.as_deref(),
             netns: row.key.netns,
             verdict: row.verdict.name(),

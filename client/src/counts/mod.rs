@@ -12,8 +12,7 @@ pub use table::{Size, table};
 
 use crate::{
     attach::Count,
-    event::{Drop, Family, Packet},
-    filter::Place,
+    event::{Drop, DroppedBy, Family, Packet},
     names::{Names, RuleName, Source},
     output::{Named, Verdict},
 };
@@ -96,9 +95,9 @@ impl Row {
         (!self.key.policy).then_some(self.key.handle)
     }
 
-    /// Where it is, for filters.
-    pub fn place(&self) -> Place<'_> {
-        Place {
+    /// The rule or the policy.
+    pub fn dropped_by(&self) -> DroppedBy<'_> {
+        DroppedBy {
             event: if self.key.policy { Event::PolicyDrop } else { Event::RuleDrop },
             table: self.table.as_ref().map(|(family, name)| (*family, &**name)),
             base_chain: &self.base_chain,

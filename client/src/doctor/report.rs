@@ -1,6 +1,6 @@
 //! What the checks found, for people and for programs.
 
-use crate::show::plain;
+use crate::terminal::plain;
 use serde::Serialize;
 use std::fmt;
 

@@ -3,6 +3,7 @@
 
 use super::Check;
 use crate::{attach::ring_sleeps, host::Host};
+use nfdrop_db::Series;
 use rustix::process::{Resource, getrlimit};
 
 /// Numbers of capabilities (`include/uapi/linux/capability.h`), which are bits of `CapEff`.
@@ -65,7 +66,7 @@ pub(super) fn perf_events(host: &Host, refused: bool) -> Option<Check> {
 /// Before 5.11 maps count against the limit on locked memory, and so do a real-time kernel's buffers. A client
 /// that may do so has lifted it; asked after the kernel has refused a map.
 pub(super) fn locked_memory(host: &Host) -> Option<Check> {
-    let what = if host.version()? < (5, 11) {
+    let what = if host.series()? < Series(5, 11) {
         "BPF maps count against before Linux 5.11"
     } else if ring_sleeps(host) {
         "the buffers of real-time kernels before 6.12 count against"

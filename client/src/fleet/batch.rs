@@ -3,7 +3,7 @@
 //! A server may leave out what it had no time for, and is asked again for that. What it says of things it
 //! was not asked for is not believed to be an answer.
 
-use crate::server::{AskError, Http, Server};
+use crate::server::{AskError, Http, MAX_PLANS, Server};
 use nfdrop_db::BuildId;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -13,8 +13,6 @@ use std::{
 
 /// Most builds and releases of a request.
 const MAX_ASKED: usize = 10_000;
-/// Longest answer to one, in bytes.
-pub const MAX_ANSWER: usize = 32 << 20;
 
 /// What is asked for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -155,8 +153,8 @@ pub async fn ask(
 /// Notes an answer, and takes it from what is left to ask for. How much it is.
 fn note(bytes: &[u8], part: &Asked, left: &mut Asked, told: &mut Told) -> Result<usize, AskError> {
     let wrong = |what: String| Err(AskError::NoAnswer(format!("its answer to /v1/plans {what}")));
-    if bytes.len() > MAX_ANSWER {
-        return wrong(format!("has more than {MAX_ANSWER} bytes"));
+    if bytes.len() > MAX_PLANS {
+        return wrong(format!("has more than {MAX_PLANS} bytes"));
     }
     let mut answer: Answer = match serde_json::from_slice(bytes) {
         Ok(answer) => answer,

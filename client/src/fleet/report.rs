@@ -4,7 +4,7 @@ use super::{
     Host, Wanted,
     batch::{State, Told},
 };
-use crate::show::plain;
+use crate::terminal::plain;
 use nfdrop_db::BuildId;
 use serde::Serialize;
 use std::fmt::Write as _;

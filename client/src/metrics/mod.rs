@@ -92,11 +92,11 @@ impl Exposition {
     }
 
     fn labels(&mut self, row: &Row) -> Labels {
-        let place = row.place();
-        let (family, table) = place.table.unwrap_or_default();
-        let handle = place.handle.map(|handle| handle.to_string()).unwrap_or_default();
-        let chain = place.chain.unwrap_or_default();
-        let event = place.event.to_string();
+        let by = row.dropped_by();
+        let (family, table) = by.table.unwrap_or_default();
+        let handle = by.handle.map(|handle| handle.to_string()).unwrap_or_default();
+        let chain = by.chain.unwrap_or_default();
+        let event = by.event.to_string();
         let label = |text: &str| line(text).chars().take(MAX_LABEL).collect();
         let labels = [label(family), label(table), label(chain), handle, event];
         if self.series.len() < MAX_SERIES || self.series.contains(&labels) {

@@ -1,20 +1,19 @@
-//! Handles of rules in chains without a name: `ip saddr 10.0.0.1 jump { udp dport 1 drop; … }`.
+//! Handles of rules in anonymous chains: `ip saddr 10.0.0.1 jump { udp dport 1 drop; … }`.
 //!
 //! A listing has the text of these rules, in the rule that jumps there, and no handles. With
 //! `--debug=netlink` nft prints in front of the listing what it got from the kernel: of each rule a
 //! line `FAMILY TABLE CHAIN HANDLE [HANDLE OF THE ONE BEFORE]` and its expressions. Rules of a chain
 //! come in their order in both.
 
-use super::listing::Table;
 use std::collections::HashMap;
 
 /// What nft calls them.
-const NAMELESS: &str = "__chain";
+const ANONYMOUS: &str = "__chain";
 
 /// Family and name.
 type TableName = (String, String);
 
-/// What was dumped about chains without a name.
+/// What nft dumped about anonymous chains.
 #[derive(Debug, Default)]
 pub(super) struct Dump {
     /// The rule whose expressions are being read.
@@ -37,7 +36,7 @@ impl Dump {
             ["", "", "[", "immediate", "reg", ..] => {
                 let target = line.split_once("jump -> ").or(line.split_once("goto -> "));
                 let chain = target.and_then(|(_, chain)| chain.strip_suffix(" ]"));
-                if let Some(chain) = chain.filter(|chain| chain.starts_with(NAMELESS))
+                if let Some(chain) = chain.filter(|chain| chain.starts_with(ANONYMOUS))
                     && let Some(rule) = self.rule.take()
                 {
                     self.entries += 1;
@@ -47,7 +46,7 @@ impl Dump {
             [family, table, chain, handle] | [family, table, chain, handle, _] => {
                 let Ok(handle) = handle.parse() else { return };
                 let table = (family.to_owned(), table.to_owned());
-                if chain.starts_with(NAMELESS) {
+                if chain.starts_with(ANONYMOUS) {
                     self.entries += 1;
                     self.chains.entry((table.clone(), chain.to_owned())).or_default().push(handle);
                 }
@@ -57,9 +56,9 @@ impl Dump {
         }
     }
 
-    /// The handles of the rules to which the rule `handle` jumps.
-    pub(super) fn rules(&self, table: &Table, handle: u64) -> Option<&[u64]> {
-        let table = (table.family.name().to_owned(), table.name.to_string());
+    /// The handles of the rules to which the rule `handle` of a table jumps.
+    pub(super) fn rules(&self, family: &str, table: &str, handle: u64) -> Option<&[u64]> {
+        let table = (family.to_owned(), table.to_owned());
         let chain = self.jumps.get(&(table.clone(), handle))?;
         self.chains.get(&(table, chain.clone())).map(Vec::as_slice)
     }

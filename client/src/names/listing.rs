@@ -6,7 +6,7 @@
 //! with `# handle N`. Comments and log prefixes are quoted and can hold all of this, so quotes are
 //! counted; a quote that nobody closes ends with its line.
 
-use super::{nameless::Dump, rules::Rules};
+use super::{anonymous_chains::Dump, rules::Rules};
 use crate::event::Family;
 use std::{collections::HashMap, sync::Arc};
 
@@ -20,8 +20,8 @@ const MAX_TEXT: usize = 4096;
 pub struct RuleName {
     /// The chain that holds it; if that has no name, the chain that it was jumped to from.
     pub chain: Arc<str>,
-    /// As `nft` writes it, in one line; of a very long one the beginning and `…`. Of a rule in a chain
-    /// without a name, with the beginning of the rule that jumps there.
+    /// As `nft` writes it, in one line; of a very long one the beginning and `…`. Of a rule in an anonymous
+    /// chain, with the beginning of the rule that jumps there.
     pub text: Box<str>,
     /// It rejects: what it drops gets an answer. A rule that drops some packets through a verdict map
     /// and rejects the others counts as rejecting.
@@ -64,7 +64,7 @@ pub struct Listing {
     pub tables: HashMap<u64, Table>,
     /// By the table's handle and their own.
     pub rules: Rules,
-    /// There are rules in chains without a name, and nft did not tell their handles.
+    /// There are rules in anonymous chains, and nft did not print their handles.
     pub incomplete: bool,
 }
 
@@ -85,7 +85,7 @@ pub struct Reader {
     nests: Vec<Nest>,
 }
 
-/// A rule that jumps to a chain without a name.
+/// A rule that jumps to an anonymous chain.
 #[derive(Debug)]
 struct Nest {
     table: u64,
@@ -101,7 +101,7 @@ struct Nest {
 struct Pending {
     text: String,
     quoted: bool,
-    /// How much of the text is in front of the rules in a chain without a name.
+    /// How much of the text is in front of the rules in an anonymous chain.
     outside: Option<usize>,
     inside: Vec<String>,
 }
@@ -153,7 +153,9 @@ impl Reader {
     fn name_inner_rules(&mut self, nest: Nest) {
         let Nest { table, handle, chain, text, rules } = nest;
         let known = self.listing.tables.get(&table);
-        let handles = known.and_then(|known| self.dump.rules(known, handle)).unwrap_or_default();
+        let handles = known
+            .and_then(|known| self.dump.rules(known.family.name(), &known.name, handle))
+            .unwrap_or_default();
         if handles.len() != rules.len() {
             self.listing.incomplete = true;
             return;
@@ -282,7 +284,7 @@ impl Pending {
         let last = self.text.chars().next_back();
         self.text.push_str(match last {
             None => "",
-            // Rules of a chain without a name, in the rule that jumps there.
+            // Rules of an anonymous chain, in the rule that jumps there.
             Some(last) if !self.quoted && !"{,".contains(last) && !line.starts_with('}') => "; ",
             Some(_) => " ",
         });
@@ -311,7 +313,7 @@ fn shortened(text: &str) -> Box<str> {
 }
 
 /// Whether `reject` is one of the rule's statements, and neither in quotes nor a chain's name
-/// (`jump reject`), nor in a chain without a name that the rule jumps to.
+/// (`jump reject`), nor in an anonymous chain that the rule jumps to.
 fn rejects(text: &str) -> bool {
     let mut depth = 0_u32;
     let mut before = ["", ""];
@@ -397,10 +399,10 @@ mod tests {
         insta::assert_snapshot!(told(read(include_str!("testdata/iptables.txt"))));
     }
 
-    /// What nft 1.0.6 listed of rules in chains without a name, asked to tell more.
+    /// What nft 1.0.6 listed of rules in anonymous chains, asked to tell more.
     #[test]
     fn rules_in_chains_without_a_name() {
-        let text = include_str!("testdata/nameless.txt");
+        let text = include_str!("testdata/anonymous_chains.txt");
         let listing = read(text);
         assert!(!listing.incomplete);
         insta::assert_snapshot!(told(listing.clone()));
@@ -416,7 +418,8 @@ mod tests {
 
     #[test]
     fn handles_that_are_not_as_many_as_rules_name_none() {
-        let text = include_str!("testdata/nameless.txt").replace("inet fw __chain11 6 5\n", "");
+        let text =
+            include_str!("testdata/anonymous_chains.txt").replace("inet fw __chain11 6 5\n", "");
         let listing = read(&text);
         assert!(listing.incomplete && !listing.rules.contains(1, 5));
         assert!(listing.rules.contains(1, 9));

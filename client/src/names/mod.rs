@@ -11,9 +11,9 @@
 //! one table only. Either can be another table's by now. There a name is given only while the ruleset
 //! is still what was listed, and only to drops that are younger than the listing.
 
+mod anonymous_chains;
 pub mod listing;
 pub mod monitor;
-mod nameless;
 pub mod namespace;
 pub mod nft;
 pub mod rules;

@@ -9,9 +9,13 @@ pub mod writer;
 pub(crate) use json::encode;
 
 use crate::{
-    cli::DropFormat, event::Drop, filter::Place, names::RuleName, packet::Flow, show::plain,
+    event::{Drop, DroppedBy},
+    names::RuleName,
+    packet::Flow,
+    terminal::plain,
 };
 use anstream::{AutoStream, ColorChoice, stream::RawStream};
+use clap::ValueEnum;
 use nfdrop_db::plan::Event;
 use std::io::{self, Write};
 
@@ -78,9 +82,9 @@ impl<'a> Named<'a> {
         (!table.is_empty()).then(|| (family.name(), &**table))
     }
 
-    /// Where it happened, for filters.
-    pub fn filter_place(&self) -> Place<'_> {
-        Place {
+    /// What dropped it.
+    pub fn dropped_by(&self) -> DroppedBy<'_> {
+        DroppedBy {
             event: self.drop.event,
             table: self.table(),
             base_chain: &self.drop.base_chain,
@@ -108,6 +112,17 @@ impl<'a> Named<'a> {
 /// Without anything that a terminal would act on, line feeds among it.
 pub(crate) fn line(text: &str) -> String {
     plain(text).replace('\n', " ")
+}
+
+/// How drops are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DropFormat {
+    /// A line a drop, for people
+    Text,
+    /// A JSON object a line
+    Json,
+    /// A capture file whose packets have the rule as comment
+    Pcapng,
 }
 
 /// Writes drops in one format.

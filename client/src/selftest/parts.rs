@@ -5,15 +5,18 @@
 //! be asked.
 
 use crate::host::Host;
-use nfdrop_db::proof::{LeftOut, Part};
+use nfdrop_db::{
+    Series,
+    proof::{LeftOut, Part},
+};
 
 /// The release from which on `counter` is in nf_tables itself.
-const COUNTER_BUILT_IN: (u32, u32) = (5, 18);
+const COUNTER_BUILT_IN: Series = Series(5, 18);
 
 /// The modules that a part needs besides nf_tables.
 fn modules(part: Part, host: &Host) -> &'static [&'static str] {
     match part {
-        Part::Base if host.version().is_some_and(|version| version < COUNTER_BUILT_IN) => {
+        Part::Base if host.series().is_some_and(|series| series < COUNTER_BUILT_IN) => {
             &["nft_counter"]
         }
         Part::Reject => &["nft_reject", "nft_reject_ipv4"],

@@ -7,9 +7,10 @@ mod signals;
 mod summary;
 
 use crate::{
-    cli::{Common, DropFormat, WatchArgs},
+    cli::{Common, WatchArgs},
     failure::Failure,
     lookup::Settings,
+    output::DropFormat,
 };
 use printing::{Settled, quit};
 use rustix::process::{Resource, Rlimit, setrlimit};

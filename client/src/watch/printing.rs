@@ -7,13 +7,12 @@ use super::{
 };
 use crate::{
     attach::{Attached, Wanted, record},
-    cli::DropFormat,
     counts::{self, Rates, Row, screen::Screen},
     failure::Failure,
     filter::Filter,
     names::{Names, namespace},
     output::{
-        self, Named, Printer,
+        self, DropFormat, Named, Printer,
         writer::{Piece, Writer},
     },
 };
@@ -199,7 +198,7 @@ impl<'a> Output<'a> {
         if self.writer.busy() {
             return Ok(());
         }
-        rows.retain(|row| self.filter.matches_place(&row.place()));
+        rows.retain(|row| self.filter.matches_rule(&row.dropped_by()));
         let seconds = rates.at.elapsed().as_secs_f64();
         rates.at = Instant::now();
         let rated = rates.rates.read(rows, seconds);

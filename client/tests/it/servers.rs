@@ -38,7 +38,8 @@ impl Server {
             add(sample::resolved(id(build)), &format!("6.12.{number}-cloud-amd64"));
         }
         add(sample::unresolved(id(UNRESOLVED)), "5.10.0-46-cloud-amd64");
-        let service = App::new(Database::open(&path).unwrap(), None).service();
+        let service =
+            nfdrop_server::service::Service::from(App::new(Database::open(&path).unwrap(), None));
         let answer = async move |request: Request| service.respond(request).await;
         Self::start(Router::new().fallback(answer), Some(directory)).await
     }

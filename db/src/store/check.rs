@@ -1,16 +1,14 @@
 //! Looking at all of a database: its content as text, to compare two of them, and its soundness.
 
 use super::{
-    PackedListing, Store, StoreError, flavour,
-    kernels::place,
-    listing, proofs,
-    read::{self, optional, required},
-    series,
+    PackedListing, Store, StoreError,
+    column::{optional, required},
+    listing, proofs, read,
     signature::{self, plan_comment, proof_comment},
-    write::{check_sha256, check_text},
+    valid::{check_sha256, check_text},
 };
 use crate::{
-    BuildId, PlanError, Proof, Reason, Record, RecordError, Status,
+    BuildId, KernelRelease, PlanError, Proof, Reason, Record, RecordError, Status,
     body::{BodyOutcome, InputKey},
     hex,
 };
@@ -323,7 +321,8 @@ fn check_place(row: &Row<'_>, from: usize, release: &str) -> rusqlite::Result<bo
     let found: [String; 3] = [row.get(from)?, row.get(from + 1)?, row.get(from + 2)?];
     // Of an older version's row, which the next writer fills in.
     let unfilled = found.iter().all(String::is_empty);
-    Ok(unfilled || found == [series(release), flavour(release), &place(release)])
+    let read = KernelRelease(release);
+    Ok(unfilled || found == [read.series_name(), read.flavour(), &read.sort_key()])
 }
 
 const TEXT: &str = "one of its texts is empty, longer than 2048 bytes or has control characters";

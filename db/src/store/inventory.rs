@@ -3,7 +3,8 @@
 
 use super::{
     Failure, Source, Store, StoreError,
-    read::{self, required, wrong},
+    column::{required, wrong},
+    read,
 };
 use crate::{BuildId, HexBytes, Plan, Proof, ProofResult, Reason, Record, plan::fields};
 use rusqlite::Connection;

@@ -4,11 +4,11 @@
 
 use super::{
     Failure, Store, StoreError,
-    read::{optional, required, seconds},
-    series,
+    column::{optional, required, seconds},
+    read::failure,
 };
-use crate::{BuildId, ProofResult, Reason, Status, hex};
-use rusqlite::{Connection, Row, ToSql, params_from_iter, types::Value};
+use crate::{BuildId, KernelRelease, ProofResult, Reason, Status, hex};
+use rusqlite::{Connection, ToSql, params_from_iter, types::Value};
 use std::{
     collections::{BTreeMap, HashSet},
     fmt,
@@ -20,9 +20,9 @@ use std::{
 pub struct KernelFilter {
     /// `debian`.
     pub distro: Option<String>,
-    /// Of this [`series`], `6.12`.
+    /// Of this [`KernelRelease::series_name`], `6.12`.
     pub series: Option<String>,
-    /// Of this [`super::flavour`], `cloud-amd64`.
+    /// Of this [`KernelRelease::flavour`], `cloud-amd64`.
     pub flavour: Option<String>,
     /// With or without a plan.
     pub status: Option<Status>,
@@ -127,28 +127,6 @@ const LOOK_THROUGH: i64 = if cfg!(test) { 2_500 } else { 100_000 };
 /// Most packages whose names begin alike that are all looked at.
 const MAX_ALIKE: i64 = 2_000;
 
-/// A release as text whose order is that of versions: every number, without leading zeros, has its length
-/// before it. `6.9` is before `6.12`.
-pub(super) fn place(release: &str) -> String {
-    let mut place = String::with_capacity(release.len() + 8);
-    let mut rest = release;
-    while let Some(c) = rest.chars().next() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
-        if digits == 0 {
-            place.push(c);
-            rest = &rest[c.len_utf8()..];
-            continue;
-        }
-        let number = rest[..digits].trim_start_matches('0');
-        // Longer than any version's number: those are in no order.
-        let length = b'a' + number.len().min(25) as u8;
-        place.push(char::from(length));
-        place.push_str(number);
-        rest = &rest[digits..];
-    }
-    place
-}
-
 /// Conditions and what they compare with.
 #[derive(Default)]
 struct Where {
@@ -190,7 +168,7 @@ impl Store {
         let mut conditions = Where::of(filter);
         if let Some(Cursor(KernelRow { release, distro, build_id, .. })) = after {
             let row = "(place, release, build_id, distro) < (?, ?, ?, ?)";
-            conditions.and(row, place(release));
+            conditions.and(row, KernelRelease(release).sort_key());
             let rest = [release.clone(), build_id.to_string(), distro.clone()];
             conditions.values.extend(rest.map(Value::from));
         }
@@ -274,7 +252,7 @@ impl Store {
         };
         let mut cells: Vec<Cell> = cells.into_iter().map(cell).collect();
         cells.sort_by_cached_key(|cell| {
-            let newest = std::cmp::Reverse(place(&cell.series));
+            let newest = std::cmp::Reverse(KernelRelease(&cell.series).sort_key());
             (cell.distro.clone(), newest, cell.flavour.clone())
         });
         Ok(cells)
@@ -448,21 +426,6 @@ fn failed(
     rows.collect()
 }
 
-/// Of a row of `distro, suite, release, version, arch, reason, detail, analyzer, indexed_at`.
-pub(super) fn failure(row: &Row<'_>) -> rusqlite::Result<Failure> {
-    Ok(Failure {
-        distro: row.get(0)?,
-        suite: row.get(1)?,
-        release: row.get(2)?,
-        version: row.get(3)?,
-        arch: row.get(4)?,
-        reason: required(row, 5)?,
-        detail: row.get(6)?,
-        analyzer: row.get(7)?,
-        indexed_at: seconds(row, 8)?,
-    })
-}
-
 /// Series, flavour and place of the rows that an older version of this program wrote.
 pub(super) fn fill(connection: &Connection) -> rusqlite::Result<()> {
     let transaction = connection.unchecked_transaction()?;
@@ -476,8 +439,9 @@ pub(super) fn fill(connection: &Connection) -> rusqlite::Result<()> {
         );
         let mut update = transaction.prepare(&sql)?;
         for release in releases {
+            let read = KernelRelease(&release);
             let values: [&dyn ToSql; 4] =
-                [&release, &series(&release), &super::flavour(&release), &place(&release)];
+                [&release, &read.series_name(), &read.flavour(), &read.sort_key()];
             update.execute(values)?;
         }
     }
@@ -487,13 +451,6 @@ pub(super) fn fill(connection: &Connection) -> rusqlite::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn places_are_in_the_order_of_versions() {
-        let mut releases = ["6.1.0-9", "6.12.3", "6.1.0-56", "5.10.0", "7.0", "6.9", "6.12.0"];
-        releases.sort_by_key(|release| place(release));
-        assert_eq!(releases, ["5.10.0", "6.1.0-9", "6.1.0-56", "6.9", "6.12.0", "6.12.3", "7.0"]);
-    }
 
     #[test]
     fn a_cursor_is_text() {

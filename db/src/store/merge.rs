@@ -7,12 +7,12 @@
 //! first time. Its signatures come with the records, where this database has no key of its own.
 
 use super::{
-    Build, Kernel, PackedListing, Source, Store, StoreError, listing, proofs,
-    read::{optional, required},
+    Build, Kernel, PackedListing, Source, Store, StoreError,
+    column::{optional, required},
+    listing, proofs,
     signature::{self, plan_comment, proof_comment},
-    write::{
-        PackageRow, check_sha256, check_text, put_build, put_failure, put_package, set_sha256,
-    },
+    valid::{check_sha256, check_text, set_sha256},
+    write::{PackageRow, put_build, put_failure, put_package},
 };
 use crate::{BuildId, Proof, Reason, Record, body::InputKey};
 use rusqlite::{Connection, Row};

@@ -18,6 +18,7 @@
 //! crawl writes (WAL).
 
 mod check;
+mod column;
 mod error;
 mod inventory;
 mod kernels;
@@ -27,8 +28,10 @@ mod merge;
 mod open;
 mod proofs;
 mod read;
+mod sign;
 mod signature;
 mod stats;
+mod valid;
 mod watch;
 mod withdraw;
 mod write;
@@ -42,8 +45,9 @@ pub use listing::PackedListing;
 pub use maintain::{Migrated, Vacuumed};
 pub use merge::Merged;
 pub use proofs::{PackageSet, Provable, SetPackage, StoredProof};
-pub use read::{Accept, Changed, Counts, Failure, Known, flavour, series};
-pub use signature::{MAX_SIGNATURE, Signed, Signer, plan_comment, proof_comment};
+pub use read::{Accept, Changed, Counts, Failure, Known};
+pub use sign::Signed;
+pub use signature::{MAX_SIGNATURE, Signer, plan_comment, proof_comment};
 pub use stats::{Group, Stats, Tally};
 pub use watch::{FileId, Log, Watcher, log_of};
 

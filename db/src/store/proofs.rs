@@ -2,9 +2,9 @@
 
 use super::{
     Package, Store, StoreError,
-    read::{optional, required},
+    column::{optional, required},
     signature::proof_comment,
-    write::{check_sha256, check_text},
+    valid::{check_sha256, check_text},
 };
 use crate::{BuildId, Proof, ProofResult};
 use rusqlite::{Connection, OptionalExtension, params};

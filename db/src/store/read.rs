@@ -1,13 +1,17 @@
 //! Reading: records as stored, lists for people, and what a crawl can skip.
 
-use super::{Kernel, Source, Store, StoreError, kernels::failure, write};
+use super::{
+    Kernel, Source, Store, StoreError,
+    column::{optional, required, seconds, wrong},
+    valid::set_sha256,
+};
 use crate::{
     BuildId, Permanence, Provenance, Reason, Record,
     body::{Body, BodyOutcome, InputKey, PlanTemplate},
     withdrawal::analyzer_rank,
 };
-use rusqlite::{Connection, OptionalExtension, Row, params, types::Type};
-use std::{collections::BTreeMap, str::FromStr};
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use std::collections::BTreeMap;
 
 /// A stored outcome that needs no work.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,24 +71,6 @@ pub struct Counts {
     pub failures: BTreeMap<Reason, u64>,
     /// Suites.
     pub sources: u64,
-}
-
-/// The first two numbers of a release: `6.12` of `6.12.117+deb13-cloud-amd64`.
-pub fn series(release: &str) -> &str {
-    let mut dots = release.match_indices(|c: char| !c.is_ascii_digit());
-    match (dots.next(), dots.next()) {
-        (Some((_, ".")), Some((end, _))) => &release[..end],
-        _ => release,
-    }
-}
-
-/// What follows the version in a release: `cloud-amd64` of `6.1.0-56-cloud-amd64`.
-pub fn flavour(release: &str) -> &str {
-    let mut rest = release;
-    while rest.starts_with(|c: char| c.is_ascii_digit()) {
-        rest = rest.split_once('-').map_or("", |(_, rest)| rest);
-    }
-    rest
 }
 
 impl Store {
@@ -218,7 +204,7 @@ impl Store {
     /// The outcome of exactly these packages, wherever they were listed, unless there is work to do:
     /// it is not known, may pass ([`Reason::permanence`]), or is of an older analyzer.
     pub fn known(&self, kernel: &Kernel, accept: Accept<'_>) -> Result<Option<Known>, StoreError> {
-        let set = write::set_sha256(kernel)?;
+        let set = set_sha256(kernel)?;
         let known = self.read(|connection| known(connection, &set, kernel, accept))?;
         Ok(known.map(|(known, _)| known))
     }
@@ -230,6 +216,21 @@ pub(super) fn failures(connection: &Connection) -> rusqlite::Result<Vec<Failure>
     let mut statement = connection.prepare_cached(sql)?;
     let rows = statement.query_map([], failure)?;
     rows.collect()
+}
+
+/// Of a row of `distro, suite, release, version, arch, reason, detail, analyzer, indexed_at`.
+pub(super) fn failure(row: &Row<'_>) -> rusqlite::Result<Failure> {
+    Ok(Failure {
+        distro: row.get(0)?,
+        suite: row.get(1)?,
+        release: row.get(2)?,
+        version: row.get(3)?,
+        arch: row.get(4)?,
+        reason: required(row, 5)?,
+        detail: row.get(6)?,
+        analyzer: row.get(7)?,
+        indexed_at: seconds(row, 8)?,
+    })
 }
 
 pub(super) fn sources(connection: &Connection) -> rusqlite::Result<Vec<Source>> {
@@ -357,34 +358,4 @@ pub(super) fn body(connection: &Connection, key: &InputKey) -> rusqlite::Result<
         Ok(Body { outcome, analyzer: row.get(3)? })
     });
     body.optional()
-}
-
-/// A column whose content this program never writes.
-pub(super) fn wrong(
-    column: usize,
-    error: impl std::error::Error + Send + Sync + 'static,
-) -> rusqlite::Error {
-    rusqlite::Error::FromSqlConversionFailure(column, Type::Text, Box::new(error))
-}
-
-pub(super) fn required<T: FromStr>(row: &Row<'_>, column: usize) -> rusqlite::Result<T>
-where
-    T::Err: std::error::Error + Send + Sync + 'static,
-{
-    let text: String = row.get(column)?;
-    text.parse().map_err(|error| wrong(column, error))
-}
-
-pub(super) fn optional<T: FromStr>(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<T>>
-where
-    T::Err: std::error::Error + Send + Sync + 'static,
-{
-    let text: Option<String> = row.get(column)?;
-    text.map(|text| text.parse().map_err(|error| wrong(column, error))).transpose()
-}
-
-/// Seconds or a count: SQLite's integers are signed.
-pub(super) fn seconds(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
-    let value: i64 = row.get(column)?;
-    u64::try_from(value).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(column, value))
 }

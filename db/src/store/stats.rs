@@ -2,11 +2,10 @@
 //! plans are.
 
 use super::{
-    Store, StoreError, flavour,
-    read::{required, wrong},
-    series,
+    Store, StoreError,
+    column::{required, wrong},
 };
-use crate::{Cost, HexBytes, Probe, Reason, Record};
+use crate::{Cost, HexBytes, KernelRelease, Probe, Reason, Record, Series};
 use rusqlite::Row;
 use serde::Serialize;
 use std::{
@@ -112,12 +111,12 @@ impl Counter {
 }
 
 /// The group of a release, in the order of groups: 6.12 before 6.9, and what is no number last.
-type Key = (String, Reverse<Vec<u64>>, String, String);
+type Key = (String, Reverse<Option<Series>>, String, String);
 
 fn key(distro: String, release: &str) -> Key {
-    let series = series(release);
-    let numbers = series.split('.').map_while(|number| number.parse().ok());
-    (distro, Reverse(numbers.collect()), series.to_owned(), flavour(release).to_owned())
+    let release = KernelRelease(release);
+    let (series, flavour) = (release.series_name().to_owned(), release.flavour().to_owned());
+    (distro, Reverse(release.series()), series, flavour)
 }
 
 /// Of a row of `build_id, input_key, analyzer, record`.

@@ -118,21 +118,6 @@ fn what_is_put_is_found() {
 }
 
 #[test]
-fn a_release_is_taken_apart() {
-    for (release, expected) in [
-        ("6.12.117+deb13-cloud-amd64", ("6.12", "cloud-amd64")),
-        ("5.10.0-46-rt-amd64", ("5.10", "rt-amd64")),
-        ("5.4.0-84-generic", ("5.4", "generic")),
-        ("7.3-amd64", ("7.3", "amd64")),
-        ("5.14.0-503.el9.x86_64", ("5.14", "")),
-        ("odd", ("odd", "odd")),
-        ("", ("", "")),
-    ] {
-        assert_eq!((series(release), flavour(release)), expected, "{release}");
-    }
-}
-
-#[test]
 fn work_is_done_once_per_body() {
     let folder = folder();
     let store = Store::create_or_open(folder.path().join("db.sqlite")).unwrap();

@@ -2,7 +2,7 @@
 //! analyzer has looked at them again. Everything that reads the file then agrees: servers, exports, lists,
 //! the gate. A reader refuses a file that has not been through all withdrawals.
 
-use super::{Store, StoreError, proofs::forget_stale, read::required};
+use super::{Store, StoreError, column::required, proofs::forget_stale};
 use crate::{BuildId, Plan, Reason, Record, Withdrawal, body::PlanTemplate, withdrawal::WITHDRAWN};
 use rusqlite::{Connection, TransactionBehavior, params};
 

@@ -2,7 +2,7 @@
 
 use super::put;
 use nfdrop_db::Store;
-use nfdrop_indexer::export::{Target, export};
+use nfdrop_server::export::{Target, export};
 use std::path::PathBuf;
 
 /// Write the server's answers as files, for any web server or object store

@@ -5,6 +5,8 @@ use std::io::{self, Read};
 
 pub(super) const MAGIC: &[u8; 8] = b"!<arch>\n";
 const HEADER: usize = 60;
+/// Members of a Debian package looked at before `data.tar`: three, and some room for what dpkg would skip.
+pub(super) const MAX_MEMBERS: usize = 16;
 
 /// Reads members one after the other.
 #[derive(Debug)]

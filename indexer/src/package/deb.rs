@@ -2,7 +2,7 @@
 //! `data.tar.*`, see deb(5).
 
 use super::{
-    ar::{ArError, ArReader},
+    ar::{ArError, ArReader, MAX_MEMBERS},
     decoder::decoder,
     members::{KernelFiles, Limits, MembersError, Wanted},
     pick::{self, PickError},
@@ -11,9 +11,6 @@ use super::{
 };
 use nfdrop_db::Reason;
 use std::io::{self, Read};
-
-/// Members looked at before `data.tar`: three, and some room for what dpkg would skip.
-pub(super) const MAX_AR_MEMBERS: usize = 16;
 
 /// Why a package is refused.
 #[derive(Debug, thiserror::Error)]
@@ -96,7 +93,7 @@ pub fn with_data<T, E: From<DebError>>(
     if !format.starts_with("2.") {
         return Err(DebError::Format(format).into());
     }
-    for _ in 0..MAX_AR_MEMBERS {
+    for _ in 0..MAX_MEMBERS {
         let Some(name) = archive.next().map_err(DebError::from)? else { break };
         let Some(suffix) = name.strip_prefix("data.tar") else { continue };
         let Some(data) = decoder(suffix, archive.member()) else {

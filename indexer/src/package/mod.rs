@@ -14,7 +14,6 @@ mod pkginfo;
 mod random;
 pub mod rpm;
 pub(crate) mod tarball;
-mod xz;
 
 pub use any::{Format, PackageError, START, unpack};
 pub use apk::ApkError;

@@ -5,55 +5,13 @@
 //! kernel is a matter of names. All else, from fetching to the store, knows only the types of this
 //! page.
 
-use super::{apk, openpgp::Keyring, version::Version};
+use super::{apk::keys::Keys, openpgp::Keyring, version::Version};
+use nfdrop_db::{KernelRelease, Series};
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, btree_map::Entry},
-    fmt,
-    str::FromStr,
     sync::Arc,
 };
-
-/// The first two numbers of a kernel's version, `6.12`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Series(pub u16, pub u16);
-
-impl fmt::Display for Series {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.0, self.1)
-    }
-}
-
-/// Not two numbers with a dot between them.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no kernel series, expected one such as `6.12`")]
-pub struct SeriesError(String);
-
-impl FromStr for Series {
-    type Err = SeriesError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let parse = || {
-            let (major, minor) = text.split_once('.')?;
-            Some(Self(major.parse().ok()?, minor.parse().ok()?))
-        };
-        parse().ok_or_else(|| SeriesError(text.to_owned()))
-    }
-}
-
-impl Series {
-    /// Of kernels whose version tells none: they are listed and fetched like all others, and what the
-    /// package holds says what they are.
-    pub const UNKNOWN: Self = Self(0, 0);
-
-    /// The series of a release or version that begins with it: of `6.1.0-56-cloud-amd64` it is 6.1.
-    pub fn of(release: &str) -> Option<Self> {
-        let mut numbers = release.split(|c: char| !c.is_ascii_digit());
-        let series = Self(numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?);
-        let major = release.find(|c: char| !c.is_ascii_digit())?;
-        release[major..].starts_with('.').then_some(series)
-    }
-}
 
 /// What vouches for a package.
 #[derive(Debug, Clone)]
@@ -90,7 +48,7 @@ pub enum PackageSignature {
         /// Who signed the index.
         signed_by: String,
         /// Whose signatures in packages are looked at too.
-        keys: Arc<apk::keys::Keys>,
+        keys: Arc<Keys>,
     },
     /// In the package, which is an RPM.
     Rpm {
@@ -220,7 +178,7 @@ pub enum PackageSet {
 impl KernelSet {
     /// A kernel that is in one package.
     pub fn whole(distro: &str, package: Arc<PackageRef>, release: String, flavour: String) -> Self {
-        let series = Series::of(&release).unwrap_or(Series::UNKNOWN);
+        let series = KernelRelease(&release).series().unwrap_or(Series::UNKNOWN);
         let version = package.version.clone();
         let packages = PackageSet::Complete { image: package, modules: None };
         let (distro, suites) = (distro.to_owned(), packages.suites());
@@ -320,21 +278,4 @@ pub fn newest_per_series(
         chosen.extend(group.first().filter(|kernel| !kernel.packages.is_complete()));
     }
     chosen
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_series_begins_a_release() {
-        let of = |release: &str| Series::of(release).map(|series| series.to_string());
-        assert_eq!(of("6.1.0-56-cloud-amd64").as_deref(), Some("6.1"));
-        assert_eq!(of("7.3-rc7-amd64").as_deref(), Some("7.3"));
-        for wrong in ["", "7", "7-3", "7.x", "99999.1", "x6.1"] {
-            assert_eq!(of(wrong), None, "{wrong}");
-        }
-        assert_eq!("6.12".parse(), Ok(Series(6, 12)));
-        assert!("6".parse::<Series>().is_err());
-    }
 }

@@ -1,7 +1,7 @@
 //! Keys from files: whose signatures count for a repository.
 
 use super::{
-    apk::keys::RsaKeyError,
+    apk::rsa::RsaKeyError,
     openpgp::{Keyring, KeyringError},
 };
 use std::{

@@ -49,7 +49,7 @@ impl Served {
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         runtime.spawn(database.clone().follow());
-        let service = App::new(database, None).service();
+        let service = nfdrop_server::service::Service::from(App::new(database, None));
         let shutdown_done = async move { drop(ended.await) };
         runtime.spawn(serve(listener, service, None, Limits::default(), shutdown_done));
         let mut front = Self {

@@ -29,7 +29,7 @@ pub(super) async fn get(
     PathBuildId(build_id): PathBuildId,
     headers: HeaderMap,
 ) -> Result<Response, Error> {
-    let plan = super::plan_of(&app, &build_id, &headers).await?;
+    let plan = super::record::plan_of(&app, &build_id, &headers).await?;
     let broken = |error: PlanError| Error::Broken { build_id, source: error.into() };
     let text = render::kprobe_events(&plan).map_err(broken)?;
     Ok(Answer::new(TEXT, A_DAY, text).to(&headers, app.encoded()))

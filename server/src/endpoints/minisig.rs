@@ -1,7 +1,7 @@
 //! `GET /buildid/<hex>/plan.minisig`: the signature over exactly the bytes of `/plan`, as it was stored
 //! with them. This server has no key. It is kept by caches for as long as what it is of.
 
-use super::Known;
+use super::record::Known;
 use crate::{
     answer::{Answer, TEXT},
     app::App,
@@ -30,7 +30,7 @@ pub(super) async fn get(
     PathBuildId(build_id): PathBuildId,
     headers: HeaderMap,
 ) -> Result<Response, Error> {
-    let known = super::find(&app, &build_id, &headers).await?;
+    let known = super::record::find(&app, &build_id, &headers).await?;
     let cache = known.answer(&build_id)?.cache;
     let signature = match known {
         Known::Here(_) => {

@@ -12,25 +12,15 @@ mod plan;
 mod plans;
 mod proof;
 mod provenance;
+mod record;
 mod unresolved;
 
-pub use openapi::Description;
-pub use plans::{MAX_ASKED, QuestionError};
-
-use crate::{
-    answer::{Answer, Content},
-    app::{self, App},
-    error::Error,
-    snapshot::State,
-    upstream::{Found, HOPS, MAX_HOPS, Remote},
-};
+use crate::{app::App, error::Error};
 use axum::{
     Router,
-    http::HeaderMap,
     routing::{get, post},
 };
-use nfdrop_db::{BuildId, Plan, Record, RecordError, Status};
-use std::sync::Arc;
+pub use openapi::Description;
 use tower_http::limit::RequestBodyLimitLayer;
 
 /// Bytes of a body where none is expected.
@@ -66,78 +56,4 @@ pub fn router(app: App) -> Router {
         .fallback(async || Error::NoSuchPath)
         .method_not_allowed_fallback(async || Error::Method)
         .with_state(app)
-}
-
-/// A record, from this database or from another server.
-enum Known {
-    Here(Arc<crate::snapshot::Held>),
-    Elsewhere(Arc<Remote>),
-}
-
-impl Known {
-    fn answer(&self, build_id: &BuildId) -> Result<Answer, Error> {
-        match self {
-            Self::Here(held) => app::answer(held.clone()).ok_or_else(|| broken(build_id)),
-            Self::Elsewhere(remote) => Ok(Answer {
-                kind: crate::answer::JSON,
-                cache: match remote.state() {
-                    State::Resolved => crate::answer::A_DAY,
-                    _ => crate::answer::MINUTES,
-                },
-                body: Content::Bytes(remote.bytes.clone()),
-                tag: remote.tag,
-            }),
-        }
-    }
-
-    fn record(&self, build_id: &BuildId) -> Result<Record, Error> {
-        match self {
-            Self::Here(held) if held.state == State::Broken => Err(broken(build_id)),
-            Self::Here(held) => {
-                Record::parse_canonical(&held.bytes()).map_err(|source| Error::of(build_id, source))
-            }
-            Self::Elsewhere(remote) => remote
-                .record
-                .clone()
-                .map_err(|newer| Error::Newer { build_id: build_id.clone(), schema: newer.schema }),
-        }
-    }
-}
-
-fn broken(build_id: &BuildId) -> Error {
-    Error::Broken { build_id: build_id.clone(), source: RecordError::NotCanonical }
-}
-
-/// The record of a build.
-async fn find(app: &App, build_id: &BuildId, headers: &HeaderMap) -> Result<Known, Error> {
-    if let Some(held) = app.database().record(build_id.to_string().as_bytes()) {
-        return Ok(Known::Here(held));
-    }
-    if let Some(upstream) = app.upstream() {
-        match upstream.plan(build_id, hops(headers), app.metrics()).await? {
-            Found::Record(remote) => return Ok(Known::Elsewhere(remote)),
-            Found::NeverSeen => {}
-        }
-    }
-    Err(Error::NeverSeen(build_id.clone()))
-}
-
-/// How many servers a question has passed; what is no number has passed enough.
-fn hops(headers: &HeaderMap) -> u8 {
-    let value =
-        headers.get(HOPS).map(|value| value.to_str().ok().and_then(|text| text.parse().ok()));
-    value.map_or(0, |hops| hops.unwrap_or(MAX_HOPS))
-}
-
-/// The plan of a build, where there is one.
-async fn plan_of(app: &App, build_id: &BuildId, headers: &HeaderMap) -> Result<Plan, Error> {
-    match find(app, build_id, headers).await?.record(build_id)? {
-        Record { status: Status::Resolved, plan: Some(plan), .. } => Ok(plan),
-        Record { build_id, reason: Some(reason), detail, .. } => {
-            Err(Error::Unresolved { build_id, reason, detail })
-        }
-        Record { build_id, .. } => {
-            Err(Error::Broken { build_id, source: RecordError::Contradiction })
-        }
-    }
 }

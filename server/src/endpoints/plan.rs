@@ -24,6 +24,6 @@ pub(super) async fn get(
     PathBuildId(build_id): PathBuildId,
     headers: HeaderMap,
 ) -> Result<Response, Error> {
-    let known = super::find(&app, &build_id, &headers).await?;
+    let known = super::record::find(&app, &build_id, &headers).await?;
     Ok(known.answer(&build_id)?.to(&headers, app.encoded()))
 }

@@ -6,7 +6,7 @@
 use crate::{
     answer::{JSON, NOT_AT_ALL},
     app::App,
-    error::Error,
+    error::{Error, MAX_ASKED, MAX_RELEASE, QuestionError},
     snapshot::{Held, State as Kind},
 };
 use axum::{
@@ -15,15 +15,11 @@ use axum::{
     http::{HeaderMap, header},
     response::{IntoResponse, Response},
 };
-use nfdrop_db::{BuildId, BuildIdError, Reason, Record};
+use nfdrop_db::{BuildId, Reason, Record};
 use serde::Deserialize;
 use std::borrow::Cow;
 use utoipa::ToSchema;
 
-/// Most builds of one question, and most releases.
-pub const MAX_ASKED: usize = 10_000;
-/// Longest release, as `uname -r` prints it; the kernel's own limit is 64.
-const MAX_RELEASE: usize = 255;
 /// The answer ends behind the entry that makes it longer.
 const MAX_ANSWER: usize = 32 << 20;
 
@@ -89,28 +85,6 @@ struct Builds {
     builds: Vec<Told>,
 }
 
-/// Why a question is none.
-#[derive(Debug, thiserror::Error)]
-pub enum QuestionError {
-    /// Not JSON of a question.
-    #[error("the body is not a question: {0}")]
-    Syntax(#[from] serde_json::Error),
-    /// Not an object.
-    #[error("the body is not a JSON object")]
-    NoObject,
-    /// Too many.
-    #[error(
-        "at most {MAX_ASKED} builds, and as many releases, can be asked for at once, found {0}"
-    )]
-    TooMany(usize),
-    /// Not a build-id.
-    #[error(transparent)]
-    BuildId(#[from] BuildIdError),
-    /// Not a release.
-    #[error("a release has 1 to {MAX_RELEASE} characters, found {0}")]
-    Release(usize),
-}
-
 /// Many builds in one question, and all builds of releases. At most 10,000 of each.
 #[utoipa::path(
     post,
@@ -165,7 +139,8 @@ pub(super) async fn post(
         let ids: Vec<&str> =
             question.build_ids.iter().map(|id| &**id).filter(|id| !here(id)).collect();
         if !ids.is_empty() {
-            (elsewhere, all_asked) = upstream.batch(&ids, status_only, super::hops(&headers)).await;
+            (elsewhere, all_asked) =
+                upstream.batch(&ids, status_only, super::record::hops(&headers)).await;
         }
     }
     for id in &question.build_ids {

@@ -66,9 +66,9 @@ async fn find(app: &App, build_id: &BuildId, headers: &HeaderMap) -> Result<Stor
     if let Some(proof) = app.database().query(move |store| store.proof(&wanted)).await? {
         return Ok(proof);
     }
-    let known = super::find(app, build_id, headers).await?;
-    if let (super::Known::Elsewhere(remote), Some(upstream)) = (&known, app.upstream())
-        && let Some(proof) = upstream.proof(build_id, super::hops(headers)).await?
+    let known = super::record::find(app, build_id, headers).await?;
+    if let (super::record::Known::Elsewhere(remote), Some(upstream)) = (&known, app.upstream())
+        && let Some(proof) = upstream.proof(build_id, super::record::hops(headers)).await?
         // A plan is kept for a day, and the proof may be of the one that replaced it.
         && Proof::parse_canonical(&proof.bytes).is_ok_and(|proof| proof.is_of(&remote.bytes))
     {

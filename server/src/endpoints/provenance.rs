@@ -37,7 +37,7 @@ pub(super) async fn get(
             serde_json::to_vec(&packages).map_err(|e| QueryError::CutShort(e.to_string()))?.into()
         }
         (true, Some(upstream)) => {
-            let elsewhere = upstream.provenance(&build_id, super::hops(&headers)).await?;
+            let elsewhere = upstream.provenance(&build_id, super::record::hops(&headers)).await?;
             elsewhere.ok_or(Error::NeverSeen(build_id))?
         }
         (true, None) => return Err(Error::NeverSeen(build_id)),

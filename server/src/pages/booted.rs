@@ -1,6 +1,6 @@
 //! What booting the kernel showed of its plan, on the page of a build.
 
-use super::{unresolved::code_spans, words};
+use super::{descriptions, unresolved::code_spans};
 use maud::{Markup, html};
 use nfdrop_db::{Drops, Part, Proof, ProofResult, SetProbe};
 
@@ -31,13 +31,13 @@ fn shown(proof: &Proof) -> Markup {
         Part::ALL.iter().copied().filter(|part| !parts.contains(part)).collect();
     html! {
         @match result {
-            ProofResult::Proven => p { span.status.yes { "proven" } " " (words::booted(*result)) },
+            ProofResult::Proven => p { span.status.yes { "proven" } " " (descriptions::booted(*result)) },
             ProofResult::Contradicted => div.reason role="alert" {
-                p { span.status.no { "contradicted" } " " (words::booted(*result)) }
+                p { span.status.no { "contradicted" } " " (descriptions::booted(*result)) }
                 (lines(detail.as_deref()))
             },
             ProofResult::NotBootable => div.reason.later {
-                p { span.status.later { "not bootable" } " " (words::booted(*result)) }
+                p { span.status.later { "not bootable" } " " (descriptions::booted(*result)) }
                 (lines(detail.as_deref()))
             },
         }
@@ -45,7 +45,7 @@ fn shown(proof: &Proof) -> Markup {
             @if *result != ProofResult::NotBootable {
                 dt { "expected" } dd { (drops(*expected)) }
                 dt { "seen" } dd { (drops(*seen)) }
-                dt { "missed" } dd { (words::thousands(*missed)) }
+                dt { "missed" } dd { (descriptions::thousands(*missed)) }
                 dt { "parts that ran" } dd { (names(parts)) }
                 dt { "parts that did not" } dd { (names(&left_out)) }
             }
@@ -65,7 +65,7 @@ fn lines(detail: Option<&str>) -> Markup {
 }
 
 fn drops(Drops { rule_drop, policy_drop }: Drops) -> String {
-    let [rules, policies] = [rule_drop, policy_drop].map(words::thousands);
+    let [rules, policies] = [rule_drop, policy_drop].map(descriptions::thousands);
     format!("{rules} drops by rules, {policies} by policies")
 }
 

@@ -2,11 +2,10 @@
 //! use it, and the function as a picture.
 
 use super::{
-    Answered, Page, Shared,
     booted::{self, Booted},
-    command, host,
+    descriptions,
+    page::{self, Answered, Page, Shared, command, host},
     unresolved::code_spans,
-    words,
 };
 use crate::{build_id::PathBuildId, error::Error};
 use axum::{
@@ -58,7 +57,7 @@ pub(super) async fn get(
         }
     };
     let wanted = build_id.clone();
-    let read = super::query(&shared, move |store| {
+    let read = page::query(&shared, move |store| {
         let Some(record) = store.record(&wanted)? else { return Ok(None) };
         let picture = match store.listing(&wanted)?.map(|packed| packed.unpack()) {
             None => Picture::None,
@@ -121,7 +120,7 @@ pub(super) fn page(shown: &Shown, host: &str) -> Markup {
     let Record { build_id, reason, detail, plan, .. } = record;
     html! {
         h1 { (releases(packages)) }
-        p { (words::status(*reason)) " " code.id { (build_id) } }
+        p { (descriptions::status(*reason)) " " code.id { (build_id) } }
         @match (plan, reason) {
             (Some(plan), _) => (resolved(plan, host)),
             (None, reason) => (without(*reason, detail.as_deref())),
@@ -163,8 +162,8 @@ fn resolved(plan: &Plan, host: &str) -> Markup {
         ul {
             @for probe in &plan.probes {
                 li {
-                    "At " code { (symbol) (probe.offset) } " " (words::event(probe.event)) ": "
-                    (words::visitors(probe)) ". " (words::cost(probe.cost)) "."
+                    "At " code { (symbol) (probe.offset) } " " (descriptions::event(probe.event)) ": "
+                    (descriptions::visitors(probe)) ". " (descriptions::cost(probe.cost)) "."
                 }
             }
         }
@@ -187,9 +186,9 @@ fn resolved(plan: &Plan, host: &str) -> Markup {
         dl.facts {
             dt { "runs" }
             dd {
-                (words::thousands(evidence.runs.into())) " of the function, on made-up rulesets: "
-                (words::thousands(evidence.rule_drops.into())) " ended with a rule's drop, "
-                (words::thousands(evidence.policy_drops.into())) " with a policy's; all as an independent \
+                (descriptions::thousands(evidence.runs.into())) " of the function, on made-up rulesets: "
+                (descriptions::thousands(evidence.rule_drops.into())) " ended with a rule's drop, "
+                (descriptions::thousands(evidence.policy_drops.into())) " with a policy's; all as an independent \
                  interpreter of the ruleset says"
             }
             dt { "branch edges" } dd { (edges / 10) "." (edges % 10) " % were taken" }
@@ -247,11 +246,11 @@ fn without(reason: Option<Reason>, detail: Option<&str>) -> Markup {
     html! {
         h2 { "No plan" }
         div.(class) {
-            p { b { (reason) } ": " (words::meaning(reason)) " " (lasts) }
+            p { b { (reason) } ": " (descriptions::meaning(reason)) " " (lasts) }
             @if let Some(detail) = detail.filter(|detail| !detail.is_empty()) {
                 p { code { (detail) } }
             }
-            p { (code_spans(words::remedy(reason))) }
+            p { (code_spans(descriptions::remedy(reason))) }
         }
         p.note { "A client attaches nothing here: it ends with code 2 and says this." }
     }
@@ -288,7 +287,7 @@ fn origin(packages: &[Provenance]) -> Markup {
                                     }
                                 }
                                 td { code { (package.sha256) } }
-                                td { (words::date(package.indexed_at)) }
+                                td { (descriptions::date(package.indexed_at)) }
                             }
                         }
                     }

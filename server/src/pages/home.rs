@@ -1,6 +1,9 @@
 //! `GET /`: what this is, how much of which kernels is resolved, and how to ask.
 
-use super::{Answered, Page, Shared, command, encode, host, kernels, words};
+use super::{
+    descriptions, kernels,
+    page::{Answered, Page, Shared, command, encode, host},
+};
 use crate::overview::Overview;
 use axum::{extract::State, http::HeaderMap};
 use maud::{Markup, html};
@@ -29,11 +32,11 @@ pub(super) fn page(overview: &Overview, host: &str) -> Markup {
              found there."
         }
         dl.numbers {
-            div { dt { "builds with a plan" } dd { (words::thousands(counts.resolved)) } }
-            div { dt { "without" } dd { a href="unresolved" { (words::thousands(unresolved)) } } }
-            div { dt { "kernels that have no build-id" } dd { (words::thousands(failed)) } }
-            div { dt { "packages" } dd { (words::thousands(counts.packages)) } }
-            div { dt { "bodies of the function" } dd { (words::thousands(counts.bodies)) } }
+            div { dt { "builds with a plan" } dd { (descriptions::thousands(counts.resolved)) } }
+            div { dt { "without" } dd { a href="unresolved" { (descriptions::thousands(unresolved)) } } }
+            div { dt { "kernels that have no build-id" } dd { (descriptions::thousands(failed)) } }
+            div { dt { "packages" } dd { (descriptions::thousands(counts.packages)) } }
+            div { dt { "bodies of the function" } dd { (descriptions::thousands(counts.bodies)) } }
         }
         h2 { "Coverage" }
         @if cells.is_empty() {
@@ -140,9 +143,9 @@ fn booted<'a>(cells: impl Iterator<Item = &'a &'a Cell>) -> Markup {
         resolved += cell.resolved;
     }
     html! {
-        span { (words::thousands(proven)) "/" (words::thousands(resolved)) span.hidden { " booted" } }
+        span { (descriptions::thousands(proven)) "/" (descriptions::thousands(resolved)) span.hidden { " booted" } }
         @if contradicted > 0 {
-            b.status.no { (words::thousands(contradicted)) " contradicted" }
+            b.status.no { (descriptions::thousands(contradicted)) " contradicted" }
         }
     }
 }
@@ -167,7 +170,7 @@ fn share(cell: Option<&Cell>) -> Markup {
     );
     html! {
         a.{ "s" (class) } href=(link) {
-            (words::thousands(resolved)) "/" (words::thousands(all)) span.hidden { " resolved" }
+            (descriptions::thousands(resolved)) "/" (descriptions::thousands(all)) span.hidden { " resolved" }
             span.bar aria-hidden="true" { i.{ "p" (tenths) } {} }
         }
     }

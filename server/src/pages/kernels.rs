@@ -1,6 +1,9 @@
 //! `GET /kernels`: the list, filtered, the newest release first, a page at a time.
 
-use super::{Answered, Page, Shared, encode, not_understood, words};
+use super::{
+    descriptions,
+    page::{self, Answered, Page, Shared, encode, not_understood},
+};
 use axum::{
     extract::{Query, State, rejection::QueryRejection},
     http::HeaderMap,
@@ -62,7 +65,7 @@ pub(super) async fn get(
     };
     let wanted = filter.clone();
     let later = after.is_some();
-    let read = super::query(&shared, move |store| {
+    let read = page::query(&shared, move |store| {
         let failures = match after {
             Some(_) => Vec::new(),
             None => store.failed_kernels(&wanted, MAX_FAILURES + 1)?,
@@ -189,7 +192,7 @@ pub(super) fn table(kernels: &[KernelRow], root: &str, caption: &str) -> Markup 
                     @for KernelRow { release, distro, build_id, reason } in kernels {
                         tr {
                             th scope="row" { a href=(format!("{root}build/{build_id}")) { (release) } }
-                            td { (words::status(*reason)) }
+                            td { (descriptions::status(*reason)) }
                             td { (distro) }
                             td { code { (build_id) } }
                         }
@@ -214,7 +217,7 @@ pub(super) fn failed(failures: &[Failure]) -> Markup {
                     @for failure in failures {
                         tr {
                             th scope="row" { (failure.release) }
-                            td { (words::status(Some(failure.reason))) }
+                            td { (descriptions::status(Some(failure.reason))) }
                             td { (failure.distro) " " (failure.suite) }
                             td { (failure.version) }
                             td.wide { (failure.detail) }

@@ -1,7 +1,10 @@
 //! `GET /search?q=`: what a person has at hand, a build-id, a release, a package or a part of one. One build
 //! leads to its page; more are all told, since a release is no identity.
 
-use super::{Answered, Page, Shared, kernels, not_understood};
+use super::{
+    kernels,
+    page::{self, Answered, Page, Shared, not_understood},
+};
 use axum::{
     extract::{Query, State, rejection::QueryRejection},
     http::{HeaderMap, StatusCode, header},
@@ -35,7 +38,7 @@ pub(super) async fn get(
         return Ok(not_understood(&format!("a search has at most {MAX_QUERY} bytes"), hint));
     }
     let wanted = q.clone();
-    let found = super::query(&shared, move |store| store.search(&wanted, MOST)).await?;
+    let found = page::query(&shared, move |store| store.search(&wanted, MOST)).await?;
     let builds: BTreeSet<_> = found.kernels.iter().map(|row| &row.build_id).collect();
     if let (Some(only), 1, true) = (builds.first(), builds.len(), found.failures.is_empty()) {
         let headers = [

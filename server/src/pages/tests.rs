@@ -1,5 +1,9 @@
-use super::*;
+use super::{
+    page::{POLICY, Page, SCRIPT, encode, host},
+    *,
+};
 use crate::overview::Overview;
+use axum::http::{HeaderMap, HeaderValue, header};
 use nfdrop_db::{
     BuildId, Provenance, Reason, Record, sample,
     store::{Cell, Failure, KernelRow, Matches},
@@ -152,15 +156,21 @@ fn nothing_comes_from_elsewhere() {
 #[test]
 fn every_reason_has_words() {
     for reason in Reason::ALL {
-        assert!(words::meaning(*reason).ends_with('.') && words::remedy(*reason).ends_with('.'));
+        assert!(
+            descriptions::meaning(*reason).ends_with('.')
+                && descriptions::remedy(*reason).ends_with('.')
+        );
     }
 }
 
 #[test]
 fn numbers_and_dates_are_as_people_write_them() {
-    let dates = [0, 951_782_400, 1_763_000_000, 1_709_164_800].map(words::date);
+    let dates = [0, 951_782_400, 1_763_000_000, 1_709_164_800].map(descriptions::date);
     assert_eq!(dates, ["1970-01-01", "2000-02-29", "2025-11-13", "2024-02-29"]);
-    assert_eq!([0, 999, 1000, 1_234_567].map(words::thousands), ["0", "999", "1,000", "1,234,567"]);
+    assert_eq!(
+        [0, 999, 1000, 1_234_567].map(descriptions::thousands),
+        ["0", "999", "1,000", "1,234,567"]
+    );
     assert_eq!(encode("6.1+deb13 &?é"), "6.1%2Bdeb13%20%26%3F%C3%A9");
 }
 

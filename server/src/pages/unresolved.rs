@@ -1,6 +1,9 @@
 //! `GET /unresolved`: what has no plan, by reason, what that means and what can be done.
 
-use super::{Answered, Page, Shared, encode, kernels, words};
+use super::{
+    descriptions, kernels,
+    page::{self, Answered, Page, Shared, encode},
+};
 use axum::{extract::State, http::HeaderMap};
 use maud::{Markup, html};
 use nfdrop_db::{
@@ -22,7 +25,7 @@ pub(super) struct Group {
 }
 
 pub(super) async fn get(State(shared): State<Shared>, headers: HeaderMap) -> Answered {
-    let read = super::query(&shared, |store| {
+    let read = page::query(&shared, |store| {
         let mut groups = Vec::new();
         for (reason, counts) in store.unresolved()? {
             let filter = KernelFilter { reason: Some(reason), ..KernelFilter::default() };
@@ -67,8 +70,8 @@ fn section(group: &Group) -> Markup {
     let all = builds + failed;
     html! {
         section aria-labelledby=(reason) {
-            h3 #(reason) { (words::status(Some(*reason))) " " (words::count(all, "kernel")) }
-            p { (words::meaning(*reason)) " " (code_spans(words::remedy(*reason))) }
+            h3 #(reason) { (descriptions::status(Some(*reason))) " " (descriptions::count(all, "kernel")) }
+            p { (descriptions::meaning(*reason)) " " (code_spans(descriptions::remedy(*reason))) }
             @if !kernels.is_empty() { (kernels::table(kernels, "", reason.name())) }
             @if !failures.is_empty() { (kernels::failed(failures)) }
             @if kernels.len() == MOST || failures.len() == MOST {

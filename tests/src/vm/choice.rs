@@ -10,8 +10,8 @@ use crate::{
     plan,
 };
 use anyhow::{Error, Result};
-use nfdrop_db::store;
-use nfdrop_indexer::source::kernel::{KernelSet, Series};
+use nfdrop_db::KernelRelease;
+use nfdrop_indexer::source::kernel::KernelSet;
 
 /// How many kernels that the table does not have are looked at in search of a body.
 const MAX_REPLACEMENTS: usize = 6;
@@ -19,7 +19,7 @@ const MAX_REPLACEMENTS: usize = 6;
 impl Mirror {
     /// The complete kernels of a release's series and flavour, the oldest first.
     pub fn siblings(&self, release: &str) -> Vec<&KernelSet> {
-        let (series, flavour) = (Series::of(release), store::flavour(release));
+        let (series, flavour) = (KernelRelease(release).series(), KernelRelease(release).flavour());
         let is_sibling = |set: &&KernelSet| Some(set.series) == series && set.flavour == flavour;
         self.complete().filter(is_sibling).collect()
     }

@@ -2,8 +2,8 @@
 
 use super::machine::Sections;
 use anyhow::{Context, Result, ensure};
+use nfdrop_db::Series;
 use nfdrop_db::{Event, Plan};
-use nfdrop_indexer::source::kernel::Series;
 
 /// Packets of the short and of the long run: `tests/guest/cost`.
 const PACKETS: (i64, i64) = (1000, 2000);

@@ -6,6 +6,7 @@ use nfdrop_ci::prove::{
     initramfs::{Entry, FilesByPath},
     kernel::Kernel,
 };
+use nfdrop_db::Series;
 use nfdrop_db::{Plan, Reason};
 use nfdrop_indexer::{
     analysis::{Bodies, analyse},
@@ -16,7 +17,7 @@ use nfdrop_indexer::{
         Reader, Repository,
         apt::{self, config},
         catalogue::Catalogue,
-        kernel::{KernelSet, Package, PackageRef, PackageSet, Series, newest_per_series},
+        kernel::{KernelSet, Package, PackageRef, PackageSet, newest_per_series},
     },
 };
 use nfdrop_resolver::{

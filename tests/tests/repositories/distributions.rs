@@ -1,10 +1,8 @@
 //! One kernel of Debian's in the packages of other distributions, each compressed, named and signed as there.
 
 use crate::{apk, pacman, rpm};
-use nfdrop_indexer::{
-    package::{self, Limits},
-    source::kernel::Series,
-};
+use nfdrop_db::Series;
+use nfdrop_indexer::package::{self, Limits};
 use nfdrop_resolver::image::compress::{self, decompress};
 use nfdrop_tests::vm::{
     machine,

@@ -16,20 +16,24 @@
 //! package is read from its beginning to its end as ever. What is in the blocks that are not read
 //! goes unnoticed, as what follows the last wanted file always has.
 
+mod error;
+mod xz;
+
+pub use error::{PickError, Shape};
+
 use super::{
-    ar::{ArError, ArReader},
-    deb,
+    ar::{ArReader, MAX_MEMBERS},
     decoder::decoder,
     members::{KernelFile, KernelFiles, Limits, MembersError, Wanted, kernel_file},
     random::RandomAccess,
     tarball,
-    xz::{Block, Blocks},
 };
 use md5::{Digest as _, Md5};
 use std::{
     io::{self, Read},
     ops::Range,
 };
+use xz::{Block, Blocks};
 
 /// Longest `md5sums` read, in bytes: thirty times that of Debian's largest kernel package.
 const MAX_SUMS: u64 = 16 << 20;
@@ -38,52 +42,6 @@ const MAX_CONTROL: usize = 64;
 /// How far into a block its first header is looked for, in bytes: over the largest file.
 const MAX_PROBE: u64 = 64 << 20;
 const SECTOR: usize = 512;
-
-/// Why files cannot be picked out of a package; reading all of it may do.
-#[derive(Debug, thiserror::Error)]
-pub enum PickError {
-    /// It cannot be read.
-    #[error("the package cannot be read: {0}")]
-    Read(#[from] io::Error),
-    /// It is made in another way.
-    #[error("nothing can be picked out of the package: {0}")]
-    Shape(#[from] Shape),
-}
-
-/// What is not as expected.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Shape {
-    /// Not `debian-binary`, `control.tar`, `data.tar.xz` in this order.
-    #[error("it is no Debian package with a control.tar and a data.tar.xz")]
-    Members,
-    /// There are no `md5sums`, or no such files in them, or several.
-    #[error("its md5sums do not list exactly one of each file that is wanted")]
-    Sums,
-    /// Not one xz stream.
-    #[error("its data.tar.xz is not a single xz stream")]
-    NotXz,
-    /// The index cannot be used.
-    #[error("the index of its data.tar.xz is broken or does not fit")]
-    Index,
-    /// There is nothing to leave out.
-    #[error("its data.tar.xz has one block")]
-    OneBlock,
-    /// A block in which no header was found.
-    #[error("its data.tar has no member where one should begin")]
-    Header,
-    /// The file is not where the order of paths says.
-    #[error("its data.tar is not sorted by path, or has another file than its md5sums say")]
-    Other,
-}
-
-impl From<ArError> for PickError {
-    fn from(error: ArError) -> Self {
-        match error {
-            ArError::Read(error) => Self::Read(error),
-            ArError::Magic(_) | ArError::Header => Shape::Members.into(),
-        }
-    }
-}
 
 /// A wanted file as `md5sums` lists it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -138,7 +96,7 @@ fn outline(source: &dyn RandomAccess) -> Result<(String, Range<u64>), PickError>
         return Err(Shape::Members.into());
     }
     let mut sums = None;
-    for _ in 0..deb::MAX_AR_MEMBERS {
+    for _ in 0..MAX_MEMBERS {
         let name = archive.next()?.ok_or(Shape::Members)?;
         if name == "data.tar.xz" {
             let start = archive.inner().count;

@@ -10,6 +10,7 @@
 
 pub mod index;
 pub mod keys;
+pub mod rsa;
 pub(super) mod version;
 
 use super::{

@@ -11,9 +11,10 @@
 //! taken where there is no other.
 
 use crate::source::{
-    kernel::{KernelSet, PackageRef, PackageSet, Series, SuiteIndex, merge, sort},
+    kernel::{KernelSet, PackageRef, PackageSet, SuiteIndex, merge, sort},
     version::Version,
 };
+use nfdrop_db::{KernelRelease, Series};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -120,18 +121,13 @@ fn role(name: &str) -> Option<(Role, &str)> {
 
 /// The series and flavour of a release: of `6.1.0-0.deb11.52-rt-amd64` they are 6.1 and `rt-amd64`.
 fn split_release(release: &str) -> (Series, String) {
-    let mut parts = release.split('-');
-    let mut numbers = parts.next().unwrap_or_default().split(['.', '+']);
-    let mut number = || numbers.next()?.parse().ok();
-    let series = match (number(), number()) {
-        (Some(major), Some(minor)) => Series(major, minor),
-        _ => Series::UNKNOWN,
-    };
+    let series = KernelRelease(release).series().unwrap_or(Series::UNKNOWN);
     // Between version and flavour stands the ABI's number, `rc7` or `trunk`, or nothing.
     let abi = |part: &&str| {
         let number = part.strip_prefix("rc").unwrap_or(part);
         *part == "trunk" || number.starts_with(|c: char| c.is_ascii_digit())
     };
+    let parts = release.split('-').skip(1);
     (series, parts.skip_while(abi).collect::<Vec<_>>().join("-"))
 }
 

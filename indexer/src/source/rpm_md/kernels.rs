@@ -8,9 +8,10 @@
 //! not there the kernel is incomplete. Parts belong together if version and release are the same.
 
 use crate::source::{
-    kernel::{KernelSet, PackageRef, PackageSet, Series, SuiteIndex, merge, sort},
+    kernel::{KernelSet, PackageRef, PackageSet, SuiteIndex, merge, sort},
     version::Version,
 };
+use nfdrop_db::{KernelRelease, Series};
 use std::{collections::BTreeMap, sync::Arc};
 
 /// How the release of a running kernel is spelled.
@@ -193,7 +194,7 @@ fn kernel(
     Some(KernelSet {
         distro: distro.to_owned(),
         suites: packages.suites(),
-        series: Series::of(text).unwrap_or(Series::UNKNOWN),
+        series: KernelRelease(text).series().unwrap_or(Series::UNKNOWN),
         flavour: flavour.to_owned(),
         release: match text.split_once('-') {
             Some((number, release)) => spell(spelling, number, release, flavour, arch),

@@ -8,11 +8,11 @@
 //! Pages get `.html` behind their names, which `try_files $uri $uri.html` finds. Lists that a query filters,
 //! searching and batches need the server.
 
+use crate::{App, Database, database::OpenError, service::Service};
 use axum::{
     body::{Body, to_bytes},
     http::{Request, StatusCode, header},
 };
-use nfdrop_server::{App, Database, app::Service, database::OpenError};
 use object_store::{
     Attribute, Attributes, ObjectStore, ObjectStoreExt as _, PutOptions, PutPayload,
     aws::AmazonS3Builder, local::LocalFileSystem, path::Path as Place,
@@ -239,7 +239,8 @@ pub async fn export(
     let before = Arc::new(target.index().await?);
     let app = App::new(Database::open(db)?, None);
     let ids = app.database().snapshot().ids();
-    let shared = Arc::new(Shared { service: app.service(), target, host: host.to_owned(), before });
+    let shared =
+        Arc::new(Shared { service: Service::from(app), target, host: host.to_owned(), before });
     let mut done = Exported::default();
     let mut files = BTreeMap::new();
     let mut waiting = ids.into_iter();

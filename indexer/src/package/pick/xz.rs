@@ -5,11 +5,8 @@
 //! agrees with the size of the file. Where it lies the decoder, which is begun at the place it names,
 //! finds no block there.
 
-use super::{
-    decoder::xz_decoder,
-    pick::{PickError, Shape},
-    random::RandomAccess,
-};
+use super::error::{PickError, Shape};
+use crate::package::{decoder::xz_decoder, random::RandomAccess};
 use std::{
     io::{self, Read},
     ops::Range,
