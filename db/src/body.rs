@@ -2,7 +2,7 @@
 //! with the same body and layout need not run it.
 
 use crate::{
-    BuildId, Evidence, HexBytes, Layout, Plan, PlanError, Probe, Reason, Record, RecordError,
+    Arch, BuildId, Evidence, HexBytes, Layout, Plan, PlanError, Probe, Reason, Record, RecordError,
 };
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -75,7 +75,7 @@ impl BodyOutcome {
 #[serde(deny_unknown_fields)]
 pub struct PlanTemplate {
     schema: u32,
-    arch: String,
+    arch: Arch,
     symbol: String,
     symbol_size: u32,
     body_sha256: HexBytes,
@@ -115,11 +115,12 @@ impl PlanTemplate {
     ///
     /// # Panics
     /// Never: a template is plain data.
-    pub(super) fn to_bytes(&self) -> Vec<u8> {
+    pub fn to_bytes(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("a template is plain data")
     }
 
-    pub(super) fn parse(bytes: &[u8]) -> Result<Self, RecordError> {
+    /// The template in these bytes, which have to be those of [`PlanTemplate::to_bytes`].
+    pub fn parse(bytes: &[u8]) -> Result<Self, RecordError> {
         let syntax = |error: serde_json::Error| PlanError::Syntax(error.to_string());
         let template: Self = serde_json::from_slice(bytes).map_err(syntax)?;
         if template.to_bytes() != bytes {

@@ -26,8 +26,8 @@ pub use build_id::{BuildId, BuildIdError};
 pub use hex::HexBytes;
 pub use listing::{Listing, ListingError};
 pub use plan::{
-    BitField, Condition, Cost, Event, Evidence, FnOffset, Layout, LayoutSource, Location, Method,
-    Plan, PlanError, Probe, Reg, SCHEMA, SYMBOL, Share,
+    Arch, BitField, Condition, Cost, Event, Evidence, FnOffset, Layout, LayoutSource, Location,
+    Method, Plan, PlanError, Probe, Reg, SCHEMA, SYMBOL, Share,
 };
 pub use proof::{
     Drops, LeftOut, Machine, Observed, Part, Proof, ProofError, ProofResult, SCENARIO, SetProbe,

@@ -31,8 +31,8 @@ pub struct Plan {
     pub build_id: BuildId,
     /// `nf_tables`, or `vmlinux` where nf_tables is built in.
     pub object: String,
-    /// `x86_64`.
-    pub arch: String,
+    /// The processor that the function is for.
+    pub arch: Arch,
     /// [`SYMBOL`].
     pub symbol: String,
     /// Bytes of the symbol.
@@ -124,6 +124,38 @@ pub struct FnOffset(pub u32);
 impl fmt::Display for FnOffset {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "+{:#x}", self.0)
+    }
+}
+
+/// A processor architecture, by the name that `uname -m` prints.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Arch {
+    /// x86-64.
+    #[serde(rename = "x86_64")]
+    X86_64,
+}
+
+impl Arch {
+    /// The name, as plans have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::X86_64 => "x86_64",
+        }
+    }
+
+    /// The registers that locations may name.
+    pub fn registers(self) -> &'static [Reg] {
+        match self {
+            Self::X86_64 => &Reg::ALL,
+        }
+    }
+}
+
+impl fmt::Display for Arch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 
@@ -510,7 +542,6 @@ impl Plan {
             &object,
         )?;
         check(self.symbol == SYMBOL, "symbol", &SYMBOL, &self.symbol)?;
-        check(self.arch == "x86_64", "arch", &"x86_64", &self.arch)?;
         let hash = self.body_sha256.0.len();
         check(hash == 32, "body_sha256", &"32 bytes", &hash)?;
         let count = self.probes.len();
@@ -539,8 +570,14 @@ impl Plan {
                 let plain = condition.value.add.is_none() && condition.mask != 0;
                 check(plain, "when", &"a register or memory, and a mask", condition)?;
             }
-            // Zero has one spelling, or one plan had several canonical forms.
             let places = [probe.rule, Some(probe.pkt), Some(probe.base_chain)];
+            let conditions = probe.when.iter().map(|condition| condition.value.reg);
+            let mut registers = places.iter().flatten().map(|place| place.reg).chain(conditions);
+            if let Some(odd) = registers.find(|reg| !self.arch.registers().contains(reg)) {
+                let expected = format_args!("a register of {}", self.arch);
+                check(false, "reg", &expected, &odd)?;
+            }
+            // Zero has one spelling, or one plan had several canonical forms.
             let spelled = places.iter().flatten().all(|place| place.add != Some(0));
             check(spelled, "add", &"absent where it is 0", &0)?;
         }

@@ -2,9 +2,9 @@
 //! `test-util`: nothing here comes from a kernel, so nothing here may reach one.
 
 use crate::{
-    BitField, BuildId, Cost, Drops, Event, Evidence, FnOffset, HexBytes, Layout, LayoutSource,
-    Location, Machine, Method, Observed, Part, Plan, Probe, Proof, Reason, Record, Reg, SCENARIO,
-    SCHEMA, SYMBOL, SetProbe, Share, plan::fields,
+    Arch, BitField, BuildId, Cost, Drops, Event, Evidence, FnOffset, HexBytes, Layout,
+    LayoutSource, Location, Machine, Method, Observed, Part, Plan, Probe, Proof, Reason, Record,
+    Reg, SCENARIO, SCHEMA, SYMBOL, SetProbe, Share, plan::fields,
 };
 
 /// A valid plan for this build: one drop-only probe per event, where Debian's
@@ -30,7 +30,7 @@ pub fn plan(build_id: BuildId) -> Plan {
         schema: SCHEMA,
         build_id,
         object: "nf_tables".to_owned(),
-        arch: "x86_64".to_owned(),
+        arch: Arch::X86_64,
         symbol: SYMBOL.to_owned(),
         symbol_size: 1569,
         body_sha256: HexBytes((0..32).collect()),

@@ -10,7 +10,7 @@
 //! everything it reads.
 
 use nfdrop_db::{
-    BuildId, Plan, Record,
+    Arch, BuildId, Plan, Record,
     body::{Body, BodyOutcome, InputKey},
     listing::html,
     store::{Build, PackedListing},
@@ -153,7 +153,7 @@ impl Analysis {
         Some(Build {
             record: self.record()?,
             object: object_name(self.object).to_owned(),
-            arch: "x86_64".to_owned(),
+            arch: Arch::X86_64.to_string(),
             analyzer: self.body.analyzer.clone(),
             input: self.input,
             package: (*holder?).to_owned(),

@@ -6,12 +6,13 @@
 //! ```
 
 use crate::{
+    arch::Era,
     image::{
         self, Function, ImageError,
         extract::to_json,
         function::{ObjectKind, SYMBOL},
     },
-    resolve::{self, ANALYZER, Findings, Unresolved, x86_64::kprobe::Era},
+    resolve::{self, ANALYZER, Findings, Unresolved},
 };
 use nfdrop_db::{
     BuildId, Reason, Record,

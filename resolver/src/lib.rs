@@ -7,6 +7,8 @@
 //!
 //! Pure: bytes in, value out. Networks, packages, databases and threads stand around it, in the other crates.
 
+pub mod arch;
+mod clean;
 pub mod explain;
 pub mod image;
 pub mod kernel;

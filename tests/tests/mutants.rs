@@ -5,12 +5,11 @@
 //! `NFDROP_MUTANTS` is how many (a few hundred without), `NFDROP_MUTANT_SEED` which ones.
 //! `NFDROP_MUTANT` looks at a single one again, as failures name it. Figures go to stdout.
 
-use iced_x86::{Mnemonic, OpKind, Register};
+use nfdrop_resolver::arch::decode;
 use nfdrop_resolver::image::Function;
 use nfdrop_resolver::image::function::{Place, Relocation};
 use nfdrop_resolver::resolve::check::{Contradiction, check};
 use nfdrop_resolver::resolve::random::Random;
-use nfdrop_resolver::resolve::x86_64::decode;
 use nfdrop_resolver::resolve::{Findings, resolve};
 use nfdrop_tests::{Extract, corpus};
 use rayon::prelude::*;
@@ -116,12 +115,7 @@ fn forgotten(function: &mut Function, random: &mut Random) -> Option<Change> {
     let mut offset = 0;
     while let Some(i) = decode(&part.bytes, 0, offset) {
         let end = offset + i.len();
-        let sets = matches!(
-            i.mnemonic(),
-            Mnemonic::Mov | Mnemonic::Movzx | Mnemonic::Lea | Mnemonic::Xor | Mnemonic::Pop
-        );
-        let register = i.op0_kind() == OpKind::Register && i.op0_register() != Register::RSP;
-        if sets && register && !relocated(offset as u32, end as u32) {
+        if i.writes_register() && !relocated(offset as u32, end as u32) {
             places.push((offset, end, i));
         }
         offset = end;

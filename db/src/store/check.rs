@@ -226,7 +226,8 @@ fn check_build(
     let (object, arch): (String, String) = (row.get(1)?, row.get(2)?);
     let analyzer: String = row.get(8)?;
     let same_plan = record.plan.as_ref().is_none_or(|plan| {
-        (&plan.object, &plan.arch, &plan.evidence.analyzer) == (&object, &arch, &analyzer)
+        (plan.object.as_str(), plan.arch.name(), plan.evidence.analyzer.as_str())
+            == (object.as_str(), arch.as_str(), analyzer.as_str())
     });
     if !(same && same_plan) {
         faults.add(&subject, "the record says something else than its row", RESTORE);

@@ -55,7 +55,7 @@ fn build(number: u8, poor: bool) -> Build {
     }
     Build {
         object: plan.object.clone(),
-        arch: plan.arch.clone(),
+        arch: plan.arch.to_string(),
         record: Record::resolved(plan),
         analyzer: ANALYZER.into(),
         input: Some(input),

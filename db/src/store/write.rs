@@ -511,7 +511,7 @@ fn check_build(kernel: &Kernel, build: &Build) -> Result<(), StoreError> {
         if plan.object != build.object {
             return invalid("object", "the plan's object", &build.object);
         }
-        if plan.arch != build.arch {
+        if plan.arch.name() != build.arch {
             return invalid("arch", "the plan's arch", &build.arch);
         }
         if plan.evidence.analyzer != build.analyzer {

@@ -7,7 +7,7 @@ use super::{
 };
 use clap::ValueEnum;
 use nfdrop_db::{
-    BuildId, HexBytes, Layout, LayoutSource, Plan, Probe, Reason, Record, Status,
+    Arch, BuildId, HexBytes, Layout, LayoutSource, Plan, Probe, Reason, Record, Status,
     body::BodyOutcome, render,
 };
 use nfdrop_indexer::analysis::{Analysis, Bodies, analyse};
@@ -211,7 +211,7 @@ struct NamelessPlan<'a> {
     schema: u32,
     build_id: Option<()>,
     object: &'a str,
-    arch: &'a str,
+    arch: Arch,
     symbol: &'a str,
     symbol_size: u32,
     body_sha256: &'a HexBytes,
@@ -246,7 +246,7 @@ fn nameless(analysis: &Analysis) -> anyhow::Result<Vec<u8>> {
             schema: *schema,
             build_id: None,
             object,
-            arch,
+            arch: *arch,
             symbol,
             symbol_size: *symbol_size,
             body_sha256,

@@ -1,20 +1,17 @@
 //! Instructions as text, with the names that relocations tell.
 
-use super::{Syntax, clean};
-use crate::image::function::{
-    Function, MAX_PART, Part, PartKind, Place, Relocation, RelocationKind,
+use crate::arch::{
+    self, Flow, Instruction, Syntax,
+    text::{Text, Writer},
 };
+use crate::clean::clean;
+use crate::image::function::{Function, MAX_PART, PartKind, Place};
 use crate::resolve::report::{Report, Seen};
-use iced_x86::{
-    ConstantOffsets, Decoder, DecoderOptions, FlowControl, Formatter, FormatterOutput,
-    FormatterTextKind, GasFormatter, Instruction, IntelFormatter, OpKind, SymbolResolver,
-    SymbolResult,
-};
 use nfdrop_db::listing::{
     LineKind, MAX_LINES, Span, Tone,
     arrows::{Jump, JumpKind},
 };
-use std::{cell::RefCell, collections::HashMap, rc::Rc};
+use std::collections::HashMap;
 
 /// Between the starts of parts, which have no addresses yet.
 const STEP: u64 = MAX_PART * 16;
@@ -47,7 +44,7 @@ pub(super) fn disassemble<'a>(
 ) -> Disassembly<'a> {
     let seen: HashMap<Place, &Seen> =
         report.instructions.iter().map(|seen| (seen.place, seen)).collect();
-    let mut writer = Writer::new(function, syntax);
+    let mut writer = Writer::new(syntax);
     let mut lines: Vec<Raw<'a>> = Vec::new();
     let code = function.parts.iter().enumerate().filter(|(_, part)| part.kind == PartKind::Code);
     for (number, part) in code {
@@ -81,12 +78,12 @@ pub(super) fn disassemble<'a>(
             }
             let place = at(offset);
             let seen_here = seen.get(&place).copied();
-            let decoded = decode(bytes, number, offset).filter(|(instruction, _)| {
+            let decoded = arch::decode(bytes, base(number), offset).filter(|instruction| {
                 // Not over the start of an instruction that is known.
                 let mut inside = offset + 1..offset + instruction.len();
                 seen_here.is_some() || !inside.any(|offset| seen.contains_key(&at(offset)))
             });
-            let Some((instruction, constants)) = decoded else {
+            let Some(instruction) = decoded else {
                 let text = vec![
                     Span::new(Tone::Mnemonic, ".byte   "),
                     Span::new(Tone::Number, format!("{:#04x}", bytes[offset])),
@@ -95,12 +92,12 @@ pub(super) fn disassemble<'a>(
                 offset += 1;
                 continue;
             };
-            let (code, symbol, relocated) = writer.write(number, &instruction, constants);
+            let Text { spans, symbol, relocated } = writer.write(part, base(number), &instruction);
             lines.push(Raw {
                 kind: LineKind::Instruction,
                 place,
                 instruction: Some(instruction),
-                code,
+                code: spans,
                 seen: seen_here,
                 symbol,
                 relocated,
@@ -112,14 +109,6 @@ pub(super) fn disassemble<'a>(
     Disassembly { lines, jumps }
 }
 
-fn decode(bytes: &[u8], part: usize, offset: usize) -> Option<(Instruction, ConstantOffsets)> {
-    let ip = base(part) + offset as u64;
-    let mut decoder = Decoder::with_ip(64, bytes.get(offset..)?, ip, DecoderOptions::NONE);
-    let instruction = decoder.decode();
-    let constants = decoder.get_constant_offsets(&instruction);
-    (!instruction.is_invalid()).then_some((instruction, constants))
-}
-
 fn base(part: usize) -> u64 {
     STEP * (part as u64 + 1)
 }
@@ -127,9 +116,7 @@ fn base(part: usize) -> u64 {
 /// Where a direct branch goes, if that is in the function.
 pub(super) fn branch(function: &Function, line: &Raw<'_>) -> Option<Place> {
     let instruction = line.instruction.as_ref()?;
-    if instruction.op0_kind() != OpKind::NearBranch64 {
-        return None;
-    }
+    let target = instruction.target()?;
     let number = usize::from(line.place.part);
     let part = function.parts.get(number)?;
     let end = line.place.offset + instruction.len() as u32;
@@ -140,7 +127,7 @@ pub(super) fn branch(function: &Function, line: &Raw<'_>) -> Option<Place> {
         let offset = u32::try_from(offset).ok()?;
         return Some(Place { part: u16::try_from(to).ok()?, offset });
     }
-    let offset = u32::try_from(instruction.near_branch_target().wrapping_sub(base(number))).ok()?;
+    let offset = u32::try_from(target.wrapping_sub(base(number))).ok()?;
     ((offset as usize) < part.bytes.len()).then_some(Place { part: number as u16, offset })
 }
 
@@ -169,9 +156,9 @@ fn jumps(function: &Function, lines: &mut [Raw<'_>]) -> Vec<Jump> {
         if labels.contains(&from) {
             continue;
         }
-        let kind = match instruction.flow_control() {
-            FlowControl::ConditionalBranch => JumpKind::Condition,
-            FlowControl::UnconditionalBranch | FlowControl::IndirectBranch => JumpKind::Always,
+        let kind = match instruction.flow() {
+            Flow::Branch => JumpKind::Condition,
+            Flow::Jump | Flow::IndirectJump => JumpKind::Always,
             _ => continue,
         };
         let ran = line.seen.is_some_and(|seen| seen.runs != [0; 4]);
@@ -192,131 +179,4 @@ pub(super) fn name(function: &Function, from: u16, place: Place) -> String {
     let part = function.parts.get(usize::from(place.part)).filter(|_| place.part != from);
     let part = part.map(|part| clean(&part.name)).unwrap_or_default();
     format!("{part}+{:#x}", place.offset)
-}
-
-/// Names for the operands of one instruction.
-#[derive(Default)]
-struct Operands {
-    displacement: Option<String>,
-    immediate: Option<String>,
-    branch: Option<String>,
-}
-
-/// What the formatter asks for names.
-struct Names(Rc<RefCell<Operands>>);
-
-impl SymbolResolver for Names {
-    fn symbol(
-        &mut self,
-        instruction: &Instruction,
-        _: u32,
-        operand: Option<u32>,
-        address: u64,
-        _: u32,
-    ) -> Option<SymbolResult<'_>> {
-        let operands = self.0.borrow();
-        let name = match instruction.try_op_kind(operand?).ok()? {
-            OpKind::NearBranch64 => &operands.branch,
-            OpKind::Memory => &operands.displacement,
-            _ => &operands.immediate,
-        };
-        name.clone().map(|name| SymbolResult::with_string(address, name))
-    }
-}
-
-struct Writer<'a> {
-    function: &'a Function,
-    formatter: Box<dyn Formatter>,
-    operands: Rc<RefCell<Operands>>,
-}
-
-impl<'a> Writer<'a> {
-    fn new(function: &'a Function, syntax: Syntax) -> Self {
-        let operands = Rc::default();
-        let names: Option<Box<dyn SymbolResolver>> = Some(Box::new(Names(Rc::clone(&operands))));
-        let mut formatter: Box<dyn Formatter> = match syntax {
-            Syntax::Intel => Box::new(IntelFormatter::with_options(names, None)),
-            Syntax::Att => Box::new(GasFormatter::with_options(names, None)),
-        };
-        let options = formatter.options_mut();
-        options.set_first_operand_char_index(8);
-        options.set_hex_prefix("0x");
-        options.set_hex_suffix("");
-        options.set_uppercase_hex(false);
-        options.set_space_after_operand_separator(true);
-        options.set_signed_immediate_operands(true);
-        options.set_show_branch_size(false);
-        Self { function, formatter, operands }
-    }
-
-    /// The text, the symbol of a direct branch, and whether a memory operand is relocated.
-    fn write(
-        &mut self,
-        number: usize,
-        instruction: &Instruction,
-        constants: ConstantOffsets,
-    ) -> (Vec<Span>, Option<&'a str>, bool) {
-        let part = &self.function.parts[number];
-        let start = (instruction.ip() - base(number)) as u32;
-        let end = start + instruction.len() as u32;
-        let field = |at: usize, has: bool| {
-            let offset = start + at as u32;
-            let relocation = has.then(|| relocation_at(part, offset))??;
-            let relative = matches!(relocation.kind, RelocationKind::Pc32 | RelocationKind::Pc64);
-            let end = if relative { i64::from(end - offset) } else { 0 };
-            Some((relocation.symbol.as_str(), relocation.addend.saturating_add(end)))
-        };
-        let displacement = field(constants.displacement_offset(), constants.has_displacement());
-        let immediate = field(constants.immediate_offset(), constants.has_immediate());
-        let is_branch = instruction.op0_kind() == OpKind::NearBranch64;
-        let text = |(symbol, addend): (&str, i64)| match addend {
-            0 => clean(symbol),
-            _ if addend < 0 => format!("{}-{:#x}", clean(symbol), addend.unsigned_abs()),
-            _ => format!("{}+{addend:#x}", clean(symbol)),
-        };
-        let inside = || {
-            let target = instruction.near_branch_target().wrapping_sub(base(number));
-            let inside = usize::try_from(target).is_ok_and(|target| target < part.bytes.len());
-            inside.then(|| format!("+{target:#x}"))
-        };
-        let own = immediate.filter(|(symbol, _)| is_branch && *symbol == part.name);
-        let branch = match own {
-            Some((_, addend)) if addend >= 0 => Some(format!("+{addend:#x}")),
-            _ => immediate.map(text).or_else(inside),
-        };
-        *self.operands.borrow_mut() = Operands {
-            displacement: displacement.map(text),
-            immediate: immediate.map(text),
-            branch: branch.filter(|_| is_branch),
-        };
-        let mut output = Output(Vec::new());
-        self.formatter.format(instruction, &mut output);
-        let symbol =
-            immediate.filter(|&(_, addend)| is_branch && addend == 0).map(|(name, _)| name);
-        (output.0, symbol, displacement.is_some())
-    }
-}
-
-fn relocation_at(part: &Part, offset: u32) -> Option<&Relocation> {
-    let index = part.relocations.binary_search_by_key(&offset, |relocation| relocation.offset);
-    part.relocations.get(index.ok()?)
-}
-
-struct Output(Vec<Span>);
-
-impl FormatterOutput for Output {
-    fn write(&mut self, text: &str, kind: FormatterTextKind) {
-        use FormatterTextKind as Kind;
-        let tone = match kind {
-            Kind::Mnemonic | Kind::Prefix => Tone::Mnemonic,
-            Kind::Register => Tone::Register,
-            Kind::Number => Tone::Number,
-            Kind::Label | Kind::Function | Kind::Data => Tone::Symbol,
-            _ => Tone::Plain,
-        };
-        match self.0.last_mut() {
-            Some(last) if last.tone == tone || text.trim().is_empty() => last.text.push_str(text),
-            _ => self.0.push(Span::new(tone, text)),
-        }
-    }
 }

@@ -1,12 +1,15 @@
 //! What operands and calls mean: `[rbp]` is `pkt->skb` where `rbp` held the pktinfo at every visit.
 
-use super::clean;
 use super::disasm::Raw;
+use crate::arch::{
+    Access, Flow, Instruction, Registers,
+    calls::{self, Thunk},
+};
+use crate::clean::clean;
 use crate::image::function::Function;
 use crate::resolve::layout::{Abi, NetSource, RuleStore};
 use crate::resolve::report::{Holding, Role, Seen};
 use crate::resolve::rules::verdict;
-use iced_x86::{FlowControl, Instruction, Mnemonic, OpKind, Register};
 use nfdrop_db::listing::{Span, Tone};
 use nfdrop_db::{BitField, Location, Reg};
 use std::collections::BTreeMap;
@@ -17,9 +20,6 @@ pub(super) struct Meanings<'a> {
     /// By structure and offset in bytes.
     members: BTreeMap<(&'a str, u32), &'a str>,
 }
-
-/// Arguments of a call, in order (System V psABI).
-const ARGUMENTS: [Reg; 4] = [Reg::Rdi, Reg::Rsi, Reg::Rdx, Reg::Rcx];
 
 impl<'a> Meanings<'a> {
     pub(super) fn new(function: &'a Function, abi: Option<&'a Abi>) -> Self {
@@ -38,12 +38,12 @@ impl<'a> Meanings<'a> {
     pub(super) fn of(&self, line: &Raw<'_>) -> Vec<Span> {
         let Some(instruction) = &line.instruction else { return Vec::new() };
         let mut words = Vec::new();
-        match instruction.flow_control() {
-            FlowControl::Call | FlowControl::IndirectCall => Self::call(line, &mut words),
-            FlowControl::UnconditionalBranch if line.symbol == Some("__x86_return_thunk") => {
+        match instruction.flow() {
+            Flow::Call | Flow::IndirectCall => Self::call(line, &mut words),
+            Flow::Jump if line.symbol.and_then(calls::thunk) == Some(Thunk::Return) => {
                 words.push(Span::new(Tone::Meaning, "return"));
             }
-            FlowControl::Next => {
+            Flow::Next => {
                 let seen = line.seen.filter(|seen| seen.runs != [0; 4]);
                 let meaning = seen.and_then(|seen| self.operands(instruction, seen, line));
                 words.extend(meaning.map(|text| Span::new(Tone::Meaning, text)));
@@ -68,7 +68,7 @@ impl<'a> Meanings<'a> {
         if let Some(name) = name.filter(|name| line.symbol != Some(name) && !name.is_empty()) {
             words.push(Span::new(Tone::Meaning, clean(name)));
         }
-        let arguments: Vec<String> = ARGUMENTS
+        let arguments: Vec<String> = calls::ARGUMENTS
             .into_iter()
             .filter_map(|reg| Some(format!("{reg} {}", in_register(seen, reg)?.name())))
             .collect();
@@ -81,45 +81,30 @@ impl<'a> Meanings<'a> {
     }
 
     fn operands(&self, i: &Instruction, seen: &Seen, line: &Raw<'_>) -> Option<String> {
-        if i.segment_prefix() == Register::GS && i.memory_displacement64() == 0x28 {
+        if i.reads_stack_protector() {
             return Some("stack protector".to_owned());
         }
-        let memory = (0..i.op_count()).any(|n| i.op_kind(n) == OpKind::Memory);
-        if memory && !line.relocated {
+        if i.memory().is_some() && !line.relocated {
             return self.memory(i, seen);
         }
-        if i.op_count() == 2 && i.op0_kind() == OpKind::Register {
-            let verdict = role_of(seen, i.op0_register()) == Some(Role::Verdict);
-            let number = i.op1_kind() != OpKind::Register && i.op1_kind() != OpKind::Memory;
-            if number && verdict && matches!(i.mnemonic(), Mnemonic::Cmp | Mnemonic::Sub) {
-                return verdict_name(i.immediate(1) as i32).map(str::to_owned);
+        let role = |reg| in_register(seen, reg);
+        match i.registers()? {
+            Registers::Compare(reg, number) => {
+                let verdict = role(reg) == Some(Role::Verdict);
+                verdict.then(|| verdict_name(number as i32)).flatten().map(str::to_owned)
             }
-            if number && i.mnemonic() == Mnemonic::Mov {
-                return returned_name(i.immediate(1)).map(str::to_owned);
-            }
-            let wide = i.op0_register().is_gpr64() && i.op1_register().is_gpr64();
-            if i.mnemonic() == Mnemonic::Mov && wide {
-                return Some(role_of(seen, i.op1_register())?.name().to_owned());
-            }
-            let same = i.op0_register() == i.op1_register();
-            if i.mnemonic() == Mnemonic::Test && same {
-                return Some(role_of(seen, i.op0_register())?.name().to_owned());
-            }
+            Registers::Set(number) => returned_name(number).map(str::to_owned),
+            Registers::Copy(reg) | Registers::Test(reg) => Some(role(reg)?.name().to_owned()),
         }
-        None
     }
 
     fn memory(&self, i: &Instruction, seen: &Seen) -> Option<String> {
-        if i.memory_index() != Register::None || !i.memory_base().is_gpr64() {
-            return None;
-        }
-        let base = Reg::ALL[i.memory_base().number()];
-        let offset = i32::try_from(i.memory_displacement64() as i64).ok()?;
-        let address = i.mnemonic() == Mnemonic::Lea;
+        let memory = i.memory().filter(|memory| memory.is_plain)?;
+        let base = memory.base?;
+        let offset = i32::try_from(memory.offset as i64).ok()?;
+        let address = memory.access == Access::Address;
         // What is stored says more than where.
-        let stored = (i.op0_kind() == OpKind::Memory && i.op_count() == 2)
-            .then(|| role_of(seen, i.op1_register()))
-            .flatten();
+        let stored = i.stored().and_then(|reg| in_register(seen, reg));
         let frame = |regs: &Holding| {
             regs.role == Role::Regs && regs.place.reg == base && regs.place.deref.is_none()
         };
@@ -131,9 +116,8 @@ impl<'a> Meanings<'a> {
         }
         let slot = Location::memory(base, offset);
         let held = seen.holds.iter().find(|holding| holding.place == slot);
-        if base == Reg::Rsp || held.is_some() {
-            let role = stored
-                .or(held.filter(|_| !address && i.op0_kind() != OpKind::Memory).map(|h| h.role))?;
+        if base == calls::STACK_POINTER || held.is_some() {
+            let role = stored.or(held.filter(|_| !address && !memory.is_first).map(|h| h.role))?;
             return Some(role.name().to_owned());
         }
         let role = in_register(seen, base)?;
@@ -156,16 +140,16 @@ impl<'a> Meanings<'a> {
 
     /// A member of `struct nft_rule_dp`, or of `struct nft_rule` before 5.17. Several share a word.
     fn rule(abi: &Abi, offset: u32, i: &Instruction) -> Option<&'static str> {
-        let one = i.mnemonic() == Mnemonic::Test && i.op1_kind() == OpKind::Immediate8;
+        let size = i.memory()?.size as u32;
         if offset == abi.rule_data {
             return Some("rule->data");
         }
         let flag = abi.rule_is_last.filter(|last| last.offset == offset && last.shift == 0);
-        if flag.is_some() && one && i.immediate8() == 1 {
+        if flag.is_some() && i.tests_for_one() {
             return Some("rule->is_last");
         }
         let bit = |field: BitField| field.offset * 8 + u32::from(field.shift);
-        let (from, to) = (offset * 8, (offset + i.memory_size().size() as u32) * 8);
+        let (from, to) = (offset * 8, (offset + size) * 8);
         let (dlen, handle) = (bit(abi.rule_dlen), bit(abi.rule_handle));
         match ((from..to).contains(&dlen), (from..to).contains(&handle)) {
             (true, true) => Some("rule->dlen, handle"),
@@ -246,10 +230,6 @@ fn store(abi: &Abi) -> &'static str {
 pub(super) fn in_register(seen: &Seen, reg: Reg) -> Option<Role> {
     let place = Location::reg(reg);
     seen.holds.iter().find(|holding| holding.place == place).map(|holding| holding.role)
-}
-
-fn role_of(seen: &Seen, register: Register) -> Option<Role> {
-    register.is_gpr().then(|| in_register(seen, Reg::ALL[register.full_register().number()]))?
 }
 
 /// `enum nft_verdicts` of `include/uapi/linux/netfilter/nf_tables.h`.

@@ -17,22 +17,12 @@ mod notes;
 #[cfg(test)]
 mod tests;
 
+pub use crate::arch::Syntax;
+pub use crate::clean::clean;
+
 use crate::image::function::{Function, ObjectKind};
 use crate::resolve::report::Report;
 use nfdrop_db::listing::{Fact, Listing, Span, Tone, arrows::Gutter};
-
-/// Longest name shown, in characters.
-const MAX_NAME: usize = 64;
-
-/// How instructions are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Syntax {
-    /// `mov rsi, [rbp]`, as in Intel's manuals.
-    #[default]
-    Intel,
-    /// `mov 0x0(%rbp), %rsi`, as in the kernel's sources.
-    Att,
-}
 
 /// The listing of a function's body and what the resolver saw of it; at most `columns` jumps side by
 /// side. All functions with one [`input_key`](crate::kernel::input_key) have the same.
@@ -71,21 +61,4 @@ pub fn title(function: &Function) -> String {
 pub fn build_id(function: &Function) -> Fact {
     let id = function.build_id.as_ref().map_or("none".to_owned(), ToString::to_string);
     Fact { name: "build-id".to_owned(), value: vec![Span::new(Tone::Plain, id)] }
-}
-
-/// A name as it may be shown: printable ASCII, the rest escaped, and of a bearable length.
-pub fn clean(name: &str) -> String {
-    let mut clean = String::new();
-    for (count, c) in name.chars().enumerate() {
-        if count == MAX_NAME {
-            clean.push_str("...");
-            break;
-        }
-        if c == ' ' || c.is_ascii_graphic() {
-            clean.push(c);
-        } else {
-            clean.extend(c.escape_unicode());
-        }
-    }
-    clean
 }

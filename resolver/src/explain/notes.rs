@@ -3,11 +3,11 @@
 use super::clean;
 use super::disasm::{Disassembly, Raw, branch, name};
 use super::meaning::Meanings;
+use crate::arch::{Flow, Instruction};
 use crate::image::function::{Function, JumpLabel, Patched, Place};
 use crate::resolve::report::{
     Beaten, Failure, Holding, Refusal, Report, Role, Seen, Site, Verdict,
 };
-use iced_x86::{FlowControl, Instruction};
 use nfdrop_db::listing::{
     Class, Fact, Line, LineKind, Mark, Section, Span, Tone,
     arrows::{Gutter, Jump},
@@ -457,9 +457,9 @@ fn holds(seen: &Seen) -> String {
 fn leads_to_drops(function: &Function, lines: &[Raw<'_>], number: usize) -> bool {
     let only = |seen: &Seen| matches!(class(seen), Class::RuleDrop | Class::PolicyDrop);
     let Some(raw) = lines.get(number) else { return false };
-    let flow = raw.instruction.as_ref().map(Instruction::flow_control);
+    let flow = raw.instruction.as_ref().map(Instruction::flow);
     if raw.seen.is_none_or(|seen| seen.runs[2] == 0)
-        || !matches!(flow, Some(FlowControl::Next | FlowControl::ConditionalBranch))
+        || !matches!(flow, Some(Flow::Next | Flow::Branch))
     {
         return false;
     }

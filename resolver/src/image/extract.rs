@@ -5,14 +5,12 @@
 //! A bare listing, as people publish them, is an extract too: code, relocations and where the
 //! function begins in its section are enough.
 
-use super::{
-    code::{self, Value},
-    function::{
-        Bug, Field, Fields, Function, JumpLabel, KeepOff, ObjectKind, Part, PartKind, Patched,
-        Place, Relocation, RelocationKind,
-    },
+use super::function::{
+    Bug, Field, Fields, Function, JumpLabel, KeepOff, ObjectKind, Part, PartKind, Patched, Place,
+    Relocation, RelocationKind,
 };
-use nfdrop_db::{BuildId, HexBytes};
+use crate::arch::references::{self, Value};
+use nfdrop_db::{Arch, BuildId, HexBytes};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -195,7 +193,7 @@ pub(super) fn is_json(bytes: &[u8]) -> bool {
 pub fn to_json(function: &Function) -> String {
     let mut out = Writer { text: String::new(), depth: 0, first: true };
     out.open('{');
-    out.member("arch", "x86_64");
+    out.member("arch", Arch::X86_64.name());
     if let Some(release) = &function.release {
         out.member("kernel", release);
     }
@@ -333,7 +331,7 @@ pub fn from_json(bytes: &[u8]) -> Result<Function, ExtractError> {
     }
     let listing: Listing =
         serde_json::from_slice(bytes).map_err(|error| ExtractError::Syntax(error.to_string()))?;
-    if listing.arch != "x86_64" {
+    if listing.arch != Arch::X86_64.name() {
         return Err(ExtractError::Architecture(listing.arch));
     }
     let size = listing.code.0.len() as u64;
@@ -396,7 +394,7 @@ pub fn from_json(bytes: &[u8]) -> Result<Function, ExtractError> {
 fn add_branches(part: &mut Part, address: u64) {
     let size = part.bytes.len() as u64;
     let known: BTreeSet<u32> = part.relocations.iter().map(|known| known.offset).collect();
-    for decoded in code::decode(&part.bytes, address) {
+    for decoded in references::decode(&part.bytes, address) {
         for field in decoded.fields {
             let Value::Branch(target) = field.value else { continue };
             if known.contains(&field.offset) || target.wrapping_sub(address) < size {

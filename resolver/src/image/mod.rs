@@ -9,7 +9,6 @@
 //! Pure: bytes in, value out. Everything in here is read from files that anybody may have made.
 
 pub mod btf;
-mod code;
 pub mod compress;
 mod elf;
 mod error;

@@ -3,13 +3,13 @@
 //! kernel end up as relocations by name, whoever resolved them before.
 
 use super::{
-    ImageError, code,
-    code::Value,
+    ImageError,
     elf::{self, Elf, Names, Place, RawRelocation, Section, Symbol, SymbolKind, Target},
     function::{
         self, MAX_PART, MAX_PARTS, ObjectKind, PartKind, Relocation, RelocationKind, SYMBOL,
     },
 };
+use crate::arch::references::{self, Value};
 use crate::resolve::layout::{Callee, callee};
 use std::collections::{BTreeMap, HashMap};
 
@@ -106,7 +106,7 @@ impl<'elf, 'data> Parts<'elf, 'data> {
     /// Bytes of the instruction at a place of a part.
     pub(super) fn instruction_len(&self, place: function::Place) -> u32 {
         let rest = self.found.get(usize::from(place.part)).map_or(&[][..], |found| found.bytes);
-        code::instruction_len(rest.get(place.offset as usize..).unwrap_or_default())
+        references::instruction_len(rest.get(place.offset as usize..).unwrap_or_default())
     }
 
     /// The bytes of a part from a place on.
@@ -262,7 +262,7 @@ impl<'elf, 'data> Parts<'elf, 'data> {
         // By the field's offset: where the instruction ends, and what is already filled in.
         let mut ends = Vec::new();
         let mut filled = HashMap::new();
-        for decoded in code::decode(bytes, start.offset) {
+        for decoded in references::decode(bytes, start.offset) {
             ends.push(decoded.offset + decoded.len);
             for field in decoded.fields {
                 if let Value::Branch(target) | Value::Relative(target) = field.value {
@@ -347,7 +347,7 @@ impl<'elf, 'data> Parts<'elf, 'data> {
         let address = self.elf.address(start);
         let inside = |target: u64| target.wrapping_sub(address) < bytes.len() as u64;
         let mut fields = Vec::new();
-        for decoded in code::decode(bytes, address) {
+        for decoded in references::decode(bytes, address) {
             for field in decoded.fields {
                 let (kind, target) = match field.value {
                     Value::Branch(target) | Value::Relative(target) if inside(target) => continue,
@@ -489,7 +489,7 @@ fn function_size(elf: &Elf<'_>, place: Place, size: u64) -> u64 {
     }
     let end = place.offset.saturating_add(size.min(MAX_PART));
     elf.bytes(place.section, place.offset..end).map_or(size, |bytes| {
-        let unpadded = code::unpadded_len(bytes) as u64;
+        let unpadded = references::unpadded_len(bytes) as u64;
         // More than a function may have is refused later, with its size.
         if size > MAX_PART { size } else { unpadded }
     })

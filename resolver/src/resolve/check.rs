@@ -9,7 +9,7 @@ use super::layout::Abi;
 use super::link::Placement;
 use super::proof::{self, Proof};
 use super::rules::{Action, Chain, Expression, Outcome, Rule, Ruleset, verdict};
-use super::run::{Budget, Styles, warnings};
+use super::run::{Budget, Styles};
 use super::world::Case;
 use super::worlds::{self, Vocabulary};
 use super::{Edges, Findings, Runs, Unresolved, event, images, settle, truth};
@@ -82,7 +82,7 @@ pub fn check(
 /// A candidate as the resolver runs it.
 fn settled(function: &Function, abi: &Abi) -> Result<Abi, Unresolved> {
     let images = images(function, Placement::Odd)?;
-    let (image, warnings) = (&images[0], warnings(&images[0], function));
+    let (image, warnings) = (&images[0], images[0].warnings(function));
     match abi.source {
         LayoutSource::Btf => {
             let abi = abi.clone();
@@ -108,7 +108,7 @@ fn check_with(
         let cases = worlds::larger(&vocabulary, seed.wrapping_add(number as u64), random_cases);
         let mut edges = Edges::new(&images[0]);
         let mut proof = Proof::new(&findings.probes, &images[0]);
-        let warnings = warnings(&images[0], function);
+        let warnings = images[0].warnings(function);
         let runs = Runs { images: &images, abi, cases: &cases, warnings, budget: &budget };
         for (number, (case, world)) in runs.worlds().enumerate() {
             let outcome = case.expected.end.outcome();

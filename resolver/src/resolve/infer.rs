@@ -16,8 +16,7 @@ use super::memory::{Address, Memory, Near};
 use super::origin::Origin;
 use super::rules::Outcome;
 use super::run::Observer;
-use super::x86_64::machine::Cpu;
-use iced_x86::{Instruction, Mnemonic, OpKind, Register};
+use crate::arch::{Cpu, Instruction, calls};
 use nfdrop_db::{Condition, Event, Location, Reg};
 
 /// Most u64 of the frame that are looked at. The code's own operands tell which: the most seen is 60,
@@ -67,14 +66,14 @@ struct Stack<'a> {
 
 impl<'a> Stack<'a> {
     fn new(cpu: &'a Cpu, memory: &'a Memory) -> Self {
-        Self { cpu, region: memory.near(Address(cpu.get(Reg::Rsp))) }
+        Self { cpu, region: memory.near(Address(cpu.get(calls::STACK_POINTER))) }
     }
 
     /// The u64 at register + `offset` with its origin, if the register is set and points into the
     /// frame. Below the stack pointer is nothing: the probe's own exception writes there.
     fn word(&self, base: Reg, offset: i32) -> Option<(u64, Origin)> {
         let address = self.cpu.get(base).wrapping_add_signed(i64::from(offset));
-        if !self.cpu.origin(base).is_defined() || address < self.cpu.get(Reg::Rsp) {
+        if !self.cpu.origin(base).is_defined() || address < self.cpu.get(calls::STACK_POINTER) {
             return None;
         }
         Some((self.region.word(address)?, self.region.origin(address)?))
@@ -112,25 +111,16 @@ impl Frame {
 /// Operands in the frame with their sizes, the largest first.
 fn named_slots(linked: &Linked) -> Vec<(usize, Slot)> {
     let of = |i: &Instruction| {
-        (0..i.op_count()).find(|&n| i.op_kind(n) == OpKind::Memory)?;
-        let base = match i.memory_base() {
-            Register::RSP => Reg::Rsp,
-            Register::RBP => Reg::Rbp,
-            _ => return None,
-        };
-        let offset = i32::try_from(i.memory_displacement64() as i64).ok()?;
-        let plain = i.memory_index() == Register::None && i.segment_prefix() == Register::None;
-        plain.then_some((i.memory_size().size(), Slot { base, offset }))
+        let memory = i.memory().filter(|memory| memory.is_plain)?;
+        let base = memory.base.filter(|base| calls::FRAME.contains(base))?;
+        let offset = i32::try_from(memory.offset as i64).ok()?;
+        Some((memory.size, Slot { base, offset }))
     };
     let instructions = linked.instructions.iter().map(|decoded| &decoded.instruction);
-    let has_frame_pointer = instructions.clone().any(|i| {
-        let moves = matches!(i.mnemonic(), Mnemonic::Mov | Mnemonic::Lea);
-        let from_stack = i.op1_register() == Register::RSP || i.memory_base() == Register::RSP;
-        moves && i.op0_register() == Register::RBP && from_stack
-    });
+    let has_frame_pointer = instructions.clone().any(Instruction::sets_frame_pointer);
     let mut named: Vec<(usize, Slot)> = instructions
         .filter_map(of)
-        .filter(|(_, slot)| slot.base == Reg::Rsp || has_frame_pointer)
+        .filter(|(_, slot)| slot.base == calls::STACK_POINTER || has_frame_pointer)
         .collect();
     named.sort_by_key(|&(size, slot)| (std::cmp::Reverse(size), slot));
     named
@@ -228,7 +218,7 @@ fn tested(
     }
     let stack = Stack::new(cpu, memory);
     let verdict = verdict.and_then(|offset| {
-        let (value, origin) = stack.word(Reg::Rsp, i32::try_from(offset).ok()?)?;
+        let (value, origin) = stack.word(calls::STACK_POINTER, i32::try_from(offset).ok()?)?;
         origin.decides().then_some(value)
     });
     while left != 0 {
@@ -438,7 +428,8 @@ impl<'a> Coverage<'a> {
                         let at_end = END_CONDITIONS.contains(&number);
                         let verdict = site.verdict.filter(|_| at_end);
                         let and = verdict.and_then(|offset| {
-                            let value = Location::memory(Reg::Rsp, i32::try_from(offset).ok()?);
+                            let value =
+                                Location::memory(calls::STACK_POINTER, i32::try_from(offset).ok()?);
                             Some(Condition { value, mask, equals })
                         });
                         if at_end == and.is_some() {
@@ -468,7 +459,7 @@ impl Observer for Coverage<'_> {
             return;
         }
         let verdict = self.below_entry.map(|distance| {
-            memory.entry().0.wrapping_sub(distance).wrapping_sub(cpu.get(Reg::Rsp))
+            memory.entry().0.wrapping_sub(distance).wrapping_sub(cpu.get(calls::STACK_POINTER))
         });
         site.verdict = site.verdict.or(verdict);
         // One place for all visits, or none.

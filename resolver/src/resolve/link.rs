@@ -2,9 +2,8 @@
 //! jump labels, so that they can be run.
 
 use super::memory::Address;
-use super::x86_64;
+use crate::arch::{self, Flow, Instruction, patch};
 use crate::image::function::{Function, JumpLabel, PartKind, Place, RelocationKind};
-use iced_x86::{FlowControl, Instruction, Mnemonic};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -80,6 +79,9 @@ pub struct Decoded {
     /// What it is, with its address.
     pub instruction: Instruction,
 }
+
+/// By the address of a `ud2` of the bug table whether execution goes on behind it.
+pub type Warnings = HashMap<u64, bool>;
 
 /// A function at addresses, with its static keys in one state.
 #[derive(Debug, Clone)]
@@ -280,27 +282,14 @@ impl Linked {
     /// The global variable that an instruction tests, if it is one of at most 4 bytes: those are
     /// flags and counters.
     fn tested(&self, i: &Instruction) -> Option<Key> {
-        use iced_x86::{OpKind, Register};
-        let reads = matches!(
-            i.mnemonic(),
-            Mnemonic::Cmp | Mnemonic::Test | Mnemonic::Mov | Mnemonic::Movzx | Mnemonic::Movsxd
-        );
-        let memory = (0..i.op_count()).find(|&n| i.op_kind(n) == OpKind::Memory)?;
-        let stores = memory == 0 && i.mnemonic() == Mnemonic::Mov;
-        let direct = i.memory_index() == Register::None
-            && matches!(i.memory_base(), Register::None | Register::RIP)
-            && i.segment_prefix() == Register::None;
-        let size = i.memory_size().size();
-        if !reads || stores || !direct || !matches!(size, 1 | 2 | 4) {
-            return None;
-        }
-        let (symbol, offset) = self.symbol_around(i.memory_displacement64())?;
+        let (address, size) = i.global_read().filter(|(_, size)| matches!(size, 1 | 2 | 4))?;
+        let (symbol, offset) = self.symbol_around(address)?;
         Some(Key { symbol: symbol.to_owned(), offset, size })
     }
 
     /// Whether some instruction calls or jumps to an address directly.
     pub fn branches_to(&self, address: Address) -> bool {
-        let direct = |i: &Instruction| x86_64::successors(i).branch == Some(address.0);
+        let direct = |i: &Instruction| i.target() == Some(address.0);
         self.instructions.iter().any(|decoded| direct(&decoded.instruction))
     }
 
@@ -312,9 +301,25 @@ impl Linked {
         (number as usize).checked_sub(1)
     }
 
+    /// The addresses of all `ud2` in the bug table, and whether execution goes on behind them. A bare
+    /// listing has no tables: there every `ud2` is taken for a warning, as all of this function are.
+    pub fn warnings(&self, function: &Function) -> Warnings {
+        if function.jump_labels.is_none() {
+            let all = self.instructions.iter().map(|decoded| &decoded.instruction);
+            return all.filter(|i| i.is_bug()).map(|i| (i.address(), true)).collect();
+        }
+        let bugs = &function.bugs;
+        bugs.iter()
+            .filter_map(|bug| {
+                let (base, ..) = self.parts.get(usize::from(bug.place.part))?;
+                Some((base.0 + u64::from(bug.place.offset), bug.warning))
+            })
+            .collect()
+    }
+
     /// Whether the code at an address can only complain: it comes to a `ud2` that is no warning, or to
     /// a function that reports a defect, before anything is decided.
-    pub fn fails(&self, mut address: u64, warnings: &super::run::Warnings) -> bool {
+    pub fn fails(&self, mut address: u64, warnings: &Warnings) -> bool {
         const MOST: usize = 32;
         for _ in 0..MOST {
             if reports(self.name_at(Address(address))) {
@@ -322,16 +327,17 @@ impl Linked {
             }
             let Some(number) = self.instruction_at(address) else { return false };
             let i = &self.instructions[number].instruction;
-            address = match i.flow_control() {
-                FlowControl::Exception => return warnings.get(&address) != Some(&true),
-                FlowControl::Call if reports(self.name_at(Address(i.near_branch_target()))) => {
-                    return true;
-                }
+            let target = i.target();
+            let called = target.and_then(|target| self.name_at(Address(target)));
+            address = match i.flow() {
+                Flow::Exception => return warnings.get(&address) != Some(&true),
+                Flow::Call if reports(called) => return true,
                 // Sanitizers' own bookkeeping may come before.
-                FlowControl::Next | FlowControl::Call => i.next_ip(),
-                FlowControl::UnconditionalBranch if i.is_jmp_short_or_near() => {
-                    i.near_branch_target()
-                }
+                Flow::Next | Flow::Call => i.next_address(),
+                Flow::Jump => match target {
+                    Some(target) => target,
+                    None => return false,
+                },
                 _ => return false,
             };
         }
@@ -354,9 +360,8 @@ impl Linked {
                     offset += 1;
                     continue;
                 }
-                let padding = x86_64::decode(bytes, base.0, offset)
-                    .filter(|i| matches!(i.mnemonic(), Mnemonic::Nop | Mnemonic::Int3));
-                let Some(padding) = padding else {
+                let padding = arch::decode(bytes, base.0, offset);
+                let Some(padding) = padding.filter(Instruction::is_padding) else {
                     return Some(Place { part: part as u16, offset: offset as u32 });
                 };
                 offset += padding.len();
@@ -389,16 +394,7 @@ impl Linked {
                 part: part.name.clone(),
                 offset: relocation.offset,
             })?;
-            let (value, fits) = match relocation.kind {
-                RelocationKind::Abs64 => (target, true),
-                RelocationKind::Pc64 => (target.wrapping_sub(place), true),
-                RelocationKind::Abs32 => (target, u32::try_from(target).is_ok()),
-                RelocationKind::Abs32Signed => (target, i32::try_from(target as i64).is_ok()),
-                RelocationKind::Pc32 => {
-                    let value = target.wrapping_sub(place);
-                    (value, i32::try_from(value as i64).is_ok())
-                }
-            };
+            let (value, fits) = patch::relocated(relocation.kind, target, place);
             if !fits {
                 return Err(LinkError::Overflow {
                     part: part.name.clone(),
@@ -412,7 +408,7 @@ impl Linked {
         Ok(())
     }
 
-    /// Makes a jump label a jump or a nop, as `arch/x86/kernel/jump_label.c` does.
+    /// Makes a jump label a jump or a nop.
     fn set_jump_label(
         &mut self,
         function: &Function,
@@ -433,30 +429,9 @@ impl Linked {
         let (base, _, bytes) = &mut self.parts[usize::from(label.code.part)];
         let start = label.code.offset as usize;
         let code = Arc::make_mut(bytes).get_mut(start..).ok_or_else(|| outside(label.code))?;
-        let size = match code {
-            [0xeb, _, ..] | [0x66, 0x90, ..] => 2,
-            // The last one is the padded nop that 5.x kernels put in at build time.
-            [0xe9, _, _, _, _, ..]
-            | [0x0f, 0x1f, 0x44, 0, 0, ..]
-            | [0x3e, 0x8d, 0x74, 0x26, 0, ..] => 5,
-            _ => return Err(wrong()),
-        };
-        let next = base.0 + u64::from(label.code.offset) + size;
-        let distance = target.wrapping_sub(next) as i64;
+        let address = base.0 + u64::from(label.code.offset);
         // The instruction is a jump iff the key is enabled XOR the entry's branch bit.
-        match (enabled != label.branch, size) {
-            (false, 2) => code[..2].copy_from_slice(&[0x66, 0x90]),
-            (false, _) => code[..5].copy_from_slice(&[0x0f, 0x1f, 0x44, 0, 0]),
-            (true, 2) => {
-                let distance = i8::try_from(distance).map_err(|_| wrong())?;
-                code[..2].copy_from_slice(&[0xeb, distance as u8]);
-            }
-            (true, _) => {
-                let distance = i32::try_from(distance).map_err(|_| wrong())?;
-                code[0] = 0xe9;
-                code[1..5].copy_from_slice(&distance.to_le_bytes());
-            }
-        }
+        patch::set_key(code, address, target, enabled != label.branch).ok_or_else(wrong)?;
         Ok(())
     }
 
@@ -473,7 +448,7 @@ impl Linked {
         for label in function.jump_labels.iter().flatten() {
             todo.push(label.target);
             let (base, _, bytes) = &self.parts[usize::from(label.code.part)];
-            if let Some(nop_or_jump) = x86_64::decode(bytes, base.0, label.code.offset as usize) {
+            if let Some(nop_or_jump) = arch::decode(bytes, base.0, label.code.offset as usize) {
                 let offset = label.code.offset + nop_or_jump.len() as u32;
                 todo.push(Place { part: label.code.part, offset });
             }
@@ -498,11 +473,11 @@ impl Linked {
                 continue;
             }
             let name = || function.parts[usize::from(place.part)].name.clone();
-            let instruction = x86_64::decode(bytes, base.0, place.offset as usize);
+            let instruction = arch::decode(bytes, base.0, place.offset as usize);
             let instruction = instruction
                 .filter(|_| self.instructions.len() < MAX_INSTRUCTIONS)
                 .ok_or_else(|| LinkError::Undecodable { part: name(), offset: place.offset })?;
-            let successors = x86_64::successors(&instruction);
+            let successors = instruction.successors();
             // A call may be the last thing in a part, when it does not return.
             let end = base.0 + bytes.len() as u64;
             let after = successors.next.filter(|&next| next < end || !successors.may_not_return);

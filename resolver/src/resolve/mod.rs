@@ -3,7 +3,7 @@
 //! People find these places by reading disassembly and looking for patterns, which compilers do not
 //! keep. What all builds keep is behaviour. So the function's own code is run on rulesets that are
 //! made up ([`worlds`]) and laid out in memory as the kernel does ([`world`], [`layout`]), under
-//! every combination of its static keys ([`link`]), by an interpreter ([`x86_64::machine`]) whose
+//! every combination of its static keys ([`link`]), by an interpreter ([`crate::arch`]) whose
 //! surroundings are simulated ([`run`]). Every run has to end as an independent reference says
 //! ([`rules`]); otherwise something is not understood and there is no plan. Over all runs it is seen
 //! which instructions only drops come by, or which values tell drops apart there, and where rule,
@@ -29,8 +29,8 @@ pub mod settle;
 mod spectate;
 pub mod world;
 pub mod worlds;
-pub mod x86_64;
 
+use crate::arch::{Access, Cpu, Flow, Instruction, Rules, Trap};
 use crate::image::function::{Function, ObjectKind, Part, Place};
 use choose::Ranked;
 use infer::{Candidate, Coverage, Found, Frame, Kind, Places, Slot, Truth, Visits};
@@ -38,7 +38,7 @@ use layout::Abi;
 use link::{KeyState, LinkError, Linked, Placement};
 use nfdrop_db::plan::{self, SCHEMA};
 use nfdrop_db::{
-    BuildId, Event, Evidence, FnOffset, HexBytes, Layout, LayoutSource, Method, Plan, Probe,
+    Arch, BuildId, Event, Evidence, FnOffset, HexBytes, Layout, LayoutSource, Method, Plan, Probe,
     Reason, Share,
 };
 use rules::{End, Outcome};
@@ -46,8 +46,6 @@ use run::{Budget, Observer, Ran, Stop, Styles, Surroundings};
 use spectate::{At, Nobody, Seen, Spectator};
 use world::{Case, World};
 use worlds::Vocabulary;
-use x86_64::kprobe::Rules;
-use x86_64::machine::{Cpu, Trap};
 
 /// Version of the resolver. Outcomes carry it, so that a better resolver redoes what it must.
 pub const ANALYZER: &str = env!("CARGO_PKG_VERSION");
@@ -114,7 +112,7 @@ impl Findings {
                 ObjectKind::Module => "nf_tables".to_owned(),
                 ObjectKind::Vmlinux => "vmlinux".to_owned(),
             },
-            arch: "x86_64".to_owned(),
+            arch: Arch::X86_64,
             symbol: plan::SYMBOL.to_owned(),
             symbol_size: self.symbol_size,
             body_sha256: HexBytes(self.body_sha256.to_vec()),
@@ -172,7 +170,7 @@ fn resolve_before<S: Spectator>(
         return Err(Unresolved::new(Reason::MalformedImage, detail));
     }
     let budget = Budget::default();
-    let warnings = run::warnings(&images[0], function);
+    let warnings = images[0].warnings(function);
     let mut found: Option<(Abi, Findings)> = None;
     let mut failures: Vec<Unresolved> = Vec::new();
     for abi in candidates {
@@ -279,11 +277,11 @@ fn images(function: &Function, placement: Placement) -> Result<Vec<Linked>, Unre
         let detail = "what code can be reached depends on the static keys' state".to_owned();
         return Err(Unresolved::new(Reason::MalformedImage, detail));
     }
-    if let Some(odd) = images[0].instructions.iter().find(|d| !x86_64::plausible(&d.instruction)) {
+    if let Some(odd) = images[0].instructions.iter().find(|d| !d.instruction.is_plausible()) {
         let name = &function.parts[usize::from(odd.place.part)].name;
         let detail = format!(
             "{:?} at {:#x} of {name}, which compiled code does not have",
-            odd.instruction.code(),
+            odd.instruction.name(),
             odd.place.offset
         );
         return Err(Unresolved::new(Reason::UnsupportedInstruction, detail));
@@ -328,13 +326,9 @@ impl Edges {
             }
             let (i, next) = (&linked.instructions[before], &linked.instructions[before + 1]);
             let i = &i.instruction;
-            let plain = matches!(
-                i.flow_control(),
-                iced_x86::FlowControl::Next | iced_x86::FlowControl::ConditionalBranch
-            );
-            let touches_memory = i.mnemonic() != iced_x86::Mnemonic::Lea
-                && (0..i.op_count()).any(|n| i.op_kind(n) == iced_x86::OpKind::Memory);
-            if i.next_ip() != next.instruction.ip() || !plain || touches_memory {
+            let plain = matches!(i.flow(), Flow::Next | Flow::Branch);
+            let touches_memory = i.memory().is_some_and(|memory| memory.access != Access::Address);
+            if i.next_address() != next.instruction.address() || !plain || touches_memory {
                 return false;
             }
         }
@@ -343,11 +337,8 @@ impl Edges {
 }
 
 /// Whether an instruction has an operand in memory that is not plainly in the frame.
-fn may_shadow(i: &iced_x86::Instruction) -> bool {
-    let in_memory = (0..i.op_count()).any(|n| i.op_kind(n) == iced_x86::OpKind::Memory);
-    let (base, index) = (i.memory_base(), i.memory_index());
-    let in_frame = base == iced_x86::Register::RSP && index == iced_x86::Register::None;
-    in_memory && !in_frame
+fn may_shadow(i: &Instruction) -> bool {
+    i.memory().is_some() && !i.is_on_stack()
 }
 
 /// Both an observer of its own kind and of the edges.
@@ -384,7 +375,7 @@ struct Runs<'a> {
     images: &'a [Linked],
     abi: &'a Abi,
     cases: &'a [Case],
-    warnings: run::Warnings,
+    warnings: link::Warnings,
     budget: &'a Budget,
 }
 
@@ -529,7 +520,7 @@ fn resolve_with<S: Spectator>(
     let eligible = eligible(first, &rules);
     let vocabulary = Vocabulary::new(first, abi);
     let frame = Frame::new(first);
-    let warnings = run::warnings(first, function);
+    let warnings = first.warnings(function);
     let mut edges = Edges::new(first);
     let mut styles = Styles::ANY;
 
@@ -702,13 +693,14 @@ fn branch_edges(
     linked: &Linked,
     edges: &Edges,
 ) -> Vec<(usize, [Option<bool>; 2])> {
-    let warnings = run::warnings(linked, function);
+    let warnings = linked.warnings(function);
     let labels: Vec<_> = function.jump_labels.iter().flatten().map(|label| label.code).collect();
     let mut branches = Vec::new();
     for (number, (decoded, taken)) in linked.instructions.iter().zip(&edges.taken).enumerate() {
-        let branch = decoded.instruction.flow_control() == iced_x86::FlowControl::ConditionalBranch;
+        let branch = decoded.instruction.flow() == Flow::Branch;
         if branch && !labels.contains(&decoded.place) {
-            let ways = [decoded.instruction.next_ip(), decoded.instruction.near_branch_target()];
+            let target = decoded.instruction.target().unwrap_or_default();
+            let ways = [decoded.instruction.next_address(), target];
             // What decides over a report of KASAN lies out of line in some builds.
             let reports = || edges.has_shadow && ways.iter().any(|&to| linked.fails(to, &warnings));
             let checks_shadow = edges.checks_shadow(linked, number) || reports();

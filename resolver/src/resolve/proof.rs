@@ -5,7 +5,7 @@ use super::infer::{Truth, holds, is_defined, is_testable, value};
 use super::link::Linked;
 use super::memory::{Address, Memory};
 use super::run::Observer;
-use super::x86_64::machine::Cpu;
+use crate::arch::Cpu;
 use crate::image::function::Place;
 use nfdrop_db::{Event, FnOffset, Location, Probe};
 

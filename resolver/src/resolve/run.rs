@@ -3,17 +3,18 @@
 
 use super::layout::Abi;
 use super::leftovers::Leftovers;
-use super::link::Linked;
+use super::link::{Linked, Warnings};
 use super::memory::{Address, Fault, Memory};
 use super::origin::Origin;
 use super::rules::{End, Expected, RuleId, verdict};
 use super::world::{Evaluation, World};
-use super::x86_64::machine::{Cpu, Step, Trap};
-use crate::image::function::{Function, Place};
-use iced_x86::{Code, Instruction, Mnemonic};
+use crate::arch::{
+    Cpu, Instruction, Step, Trap,
+    calls::{self, Thunk},
+};
+use crate::image::function::Place;
 use nfdrop_db::Reg;
 use std::cell::Cell;
-use std::collections::HashMap;
 
 /// Where the function returns to.
 const RETURN: u64 = 0xffff_ffff_8110_0abc;
@@ -91,7 +92,7 @@ impl std::fmt::Display for Offset<'_> {
 /// What a run did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ran {
-    /// `eax`.
+    /// The low half of the result.
     pub returned: u32,
     /// How often the packet was given to a function that may free it.
     pub freed: u32,
@@ -155,9 +156,6 @@ pub trait Observer {
     fn edge(&mut self, instruction: usize, taken: bool);
 }
 
-/// By the address of a `ud2` of the bug table whether execution goes on behind it.
-pub type Warnings = HashMap<u64, bool>;
-
 /// What is outside of the function.
 #[derive(Debug, Clone, Copy)]
 pub struct Surroundings<'a> {
@@ -171,22 +169,6 @@ pub struct Surroundings<'a> {
     pub budget: &'a Budget,
 }
 
-/// The addresses of all `ud2` in the bug table, and whether execution goes on behind them. A bare
-/// listing has no tables: there every `ud2` is taken for a warning, as all of this function are.
-pub fn warnings(linked: &Linked, function: &Function) -> Warnings {
-    if function.jump_labels.is_none() {
-        let all = linked.instructions.iter().map(|decoded| &decoded.instruction);
-        return all.filter(|i| i.mnemonic() == Mnemonic::Ud2).map(|i| (i.ip(), true)).collect();
-    }
-    let bugs = &function.bugs;
-    bugs.iter()
-        .filter_map(|bug| {
-            let (base, ..) = linked.parts.get(usize::from(bug.place.part))?;
-            Some((base.0 + u64::from(bug.place.offset), bug.warning))
-        })
-        .collect()
-}
-
 /// Runs the function on a world; `seed` is of what is left over in registers. The world stays as it is.
 pub fn run(
     around: Surroundings<'_>,
@@ -198,11 +180,11 @@ pub fn run(
     let memory = &mut world.memory.clone();
     let mut leftovers = world.leftovers.again(seed ^ 0x6e66_6472_6f70);
     let mut cpu = Cpu::new(std::array::from_fn(|_| leftovers.value()), linked.parts[0].0.0);
-    cpu.set(Reg::Rdi, world.pkt.0, Origin::DATA);
-    cpu.set(Reg::Rsi, world.argument.0, Origin::DATA);
-    cpu.set(Reg::Rsp, world.stack.0 + 8, Origin::DATA);
+    cpu.set(calls::ARGUMENTS[0], world.pkt.0, Origin::DATA);
+    cpu.set(calls::ARGUMENTS[1], world.argument.0, Origin::DATA);
+    cpu.set(calls::STACK_POINTER, world.stack.0 + calls::ENTRY, Origin::DATA);
     let entry = cpu.registers;
-    cpu.push(memory, RETURN, Origin::DATA)?;
+    calls::call(&mut cpu, memory, RETURN)?;
     for &(at, size, value) in &linked.variables {
         memory.write(at, size, value, Origin::DATA)?;
     }
@@ -210,12 +192,12 @@ pub fn run(
     let mut steps = 0;
     while steps < MAX_STEPS {
         if cpu.rip == RETURN {
-            for reg in [Reg::Rbx, Reg::Rsp, Reg::Rbp, Reg::R12, Reg::R13, Reg::R14, Reg::R15] {
+            for reg in calls::KEPT {
                 if cpu.get(reg) != entry[reg as usize] {
                     return Err(Stop::NotRestored(reg));
                 }
             }
-            ran.returned = cpu.get(Reg::Rax) as u32;
+            ran.returned = cpu.get(calls::RESULT) as u32;
             return Ok(ran);
         }
         let Some(number) = linked.instruction_at(cpu.rip) else {
@@ -247,22 +229,13 @@ pub fn run(
     Err(Stop::Endless)
 }
 
-/// kCFI: the hash of its type that lies in front of a function, read by `add reg, [callee - d]` where
-/// the register holds what makes the sum 0 (LLVM's `X86AsmPrinter::LowerKCFI_CHECK`), or compared at
-/// once. A kernel that works has there what the caller expects; the
-/// distance depends on what else is in front of functions. The hash of a function stays what it was
+/// kCFI: the hash of its type that lies in front of a function. A kernel that works has there what the caller
+/// expects; the distance depends on what else is in front of functions. The hash of a function stays what it was
 /// first taken for, so that another caller's expectation may still fail.
 fn expected_hash(linked: &Linked, cpu: &Cpu, i: &Instruction, fault: Fault) -> Option<u32> {
     let callee = (1..=64).map(|distance| Address(fault.address.0.wrapping_add(distance)));
     callee.map(|callee| linked.name_at(callee)).find(Option::is_some)?;
-    match i.code() {
-        Code::Add_r32_rm32 if !fault.write => {
-            let register = Reg::ALL.get(i.op0_register().number())?;
-            Some((cpu.get(*register) as u32).wrapping_neg())
-        }
-        Code::Cmp_rm32_imm32 => Some(i.immediate32()),
-        _ => None,
-    }
+    calls::expected_hash(cpu, i, fault)
 }
 
 /// `rip` is outside of the function's code, where a call or jump led.
@@ -276,63 +249,42 @@ fn external(
 ) -> Result<(), Stop> {
     let target = Address(cpu.rip);
     let name = around.linked.name_at(target).ok_or(Stop::Nowhere(target))?;
-    if name == "__x86_return_thunk" {
-        (cpu.rip, _) = cpu.pop(memory)?;
-        return Ok(());
-    }
-    if let Some(reg) = indirect_thunk(name) {
-        cpu.rip = cpu.get(reg);
-        return Ok(());
+    match calls::thunk(name) {
+        Some(Thunk::Return) => return Ok(calls::return_to_caller(cpu, memory)?),
+        Some(Thunk::Jump(reg)) => {
+            cpu.rip = cpu.get(reg);
+            return Ok(());
+        }
+        None => {}
     }
     if name == "__stack_chk_fail" {
         return Err(Stop::Killed(target));
     }
-    if keeps_registers(name) {
-        (cpu.rip, _) = cpu.pop(memory)?;
-        return Ok(());
+    if calls::keeps_registers(name) {
+        return Ok(calls::return_to_caller(cpu, memory)?);
     }
-    let (rdi, rsi, rdx) = (cpu.get(Reg::Rdi), cpu.get(Reg::Rsi), cpu.get(Reg::Rdx));
-    if let Some(returned) =
-        string_function(around.budget, memory, name, [rdi, rsi, rdx], cpu.origin(Reg::Rsi))?
-    {
+    let [first, second, third, _] = calls::ARGUMENTS;
+    let arguments = [first, second, third].map(|reg| cpu.get(reg));
+    let filled = cpu.origin(second);
+    if let Some(returned) = string_function(around.budget, memory, name, arguments, filled)? {
         cpu.clobber(|| leftovers.value());
-        cpu.set(Reg::Rax, returned, Origin::DATA);
-        (cpu.rip, _) = cpu.pop(memory)?;
-        return Ok(());
+        cpu.set(calls::RESULT, returned, Origin::DATA);
+        return Ok(calls::return_to_caller(cpu, memory)?);
     }
     if let Some(&evaluation) = evaluated(cpu, world) {
         ran.calls.push(evaluation.of.ok_or(Stop::WrongExpression)?);
-        World::evaluate(memory, around.abi, evaluation, Address(rsi))?;
+        World::evaluate(memory, around.abi, evaluation, Address(arguments[1]))?;
     } else if may_free(name, cpu, world.skb) {
         ran.freed += 1;
     }
     cpu.clobber(|| leftovers.value());
-    (cpu.rip, _) = cpu.pop(memory)?;
-    Ok(())
-}
-
-/// What is called from assembly in C and therefore keeps all registers: the tracer at a function's
-/// start (`arch/x86/kernel/ftrace_64.S`) and the scheduler where preemption is enabled again
-/// (arch/x86/include/asm/preempt.h, arch/x86/entry/thunk.S).
-fn keeps_registers(name: &str) -> bool {
-    const THUNKS: [&str; 9] = [
-        "__fentry__",
-        "__mcount",
-        "mcount",
-        "preempt_schedule_thunk",
-        "preempt_schedule_notrace_thunk",
-        "___preempt_schedule",
-        "___preempt_schedule_notrace",
-        "__SCT__preempt_schedule",
-        "__SCT__preempt_schedule_notrace",
-    ];
-    THUNKS.contains(&name)
+    Ok(calls::return_to_caller(cpu, memory)?)
 }
 
 /// The expression whose `eval(expr, regs, pkt)` is called, if that is what a call is.
 pub(super) fn evaluated<'w>(cpu: &Cpu, world: &'w World) -> Option<&'w Evaluation> {
-    let expression = world.expressions.get(&argument(cpu, Reg::Rdi)?)?;
-    (argument(cpu, Reg::Rdx)? == world.pkt.0).then_some(expression)
+    let expression = world.expressions.get(&argument(cpu, calls::ARGUMENTS[0])?)?;
+    (argument(cpu, calls::ARGUMENTS[2])? == world.pkt.0).then_some(expression)
 }
 
 /// What a callee gets in a register, if the caller has put something there.
@@ -346,20 +298,20 @@ pub(super) fn may_free(name: &str, cpu: &Cpu, skb: Address) -> bool {
     let watching =
         ["nft_", "__nft_", "__asan_", "__kasan_", "__tsan_", "__sanitizer_", "__ubsan_", "__msan_"];
     let only_watches = watching.iter().any(|prefix| name.starts_with(prefix));
-    let arguments = [Reg::Rdi, Reg::Rsi, Reg::Rdx];
-    !only_watches && arguments.into_iter().any(|reg| argument(cpu, reg) == Some(skb.0))
+    !only_watches
+        && calls::ARGUMENTS[..3].iter().copied().any(|reg| argument(cpu, reg) == Some(skb.0))
 }
 
 /// Most bytes that one call of `memcpy` and its kin moves.
 const MAX_MOVED: u64 = 1 << 12;
 
 /// `memset`, `memcpy`, `memmove` and `memcmp`, by whatever name compilers call them: code relies on
-/// what they do. `filled`: the origin of what `memset` writes. `None`: another function. Returns `rax`.
+/// what they do. `filled`: the origin of what `memset` writes. `None`: another function. Returns the result.
 fn string_function(
     budget: &Budget,
     memory: &mut Memory,
     name: &str,
-    [rdi, rsi, rdx]: [u64; 3],
+    [to, from, count]: [u64; 3],
     filled: Origin,
 ) -> Result<Option<u64>, Stop> {
     let base = ["__asan_", "__hwasan_", "__tsan_", "__msan_", "__"]
@@ -369,37 +321,28 @@ fn string_function(
     if !matches!(base, "memset" | "memcpy" | "memmove" | "memcmp") {
         return Ok(None);
     }
-    let count = rdx.min(MAX_MOVED);
-    budget.spend(count)?;
-    if count < rdx {
+    let moved = count.min(MAX_MOVED);
+    budget.spend(moved)?;
+    if moved < count {
         return Err(Stop::Endless);
     }
     let byte = |memory: &Memory, base: u64, at: u64| memory.load(Address(base.wrapping_add(at)), 1);
-    let mut bytes = Vec::with_capacity(count as usize);
-    for at in 0..count {
+    let mut bytes = Vec::with_capacity(moved as usize);
+    for at in 0..moved {
         bytes.push(match base {
-            "memset" => (rsi & 0xff, filled),
-            _ => byte(memory, rsi, at)?,
+            "memset" => (from & 0xff, filled),
+            _ => byte(memory, from, at)?,
         });
     }
     for (at, &(value, origin)) in (0..).zip(&bytes) {
         if base == "memcmp" {
-            let difference = byte(memory, rdi, at)?.0 as i64 - value as i64;
+            let difference = byte(memory, to, at)?.0 as i64 - value as i64;
             if difference != 0 {
                 return Ok(Some(difference as u64));
             }
         } else {
-            memory.write(Address(rdi.wrapping_add(at)), 1, value, origin)?;
+            memory.write(Address(to.wrapping_add(at)), 1, value, origin)?;
         }
     }
-    Ok(Some(if base == "memcmp" { 0 } else { rdi }))
-}
-
-/// `__x86_indirect_thunk_rax` and its kin (arch/x86/lib/retpoline.S): go where the register says.
-fn indirect_thunk(name: &str) -> Option<Reg> {
-    let register = name
-        .strip_prefix("__x86_indirect_thunk_")
-        .or_else(|| name.strip_prefix("__x86_indirect_call_thunk_"))
-        .or_else(|| name.strip_prefix("__x86_indirect_jump_thunk_"))?;
-    Reg::ALL.into_iter().find(|reg| reg.name() == register)
+    Ok(Some(if base == "memcmp" { 0 } else { to }))
 }

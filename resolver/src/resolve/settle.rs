@@ -4,14 +4,14 @@
 use super::infer::Visits;
 use super::layout::{Abi, PacketFields};
 use super::link::Linked;
+use super::link::Warnings;
 use super::memory::Memory;
-use super::run::{self, Budget, Observer, Styles, Surroundings, Warnings};
+use super::run::{self, Budget, Observer, Styles, Surroundings};
 use super::world::{Case, World};
 use super::worlds::{self, Vocabulary};
-use super::x86_64::machine::Cpu;
 use super::{Edges, Runs, Unresolved};
+use crate::arch::{Access, Cpu};
 use crate::image::function::Field;
-use iced_x86::{Instruction, Mnemonic, OpKind};
 use nfdrop_db::Reason;
 use std::collections::BTreeSet;
 
@@ -117,17 +117,12 @@ const MAX_CANDIDATES: usize = 4;
 /// Bytes behind the start of an object that count as the object.
 const OBJECT: u64 = 512;
 
-fn read_by(i: &Instruction) -> bool {
-    let memory = (0..i.op_count()).find(|&n| i.op_kind(n) == OpKind::Memory);
-    let stores = memory == Some(0) && i.mnemonic() == Mnemonic::Mov;
-    memory.is_some() && !stores && i.mnemonic() != Mnemonic::Lea
-}
-
 impl Observer for Watch<'_> {
     fn visit(&mut self, instruction: usize, cpu: &Cpu, _: &Memory, _: bool) {
         let i = &self.linked.instructions[instruction].instruction;
-        let Some(address) = cpu.effective_address(i).filter(|_| read_by(i)) else { return };
-        let size = i.memory_size().size() as u32;
+        let read = i.memory().filter(|memory| memory.access == Access::Read);
+        let (Some(read), Some(address)) = (read, cpu.effective_address(i)) else { return };
+        let size = read.size as u32;
         for (object, reads) in [(self.skb, &mut self.of_skb), (self.pkt, &mut self.of_pkt)] {
             let offset = address.0.wrapping_sub(object);
             if offset < OBJECT {

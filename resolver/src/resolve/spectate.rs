@@ -13,7 +13,7 @@ use super::memory::Memory;
 use super::rules::Outcome;
 use super::run::Observer;
 use super::world::World;
-use super::x86_64::machine::Cpu;
+use crate::arch::Cpu;
 
 /// Looks on. All of it may be left out.
 pub(super) trait Spectator {

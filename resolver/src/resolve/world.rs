@@ -8,7 +8,7 @@ use super::memory::{Address, Fault, Memory};
 use super::origin::Origin;
 use super::random::Random;
 use super::rules::{Action, Expected, Expression, Fast, Packet, Rule, RuleId, Ruleset, verdict};
-use super::x86_64::machine::{GS_BASE, GS_SIZE};
+use crate::arch::{PER_CPU, PER_CPU_SIZE};
 use crate::image::function::{Field, PartKind};
 use nfdrop_db::{BitField, LayoutSource};
 use std::collections::HashMap;
@@ -73,7 +73,7 @@ const STACK_SIZE: usize = 4 << 10;
 /// `struct nft_regs`: the verdict, then twenty u32 less the first four, which are the verdict's
 /// (`include/net/netfilter/nf_tables.h`, all versions).
 const REGS_DATA: u32 = 16;
-const REGS_SIZE: usize = 80;
+const REPER_CPU_SIZE: usize = 80;
 /// The heap grows by this.
 const HEAP_STEP: usize = 4 << 10;
 /// Larger than `struct net` up to the generation cursor in every version seen (7.3: 0xd88).
@@ -136,7 +136,7 @@ fn per_cpu() -> Arc<Vec<u8>> {
     static JUNK: LazyLock<Arc<Vec<u8>>> = LazyLock::new(|| {
         let mut random = Random::new(0x0070_6572_6370_7521);
         let words = std::iter::repeat_with(|| somewhere(&mut random).to_le_bytes());
-        Arc::new(words.take(GS_SIZE / 8).flatten().collect())
+        Arc::new(words.take(PER_CPU_SIZE / 8).flatten().collect())
     });
     Arc::clone(&JUNK)
 }
@@ -299,7 +299,7 @@ impl World {
             }
         }
         let stack = 0xffff_c900_0000_0000 | random.below(1 << 16) << 16;
-        memory.map(Address(GS_BASE), per_cpu(), true);
+        memory.map(Address(PER_CPU), per_cpu(), true);
         let policy = Address(chains[0].0.wrapping_add_signed(i64::from(abi.policy)));
         memory.set_policy(policy);
         let objects = chains.iter().chain(rules.values()).map(|address| address.0);
@@ -326,7 +326,7 @@ impl World {
         regs: Address,
     ) -> Result<(), Fault> {
         let at = |offset: u32| Address(regs.0.wrapping_add(u64::from(offset)));
-        memory.leave(at(REGS_DATA), REGS_SIZE - REGS_DATA as usize);
+        memory.leave(at(REGS_DATA), REPER_CPU_SIZE - REGS_DATA as usize);
         memory.set_verdict(at(abi.verdict_code));
         if let Some(code) = evaluation.code {
             memory.write(at(abi.verdict_code), 4, u64::from(code), Origin::COMPUTED)?;

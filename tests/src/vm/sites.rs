@@ -8,11 +8,9 @@ use super::{
 use anyhow::{Context, Result};
 use nfdrop_db::Cost;
 use nfdrop_resolver::{
+    arch::Rules,
     image::Function,
-    resolve::{
-        link::{KeyState, Linked, Placement, keys},
-        x86_64::kprobe::Rules,
-    },
+    resolve::link::{KeyState, Linked, Placement, keys},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -23,10 +23,9 @@ use super::settle;
 use super::spectate::At;
 use super::world::{Case, World};
 use super::worlds::{self, Vocabulary};
-use super::x86_64::kprobe::Rules;
 use super::{Edges, Findings, RANDOM_CASES, SEEDS, Unresolved};
+use crate::arch::{Flow, Rules, patch};
 use crate::image::function::{Function, Place};
-use iced_x86::FlowControl;
 use nfdrop_db::{LayoutSource, Location};
 use watch::{Stat, Watch, Watching};
 
@@ -161,7 +160,7 @@ fn report(
     let candidates = Abi::candidates(&function.fields).unwrap_or_default();
     let budget = Budget::default();
     let mut best: Option<Observed> = None;
-    let warnings = run::warnings(&first[0], function);
+    let warnings = first[0].warnings(function);
     for abi in candidates.into_iter().filter(Abi::fits) {
         let settled = match abi.source {
             LayoutSource::Shape => settle::settle(&first[0], &warnings, abi.clone(), &budget),
@@ -242,7 +241,7 @@ impl Observed {
         let walk = worlds::walk(&vocabulary, SEEDS[0]);
         for case in &walk {
             let world = World::new(&case.scene, abi, first);
-            let warnings = run::warnings(first, function);
+            let warnings = first.warnings(function);
             let around = Surroundings { linked: first, abi, warnings: &warnings, budget };
             watch.enter();
             watch.begin_run();
@@ -257,7 +256,7 @@ impl Observed {
         observed.walk = watch.walked(first);
         let mut styles = Styles::ANY;
         'runs: for which in 0..2 {
-            let warnings = run::warnings(&images[which][0], function);
+            let warnings = images[which][0].warnings(function);
             let cases = worlds::generate(&vocabulary, SEEDS[which], RANDOM_CASES[which]);
             let runs = super::Runs { images: images[which], abi, cases: &cases, warnings, budget };
             for (number, case) in cases.iter().enumerate() {
@@ -378,8 +377,7 @@ impl Observed {
         let instructions = first.instructions.iter().zip(self.stats).zip(sites).zip(counted);
         report.instructions = instructions
             .map(|(((decoded, stat), sites), counted)| {
-                let flow = decoded.instruction.flow_control();
-                let conditional = flow == FlowControl::ConditionalBranch;
+                let conditional = decoded.instruction.flow() == Flow::Branch;
                 Seen {
                     place: decoded.place,
                     runs: stat.runs,
@@ -419,7 +417,7 @@ impl Choice {
         let eligible = super::eligible(first, rules);
         let vocabulary = Vocabulary::new(first, abi);
         let cases = worlds::generate(&vocabulary, SEEDS[0], RANDOM_CASES[0]);
-        let warnings = run::warnings(first, function);
+        let warnings = first.warnings(function);
         let budget = Budget::default();
         let runs = super::Runs { images, abi, cases: &cases, warnings, budget: &budget };
         let mut styles = Styles::ANY;
@@ -475,8 +473,8 @@ fn enabled(function: &Function, linked: &Linked, keys: &[Key]) -> Vec<String> {
         let label = labels.filter(|_| key.offset == 0).find(|label| label.key == key.symbol);
         label.is_some_and(|label| {
             let (.., bytes) = &linked.parts[usize::from(label.code.part)];
-            let first = bytes.get(label.code.offset as usize);
-            matches!(first, Some(0xe9 | 0xeb)) != label.branch
+            let code = bytes.get(label.code.offset as usize..).unwrap_or_default();
+            patch::jumps(code) != label.branch
         })
     };
     let variable = |key: &Key| {

@@ -2,6 +2,7 @@
 
 use super::watch::Watch;
 use super::{Choice, Observed};
+use crate::arch::Cpu;
 use crate::resolve::Edges;
 use crate::resolve::infer::{Candidate, Found, RunSet};
 use crate::resolve::layout::Abi;
@@ -9,7 +10,6 @@ use crate::resolve::link::Linked;
 use crate::resolve::memory::Memory;
 use crate::resolve::rules::Outcome;
 use crate::resolve::spectate::{At, Spectator};
-use crate::resolve::x86_64::machine::Cpu;
 
 /// Looks on, and keeps what was seen with the layout that a plan was found with.
 #[derive(Debug, Default)]

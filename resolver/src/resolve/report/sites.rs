@@ -2,12 +2,11 @@
 
 use super::roles::Role;
 use super::watch::Stat;
+use crate::arch::Rules;
 use crate::image::function::{Function, Part, Patched};
 use crate::resolve::choose::Ranked;
 use crate::resolve::infer::{RunSet, Slot};
 use crate::resolve::link::Linked;
-use crate::resolve::x86_64::kprobe::Rules;
-use iced_x86::{Code, Mnemonic};
 use nfdrop_db::{Condition, Cost, Event, FnOffset, Probe};
 
 /// An instruction as a place for a probe.
@@ -216,9 +215,9 @@ fn refusal(
         Refusal::Entry
     } else if function.parts.first().is_some_and(relocated) {
         Refusal::Relocated
-    } else if matches!(instruction.code(), Code::Endbr64 | Code::Ud2 | Code::Int3) {
+    } else if instruction.is_marker() {
         Refusal::Marker
-    } else if instruction.mnemonic() == Mnemonic::Nop {
+    } else if instruction.is_nop() {
         Refusal::Nop
     } else {
         Refusal::Unnamed

@@ -8,6 +8,10 @@
 
 use super::roles::{Known, Role, Roles};
 use super::{Callee, Holding};
+use crate::arch::{
+    Cpu, Flow, Instruction,
+    calls::{self, Thunk},
+};
 use crate::resolve::infer::{Frame, Slot};
 use crate::resolve::layout::Abi;
 use crate::resolve::link::Linked;
@@ -16,8 +20,6 @@ use crate::resolve::rules::Outcome;
 use crate::resolve::run::{Observer, evaluated, may_free};
 use crate::resolve::spectate::At;
 use crate::resolve::world::World;
-use crate::resolve::x86_64::machine::Cpu;
-use iced_x86::{FlowControl, Instruction, OpKind};
 use nfdrop_db::{Location, Reg};
 use std::collections::BTreeSet;
 
@@ -85,9 +87,6 @@ pub(super) struct Stat {
     freed: bool,
 }
 
-/// `rsp` and `rbp`.
-const FRAME: [Reg; 2] = [Reg::Rsp, Reg::Rbp];
-
 impl Stat {
     /// What places hold at every visit.
     pub(super) fn holdings(&self, slots: &[Slot]) -> Vec<Holding> {
@@ -111,7 +110,7 @@ impl Stat {
             };
             holdings.push(Holding { place, role });
         }
-        for (reg, same) in FRAME.into_iter().zip(self.regs) {
+        for (reg, same) in calls::FRAME.into_iter().zip(self.regs) {
             if let Same::Always(distance) = same
                 && distance != 0
             {
@@ -252,7 +251,7 @@ impl Watch {
         let (linked, world) = at;
         let instruction = &linked.instructions[number].instruction;
         let Some(target) = target(instruction, linked, cpu, memory) else { return };
-        let rsi = cpu.get(Reg::Rsi);
+        let rsi = cpu.get(calls::ARGUMENTS[1]);
         let inside = linked.instruction_at(target).is_some();
         let evaluation = evaluated(cpu, world).filter(|_| !inside);
         let name = linked.name_at(Address(target)).unwrap_or_default();
@@ -317,7 +316,7 @@ impl Watch {
             stat.varies |= u128::from(first != value) << place;
             stat.roles[place].keep(roles);
         }
-        for (reg, same) in FRAME.into_iter().zip(&mut stat.regs) {
+        for (reg, same) in calls::FRAME.into_iter().zip(&mut stat.regs) {
             let distance = self.regs.map(|regs| regs.wrapping_sub(cpu.get(reg)) as i64);
             same.and(distance.filter(|distance| distance.unsigned_abs() < 4096));
         }
@@ -398,37 +397,26 @@ impl Observer for Watching<'_> {
 }
 
 fn kind(instruction: &Instruction, linked: &Linked) -> Kind {
-    match instruction.flow_control() {
-        FlowControl::Call | FlowControl::IndirectCall => Kind::Call,
-        FlowControl::IndirectBranch => Kind::Indirect,
-        FlowControl::UnconditionalBranch if thunk(instruction, linked).is_some() => Kind::Indirect,
+    match instruction.flow() {
+        Flow::Call | Flow::IndirectCall => Kind::Call,
+        Flow::IndirectJump => Kind::Indirect,
+        Flow::Jump if thunk(instruction, linked).is_some() => Kind::Indirect,
         _ => Kind::Plain,
     }
 }
 
-/// The register that a call or jump through a thunk goes to: `__x86_indirect_thunk_rax` and kin.
+/// The register that a call or jump through a thunk goes to.
 fn thunk(instruction: &Instruction, linked: &Linked) -> Option<Reg> {
-    let name = linked.name_at(Address(instruction.near_branch_target()))?;
-    let register = name.strip_prefix("__x86_indirect_")?.rsplit('_').next()?;
-    Reg::ALL.into_iter().find(|reg| reg.name() == register)
+    match calls::thunk(linked.name_at(Address(instruction.target()?))?)? {
+        Thunk::Jump(reg) => Some(reg),
+        Thunk::Return => None,
+    }
 }
 
 /// Where a call goes.
 fn target(instruction: &Instruction, linked: &Linked, cpu: &Cpu, memory: &Memory) -> Option<u64> {
-    match instruction.op0_kind() {
-        OpKind::NearBranch64 => match thunk(instruction, linked) {
-            Some(reg) => Some(cpu.get(reg)),
-            None => Some(instruction.near_branch_target()),
-        },
-        OpKind::Register if instruction.op0_register().is_gpr64() => {
-            Some(cpu.registers[instruction.op0_register().number()])
-        }
-        OpKind::Memory => {
-            let address = instruction.virtual_address(0, 0, |register, _, _| {
-                register.is_gpr64().then(|| cpu.registers[register.number()])
-            })?;
-            memory.read(Address(address), 8).ok()
-        }
-        _ => None,
-    }
+    let Some(target) = instruction.target() else {
+        return cpu.indirect_target(instruction, memory);
+    };
+    Some(thunk(instruction, linked).map_or(target, |reg| cpu.get(reg)))
 }

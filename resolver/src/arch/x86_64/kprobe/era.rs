@@ -1,5 +1,7 @@
 //! Versions of the kernel's rules for kprobes, as far as they matter here.
 
+use nfdrop_db::{KernelRelease, Series};
+
 /// Between two of these the rules are the same; a later one optimizes, boosts or accepts more.
 ///
 /// Stable series take such changes in the middle, and distributions number their releases as they
@@ -38,12 +40,15 @@ impl Era {
 
     /// Of what `uname -r` prints.
     pub fn of(release: Option<&str>) -> Self {
-        let Some(release) = release.and_then(Release::parse) else { return Self::Unknown };
-        match release.series {
-            (..=3, _) | (4, ..=14) => Self::Oldest,
-            (..=5, _) | (6, ..=1) if release.stops_at_int3() => Self::OptimizesPreemptible,
-            (..=5, _) | (6, ..=4) => Self::WalksOverInt3,
-            (6, ..=8) => Self::TrustsRetpolines,
+        let release = KernelRelease(release.unwrap_or_default());
+        let Some(series) = release.series() else { return Self::Unknown };
+        match series {
+            Series(..=3, _) | Series(4, ..=14) => Self::Oldest,
+            Series(..=5, _) | Series(6, ..=1) if stops_at_int3(series, release) => {
+                Self::OptimizesPreemptible
+            }
+            Series(..=5, _) | Series(6, ..=4) => Self::WalksOverInt3,
+            Series(6, ..=8) => Self::TrustsRetpolines,
             _ => Self::BoostsGroups,
         }
     }
@@ -66,57 +71,19 @@ impl Era {
     }
 }
 
-/// The numbers of a release.
-struct Release {
-    series: (u32, u32),
-    /// The stable version, where the release tells.
-    patch: Option<u32>,
-    /// The number that Debian and its derivatives put in its place.
-    abi: Option<u32>,
-}
-
-impl Release {
-    /// `6.12.117+deb13-amd64`, `6.1.0-56-amd64`, `5.10.0-0.deb10.21-amd64`, `7.3-amd64`.
-    fn parse(release: &str) -> Option<Self> {
-        let (major, rest) = number(release)?;
-        let (minor, rest) = number(rest.strip_prefix('.')?)?;
-        let series = (major, minor);
-        let Some((patch, rest)) = rest.strip_prefix('.').and_then(number) else {
-            return Some(Self { series, patch: None, abi: None });
-        };
-        let abi = rest.strip_prefix('-').filter(|_| patch == 0);
-        let abi = abi.and_then(|abi| number(backported(abi).unwrap_or(abi)));
-        Some(match abi {
-            Some((abi, _)) => Self { series, patch: None, abi: Some(abi) },
-            None => Self { series, patch: Some(patch), abi: None },
-        })
+/// Up to 6.1. Debian's 5.10.0-21 is 5.10.162, 5.10.0-22 is 5.10.178; its 6.0 ended with 6.0.12 and its 6.1 began
+/// with 6.1.4. Other releases without a stable version may have the fix; where they have not, attaching fails,
+/// which is seen.
+fn stops_at_int3(series: Series, release: KernelRelease<'_>) -> bool {
+    match (series, release.stable(), release.abi()) {
+        (Series(6, 1), Some(patch), _) => patch < 4,
+        (Series(6, 0), Some(patch), _) => patch < 18,
+        (Series(6, 0), None, Some(_)) => true,
+        (Series(5, 15), Some(patch), _) => patch < 87,
+        (Series(5, 10), Some(patch), _) => patch < 163,
+        (Series(5, 10), None, Some(abi)) => abi < 22,
+        (_, patch, _) => patch.is_some(),
     }
-
-    /// Up to 6.1. Debian's 5.10.0-21 is 5.10.162, 5.10.0-22 is 5.10.178; its 6.0 ended with 6.0.12 and
-    /// its 6.1 began with 6.1.4. Other releases without a stable version may have the fix; where they
-    /// have not, attaching fails, which is seen.
-    fn stops_at_int3(&self) -> bool {
-        match (self.series, self.patch, self.abi) {
-            ((6, 1), Some(patch), _) => patch < 4,
-            ((6, 0), Some(patch), _) => patch < 18,
-            ((6, 0), None, Some(_)) => true,
-            ((5, 15), Some(patch), _) => patch < 87,
-            ((5, 10), Some(patch), _) => patch < 163,
-            ((5, 10), None, Some(abi)) => abi < 22,
-            (_, patch, _) => patch.is_some(),
-        }
-    }
-}
-
-/// `21-amd64` of a backport's `0.deb10.21-amd64`.
-fn backported(abi: &str) -> Option<&str> {
-    Some(abi.strip_prefix("0.deb")?.split_once('.')?.1)
-}
-
-/// The decimal number a text begins with, and the rest.
-fn number(text: &str) -> Option<(u32, &str)> {
-    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    Some((text[..end].parse().ok()?, &text[end..]))
 }
 
 #[cfg(test)]

@@ -4,16 +4,17 @@
 //! Source of all semantics: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2.
 
 use super::flags::{ALL, CF, Flags, OF, PF, SF, ZF, mask};
+use super::{Instruction, instruction::is_undefined};
 use crate::resolve::memory::{Address, Fault, Memory};
 use crate::resolve::origin::Origin;
-use iced_x86::{Code, ConditionCode, FlowControl, Instruction, Mnemonic, OpKind, Register};
+use iced_x86::{Code, ConditionCode, FlowControl, Instruction as Raw, Mnemonic, OpKind, Register};
 use nfdrop_db::Reg;
 
 /// `%gs`-relative memory (per-CPU data) lies here.
-pub const GS_BASE: u64 = 0xffff_8880_7fc0_0000;
+pub const PER_CPU: u64 = 0xffff_8880_7fc0_0000;
 /// Bytes of per-CPU memory that are there. Offsets count modulo this: per-CPU symbols have addresses
 /// like all others here, not small offsets as in a kernel.
-pub const GS_SIZE: usize = 64 << 10;
+pub const PER_CPU_SIZE: usize = 64 << 10;
 /// Most iterations of one `rep`.
 const MAX_REP: u64 = 1 << 12;
 
@@ -124,7 +125,7 @@ impl Cpu {
     }
 
     /// Where the address of a memory operand comes from.
-    fn address_origin(&self, i: &Instruction) -> Origin {
+    fn address_origin(&self, i: &Raw) -> Origin {
         let of = |register| match register {
             Register::None => Origin::COMPUTED,
             // Where symbols are differs from boot to boot.
@@ -172,8 +173,12 @@ impl Cpu {
     /// The address of an instruction's memory operand; `None` for segments other than `gs` with a
     /// base other than zero, and for vector indices.
     pub fn effective_address(&self, instruction: &Instruction) -> Option<Address> {
+        self.address_of(&instruction.0)
+    }
+
+    fn address_of(&self, instruction: &Raw) -> Option<Address> {
         let segment = |offset: u64| match instruction.segment_prefix() {
-            Register::GS => Some(Address(GS_BASE + offset % GS_SIZE as u64)),
+            Register::GS => Some(Address(PER_CPU + offset % PER_CPU_SIZE as u64)),
             Register::FS => None,
             _ => Some(Address(offset)),
         };
@@ -196,15 +201,27 @@ impl Cpu {
         segment(sum)
     }
 
+    /// Where an indirect call or jump goes.
+    pub fn indirect_target(&self, instruction: &Instruction, memory: &Memory) -> Option<u64> {
+        let i = &instruction.0;
+        match i.op0_kind() {
+            OpKind::Register if i.op0_register().is_gpr64() => self.register(i.op0_register()),
+            OpKind::Memory => memory.read(self.address_of(i)?, 8).ok(),
+            _ => None,
+        }
+    }
+
     /// How much work an instruction is: 1, or the number of its repetitions.
     #[inline]
     pub fn cost(&self, instruction: &Instruction) -> u64 {
+        let instruction = &instruction.0;
         let repeated = instruction.has_rep_prefix() && instruction.is_string_instruction();
         if repeated { 1 + self.get(Reg::Rcx).min(MAX_REP) } else { 1 }
     }
 
     /// Runs one instruction.
     pub fn step(&mut self, memory: &mut Memory, i: &Instruction) -> Result<Step, Trap> {
+        let i = &i.0;
         let before = self.rip;
         self.rip = i.next_ip();
         let result = self.execute(memory, i);
@@ -214,7 +231,7 @@ impl Cpu {
         result
     }
 
-    fn execute(&mut self, memory: &mut Memory, i: &Instruction) -> Result<Step, Trap> {
+    fn execute(&mut self, memory: &mut Memory, i: &Raw) -> Result<Step, Trap> {
         self.seen = Origin::COMPUTED;
         let unsupported = Trap::Unsupported(i.code());
         if i.has_lock_prefix() && i.op0_kind() != OpKind::Memory {
@@ -263,7 +280,7 @@ impl Cpu {
                 (self.rip, _) = self.pop(memory)?;
                 return Ok(Step::Return);
             }
-            FlowControl::Exception if super::is_undefined(i) => return Ok(Step::Undefined),
+            FlowControl::Exception if is_undefined(i) => return Ok(Step::Undefined),
             _ => return Err(unsupported),
         }
         if i.has_rep_prefix() || i.has_repne_prefix() {
@@ -296,7 +313,7 @@ impl Cpu {
             }
             Mnemonic::Lea => {
                 let plain = i.segment_prefix() == Register::None;
-                let address = self.effective_address(i).filter(|_| plain).ok_or(unsupported)?;
+                let address = self.address_of(i).filter(|_| plain).ok_or(unsupported)?;
                 let origin = match i.memory_index_scale() {
                     1 => self.address_origin(i).carried(),
                     _ => self.address_origin(i).mixed(),
@@ -621,7 +638,7 @@ impl Cpu {
         Ok(Step::Next)
     }
 
-    fn conditional(&mut self, memory: &mut Memory, i: &Instruction) -> Result<(), Trap> {
+    fn conditional(&mut self, memory: &mut Memory, i: &Raw) -> Result<(), Trap> {
         let holds = self.flags.condition(i.condition_code());
         let holds = holds.ok_or(Trap::UndefinedFlag(i.code()))?;
         if i.op_count() == 1 {
@@ -638,7 +655,7 @@ impl Cpu {
         self.write_from(memory, i, 0, value, self.seen | self.flags_origin)
     }
 
-    fn flag(&mut self, flag: u8, i: &Instruction) -> Result<bool, Trap> {
+    fn flag(&mut self, flag: u8, i: &Raw) -> Result<bool, Trap> {
         self.seen |= self.flags_origin;
         self.flags.get(flag).ok_or(Trap::UndefinedFlag(i.code()))
     }
@@ -670,7 +687,7 @@ impl Cpu {
         result
     }
 
-    fn shift(&mut self, memory: &mut Memory, i: &Instruction, bits: u32) -> Result<(), Trap> {
+    fn shift(&mut self, memory: &mut Memory, i: &Raw, bits: u32) -> Result<(), Trap> {
         let a = self.read(memory, i, 0)? & mask(bits);
         let count = self.read(memory, i, 1)? as u32 & if bits == 64 { 63 } else { 31 };
         if count == 0 {
@@ -714,12 +731,7 @@ impl Cpu {
     }
 
     /// `shld` and `shrd`: bits of the second operand are shifted in.
-    fn double_shift(
-        &mut self,
-        memory: &mut Memory,
-        i: &Instruction,
-        bits: u32,
-    ) -> Result<(), Trap> {
+    fn double_shift(&mut self, memory: &mut Memory, i: &Raw, bits: u32) -> Result<(), Trap> {
         let a = self.read(memory, i, 0)? & mask(bits);
         let b = self.read(memory, i, 1)? & mask(bits);
         let count = self.read(memory, i, 2)? as u32 & if bits == 64 { 63 } else { 31 };
@@ -749,7 +761,7 @@ impl Cpu {
     }
 
     /// `mul` and the `imul` of one operand: both halves of the product.
-    fn multiply(&mut self, memory: &Memory, i: &Instruction, bits: u32) -> Result<(), Trap> {
+    fn multiply(&mut self, memory: &Memory, i: &Raw, bits: u32) -> Result<(), Trap> {
         let unsupported = Trap::Unsupported(i.code());
         let a = self.get(Reg::Rax) & mask(bits);
         let b = self.read(memory, i, 0)? & mask(bits);
@@ -777,7 +789,7 @@ impl Cpu {
         Ok(())
     }
 
-    fn rotate(&mut self, memory: &mut Memory, i: &Instruction, bits: u32) -> Result<(), Trap> {
+    fn rotate(&mut self, memory: &mut Memory, i: &Raw, bits: u32) -> Result<(), Trap> {
         let a = self.read(memory, i, 0)? & mask(bits);
         let masked = self.read(memory, i, 1)? as u32 & if bits == 64 { 63 } else { 31 };
         let count = masked % bits;
@@ -802,7 +814,7 @@ impl Cpu {
 
     /// `stos` and `movs`, with and without `rep`. The direction flag is clear, as the kernel's ABI
     /// wants it.
-    fn string(&mut self, memory: &mut Memory, i: &Instruction) -> Result<(), Trap> {
+    fn string(&mut self, memory: &mut Memory, i: &Raw) -> Result<(), Trap> {
         let unsupported = Trap::Unsupported(i.code());
         let (size, moves) = match i.code() {
             Code::Stosb_m8_AL => (1, false),
@@ -842,7 +854,7 @@ impl Cpu {
     }
 
     #[expect(clippy::unused_self, reason = "reads like its neighbours")]
-    fn operand_bits(&self, i: &Instruction, operand: u32) -> u32 {
+    fn operand_bits(&self, i: &Raw, operand: u32) -> u32 {
         match i.op_kind(operand) {
             OpKind::Register => i.op_register(operand).size() as u32 * 8,
             OpKind::Memory => i.memory_size().size() as u32 * 8,
@@ -852,7 +864,7 @@ impl Cpu {
     }
 
     /// An operand, zero-extended; immediates sign-extended as the instruction says.
-    fn read(&mut self, memory: &Memory, i: &Instruction, operand: u32) -> Result<u64, Trap> {
+    fn read(&mut self, memory: &Memory, i: &Raw, operand: u32) -> Result<u64, Trap> {
         let unsupported = Trap::Unsupported(i.code());
         match i.op_kind(operand) {
             OpKind::Register => {
@@ -865,7 +877,7 @@ impl Cpu {
                 if !(1..=8).contains(&size) {
                     return Err(unsupported);
                 }
-                let address = self.effective_address(i).ok_or(unsupported)?;
+                let address = self.address_of(i).ok_or(unsupported)?;
                 let (value, origin) = memory.load(address, size)?;
                 self.seen |= origin | self.address_origin(i).of_address().low(size);
                 Ok(value)
@@ -879,7 +891,7 @@ impl Cpu {
     fn write(
         &mut self,
         memory: &mut Memory,
-        i: &Instruction,
+        i: &Raw,
         operand: u32,
         value: u64,
     ) -> Result<(), Trap> {
@@ -889,7 +901,7 @@ impl Cpu {
     fn write_from(
         &mut self,
         memory: &mut Memory,
-        i: &Instruction,
+        i: &Raw,
         operand: u32,
         value: u64,
         origin: Origin,
@@ -904,7 +916,7 @@ impl Cpu {
                 if !(1..=8).contains(&size) {
                     return Err(unsupported);
                 }
-                let address = self.effective_address(i).ok_or(unsupported)?;
+                let address = self.address_of(i).ok_or(unsupported)?;
                 Ok(memory.write(address, size, value, origin)?)
             }
             _ => Err(unsupported),
@@ -956,7 +968,7 @@ fn general(register: Register) -> Option<(usize, GprPart)> {
 }
 
 /// Whether both operands are the same register: the result is the same, whatever it holds.
-fn is_twice(i: &Instruction) -> bool {
+fn is_twice(i: &Raw) -> bool {
     i.op0_kind() == OpKind::Register
         && i.op1_kind() == OpKind::Register
         && i.op0_register() == i.op1_register()
@@ -990,10 +1002,15 @@ fn sign_extend(value: u64, bits: u32) -> u64 {
     ((value << (64 - bits)) as i64 >> (64 - bits)) as u64
 }
 
+/// The 64-bit register that a general register is, or is a part of.
+pub(super) fn number_of(register: Register) -> Option<Reg> {
+    general(register).map(|(number, _)| Reg::ALL[number])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::resolve::x86_64::decode;
+    use crate::arch::decode;
 
     #[test]
     fn general_registers_are_what_iced_says() {
@@ -1013,7 +1030,7 @@ mod tests {
         }
     }
 
-    /// `tests/native.rs` compares what is run with the processor; this is what must not be.
+    /// `native.rs` compares what is run with the processor; this is what must not be.
     #[test]
     fn what_is_not_modelled_is_refused() {
         let mut memory = Memory::default();
@@ -1033,7 +1050,7 @@ mod tests {
             let i = decode(bytes, 0x40, 0).unwrap();
             let mut cpu = Cpu::new([0x1080; 16], 0x40);
             let result = cpu.step(&mut memory, &i);
-            assert_eq!(result, Err(Trap::Unsupported(i.code())), "{name}");
+            assert_eq!(result, Err(Trap::Unsupported(i.0.code())), "{name}");
             assert_eq!((cpu.rip, cpu.registers), (0x40, [0x1080; 16]), "{name}");
         }
     }
@@ -1045,7 +1062,7 @@ mod tests {
         // shl eax, 3 leaves OF undefined: jo is refused, je is not.
         cpu.step(&mut memory, &decode(&[0xc1, 0xe0, 3], 0, 0).unwrap()).unwrap();
         let jo = decode(&[0x70, 0], 3, 0).unwrap();
-        assert_eq!(cpu.step(&mut memory, &jo), Err(Trap::UndefinedFlag(jo.code())));
+        assert_eq!(cpu.step(&mut memory, &jo), Err(Trap::UndefinedFlag(jo.0.code())));
         let je = decode(&[0x74, 0], 3, 0).unwrap();
         assert_eq!(cpu.step(&mut memory, &je), Ok(Step::Branch(false)));
     }

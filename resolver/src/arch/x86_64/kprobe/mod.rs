@@ -63,14 +63,15 @@ impl<'a> Rules<'a> {
             .iter()
             .filter(own)
             .map(|Decoded { place, instruction }| {
-                (place.offset..place.offset + instruction.len() as u32, *instruction)
+                (place.offset..place.offset + instruction.len() as u32, instruction.0)
             })
             .collect();
         instructions.sort_by_key(|(range, _)| range.start);
         let offset = |address: u64| u32::try_from(address.wrapping_sub(base)).ok();
         let branches = |own: bool| {
             let of = move |decoded: &&Decoded| (decoded.place.part == 0) == own;
-            let branches = linked.instructions.iter().filter(of).map(|decoded| decoded.instruction);
+            let branches =
+                linked.instructions.iter().filter(of).map(|decoded| decoded.instruction.0);
             branches.filter(is_branch).filter_map(|i| offset(i.near_branch_target()))
         };
         let targets = branches(true).collect();

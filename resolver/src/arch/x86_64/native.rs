@@ -9,12 +9,15 @@
 
 #![cfg(all(target_arch = "x86_64", target_os = "linux"))]
 
-use iced_x86::{CpuidFeature, FlowControl, Instruction, Register};
-use nfdrop_resolver::resolve::memory::{Address, Memory};
-use nfdrop_resolver::resolve::random::Random;
-use nfdrop_resolver::resolve::x86_64::decode;
-use nfdrop_resolver::resolve::x86_64::flags::{CF, OF, PF, SF, ZF};
-use nfdrop_resolver::resolve::x86_64::machine::{Cpu, Step, Trap};
+use super::{
+    Cpu, Instruction, Step, Trap, decode,
+    flags::{CF, OF, PF, SF, ZF},
+};
+use crate::resolve::{
+    memory::{Address, Memory},
+    random::Random,
+};
+use iced_x86::{CpuidFeature, FlowControl, Register};
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::process::{Command, Stdio};
@@ -203,19 +206,19 @@ fn case(random: &mut Random, missing: &[CpuidFeature]) -> Case {
         let mut bytes = code.clone();
         bytes.extend(self::bytes(random));
         let Some(i) = decode(&bytes, CODE, start) else { continue };
-        let missing = i.cpuid_features().iter().any(|feature| missing.contains(feature));
+        let missing = i.0.cpuid_features().iter().any(|feature| missing.contains(feature));
         // Control flow would leave the sequence, and the address of the code is not the kernel's.
-        let leaves = i.flow_control() != FlowControl::Next
-            || i.is_ip_rel_memory_operand()
-            || matches!(i.segment_prefix(), Register::FS | Register::GS);
+        let leaves = i.0.flow_control() != FlowControl::Next
+            || i.0.is_ip_rel_memory_operand()
+            || matches!(i.0.segment_prefix(), Register::FS | Register::GS);
         if missing || leaves {
             continue;
         }
         let (mut next, mut next_memory) = (cpu.clone(), memory.clone());
-        next.rip = i.ip();
+        next.rip = i.address();
         match next.step(&mut next_memory, &i) {
             Ok(Step::Next) => {
-                assert_eq!(next.rip, i.next_ip(), "{i}");
+                assert_eq!(next.rip, i.next_address(), "{i}");
                 (cpu, memory) = (next, next_memory);
                 bytes.truncate(start + i.len());
                 code = bytes;
@@ -296,7 +299,7 @@ fn random_instructions_do_what_the_processor_does() {
             panic!("sequence {sequence}: {difference}\n  {}\nfrom {registers:#x?}", listing());
         }
         for i in &case.instructions {
-            *ran.entry(format!("{:?}", i.mnemonic())).or_default() += 1;
+            *ran.entry(format!("{:?}", i.0.mnemonic())).or_default() += 1;
         }
     }
     drop(input);

@@ -5,27 +5,27 @@
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register};
 
 /// An instruction, as far as references go.
-pub(super) struct Decoded {
+pub(crate) struct Decoded {
     /// From the start of the code.
-    pub(super) offset: u32,
+    pub(crate) offset: u32,
     /// In bytes.
-    pub(super) len: u32,
+    pub(crate) len: u32,
     /// At most a branch target or memory operand, and an immediate.
-    pub(super) fields: Vec<Field>,
+    pub(crate) fields: Vec<Field>,
 }
 
 /// A field of an instruction that holds a place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Field {
+pub(crate) struct Field {
     /// From the start of the code.
-    pub(super) offset: u32,
+    pub(crate) offset: u32,
     /// What it means.
-    pub(super) value: Value,
+    pub(crate) value: Value,
 }
 
 /// What a field holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Value {
+pub(crate) enum Value {
     /// A 4-byte branch distance; the target.
     Branch(u64),
     /// A 4-byte distance of a RIP-relative operand; the address.
@@ -38,7 +38,7 @@ pub(super) enum Value {
 
 /// Decodes code from its first byte to its last, as if it were at `address`. Bytes that are no
 /// instruction are passed over one by one.
-pub(super) fn decode(code: &[u8], address: u64) -> impl Iterator<Item = Decoded> {
+pub(crate) fn decode(code: &[u8], address: u64) -> impl Iterator<Item = Decoded> {
     let mut decoder = Decoder::with_ip(64, code, address, DecoderOptions::NONE);
     std::iter::from_fn(move || {
         if !decoder.can_decode() {
@@ -64,14 +64,14 @@ pub(super) fn decode(code: &[u8], address: u64) -> impl Iterator<Item = Decoded>
 }
 
 /// Bytes of the instruction that begins `code`; 1 where it is none.
-pub(super) fn instruction_len(code: &[u8]) -> u32 {
+pub(crate) fn instruction_len(code: &[u8]) -> u32 {
     let instruction = Decoder::new(64, code, DecoderOptions::NONE).decode();
     if instruction.is_invalid() { 1 } else { instruction.len().max(1) as u32 }
 }
 
 /// Bytes of a function without the padding that may follow it: `nop`s and `int3`s. Where the
 /// compiler puts an `int3` behind every return (`CONFIG_SLS`), the last one's is not padding.
-pub(super) fn unpadded_len(code: &[u8]) -> usize {
+pub(crate) fn unpadded_len(code: &[u8]) -> usize {
     let mut decoder = Decoder::new(64, code, DecoderOptions::NONE);
     let mut end = 0;
     let mut last_returns = false;
