@@ -10,9 +10,10 @@ use super::link::Placement;
 use super::proof::{self, Proof};
 use super::rules::{Action, Chain, Expression, Outcome, Rule, Ruleset, verdict};
 use super::run::{Budget, Styles};
+use super::runner::{FoundOut, Runner, truth};
 use super::world::Case;
 use super::worlds::{self, Vocabulary};
-use super::{Edges, Findings, Runs, Unresolved, event, images, settle, truth};
+use super::{Findings, Unresolved, event, images, settle};
 use crate::image::Function;
 use nfdrop_db::LayoutSource;
 use std::fmt;
@@ -100,22 +101,22 @@ fn check_with(
     random_cases: usize,
 ) -> Result<Checked, Contradiction> {
     let mut checked = Checked::default();
-    let mut styles = Styles::ANY;
-    let budget = Budget::default();
+    let (mut styles, budget) = (Styles::ANY, Budget::default());
     for (number, placement) in [Placement::Odd, Placement::Round].into_iter().enumerate() {
         let images = images(function, placement).map_err(Contradiction::Function)?;
         let vocabulary = Vocabulary::new(&images[0], abi);
         let cases = worlds::larger(&vocabulary, seed.wrapping_add(number as u64), random_cases);
-        let mut edges = Edges::new(&images[0]);
+        let mut all = FoundOut { styles, ..FoundOut::new(&images[0]) };
         let mut proof = Proof::new(&findings.probes, &images[0]);
         let warnings = images[0].warnings(function);
-        let runs = Runs { images: &images, abi, cases: &cases, warnings, budget: &budget };
+        let runs = Runner { images: &images, abi, cases: &cases, warnings, budget: &budget };
         for (number, (case, world)) in runs.worlds().enumerate() {
             let outcome = case.expected.end.outcome();
             for image in runs.states(number, case) {
                 proof.begin_run(event(outcome), truth(case, &world));
-                runs.one(image, case, &world, &mut styles, &mut proof, &mut edges)
-                    .map_err(|found| Contradiction::Run { ruleset: described(case), found })?;
+                runs.one(image, case, &world, &mut all, &mut proof).map_err(|failed| {
+                    Contradiction::Run { ruleset: described(case), found: failed.why(case) }
+                })?;
                 proof
                     .end_run()
                     .map_err(|found| Contradiction::Probes { ruleset: described(case), found })?;
@@ -127,6 +128,7 @@ fn check_with(
                 }
             }
         }
+        styles = all.styles;
     }
     Ok(checked)
 }

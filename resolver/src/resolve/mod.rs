@@ -14,6 +14,7 @@
 
 pub mod check;
 pub mod choose;
+mod edges;
 pub mod infer;
 pub mod layout;
 pub mod leftovers;
@@ -25,15 +26,17 @@ pub mod random;
 pub mod report;
 pub mod rules;
 pub mod run;
+mod runner;
 pub mod settle;
 mod spectate;
 pub mod world;
 pub mod worlds;
 
-use crate::arch::{Access, Cpu, Flow, Instruction, Rules, Trap};
+use crate::arch::Rules;
 use crate::image::function::{Function, ObjectKind, Part, Place};
 use choose::Ranked;
-use infer::{Candidate, Coverage, Found, Frame, Kind, Places, Slot, Truth, Visits};
+use edges::count_edges;
+use infer::{Coverage, Frame, Kind, Slot, Visits};
 use layout::Abi;
 use link::{KeyState, LinkError, Linked, Placement};
 use nfdrop_db::plan::{self, SCHEMA};
@@ -41,10 +44,11 @@ use nfdrop_db::{
     Arch, BuildId, Event, Evidence, FnOffset, HexBytes, Layout, LayoutSource, Method, Plan, Probe,
     Reason, Share,
 };
-use rules::{End, Outcome};
-use run::{Budget, Observer, Ran, Stop, Styles, Surroundings};
-use spectate::{At, Nobody, Seen, Spectator};
-use world::{Case, World};
+use rules::Outcome;
+use run::Budget;
+use runner::{FoundOut, Runner, truth};
+use spectate::{Nobody, Spectator};
+use world::World;
 use worlds::Vocabulary;
 
 /// Version of the resolver. Outcomes carry it, so that a better resolver redoes what it must.
@@ -297,200 +301,6 @@ fn images(function: &Function, placement: Placement) -> Result<Vec<Linked>, Unre
     Ok(images)
 }
 
-/// Branch edges taken, by number of the instruction, and which instructions read KASAN's shadow.
-#[derive(Debug, Clone)]
-struct Edges {
-    taken: Vec<[bool; 2]>,
-    shadow: Vec<bool>,
-    /// Which instructions may read it and have not been seen to do so.
-    may_shadow: Vec<bool>,
-    has_shadow: bool,
-}
-
-impl Edges {
-    fn new(linked: &Linked) -> Self {
-        let count = linked.instructions.len();
-        let has_shadow = linked.symbol_names().any(|name| name.starts_with("__asan_"));
-        let may_shadow = |decoded: &link::Decoded| has_shadow && may_shadow(&decoded.instruction);
-        let may_shadow = linked.instructions.iter().map(may_shadow).collect();
-        Self { taken: vec![[false; 2]; count], shadow: vec![false; count], may_shadow, has_shadow }
-    }
-
-    /// Whether a conditional branch belongs to KASAN's check of an access: nothing but arithmetic lies
-    /// between it and a look at the shadow.
-    fn checks_shadow(&self, linked: &Linked, number: usize) -> bool {
-        const MOST: usize = 12;
-        for before in (0..number).rev().take(MOST) {
-            if self.shadow[before] {
-                return true;
-            }
-            let (i, next) = (&linked.instructions[before], &linked.instructions[before + 1]);
-            let i = &i.instruction;
-            let plain = matches!(i.flow(), Flow::Next | Flow::Branch);
-            let touches_memory = i.memory().is_some_and(|memory| memory.access != Access::Address);
-            if i.next_address() != next.instruction.address() || !plain || touches_memory {
-                return false;
-            }
-        }
-        false
-    }
-}
-
-/// Whether an instruction has an operand in memory that is not plainly in the frame.
-fn may_shadow(i: &Instruction) -> bool {
-    i.memory().is_some() && !i.is_on_stack()
-}
-
-/// Both an observer of its own kind and of the edges.
-struct Watching<'a, O> {
-    linked: &'a Linked,
-    inner: &'a mut O,
-    edges: &'a mut Edges,
-}
-
-impl<O: Observer> Observer for Watching<'_, O> {
-    fn visit(&mut self, instruction: usize, cpu: &Cpu, memory: &memory::Memory, freed: bool) {
-        if self.edges.may_shadow[instruction] {
-            let i = &self.linked.instructions[instruction].instruction;
-            if cpu.effective_address(i).is_some_and(memory::is_shadow) {
-                self.edges.shadow[instruction] = true;
-                self.edges.may_shadow[instruction] = false;
-            }
-        }
-        self.inner.visit(instruction, cpu, memory, freed);
-    }
-
-    fn weight(&self, instruction: usize) -> u64 {
-        self.inner.weight(instruction)
-    }
-
-    fn edge(&mut self, instruction: usize, taken: bool) {
-        self.edges.taken[instruction][usize::from(taken)] = true;
-        self.inner.edge(instruction, taken);
-    }
-}
-
-/// All runs of one set of cases, over all images: tells each run's case to `each`.
-struct Runs<'a> {
-    images: &'a [Linked],
-    abi: &'a Abi,
-    cases: &'a [Case],
-    warnings: link::Warnings,
-    budget: &'a Budget,
-}
-
-impl Runs<'_> {
-    /// Runs one case on one image with an observer, and compares with the reference.
-    fn one<O: Observer>(
-        &self,
-        image: &Linked,
-        case: &Case,
-        world: &World,
-        styles: &mut Styles,
-        observer: &mut O,
-        edges: &mut Edges,
-    ) -> Result<(), Unresolved> {
-        self.one_before(image, case, world, styles, observer, edges, &mut Nobody)
-    }
-
-    /// As [`Runs::one`], before somebody who looks on.
-    #[expect(clippy::too_many_arguments, reason = "all that takes part in a run")]
-    fn one_before<O: Observer, S: Spectator>(
-        &self,
-        image: &Linked,
-        case: &Case,
-        world: &World,
-        styles: &mut Styles,
-        observer: &mut O,
-        edges: &mut Edges,
-        spectator: &mut S,
-    ) -> Result<(), Unresolved> {
-        let (abi, warnings, budget) = (self.abi, &self.warnings, self.budget);
-        let around = Surroundings { linked: image, abi, warnings, budget };
-        spectator.begin_run();
-        let at = At { linked: image, world };
-        let mut seen = Seen { observer, spectator: &mut *spectator, at };
-        let mut watching = Watching { linked: image, inner: &mut seen, edges };
-        let ran = run::run(around, world, case.scene.seed, &mut watching);
-        let ran = ran.map_err(|stop| {
-            let reason = match &stop {
-                Stop::Trap { trap: Trap::Unsupported(_), .. } => Reason::UnsupportedInstruction,
-                _ => Reason::Diverged,
-            };
-            let detail = format!("expected {}, found: {stop}", case.expected.end);
-            Unresolved::new(reason, detail)
-        })?;
-        let agreed = styles.agree(&case.expected, &ran);
-        if !agreed.possible() {
-            return Err(Unresolved::new(Reason::Diverged, disagreement(case, &ran)));
-        }
-        *styles = agreed;
-        spectator.end_run(case.expected.end.outcome());
-        Ok(())
-    }
-
-    /// Where the pointers are at each candidate: all cases that drop are run once more, and the others
-    /// where a condition has to tell them apart.
-    fn places(
-        &self,
-        candidates: &[Candidate],
-        slots: &[Slot],
-    ) -> Result<Vec<Option<Found>>, Unresolved> {
-        let instructions = self.images[0].instructions.len();
-        let mut places = Places::new(candidates, slots, instructions);
-        let mut styles = Styles::ANY;
-        let mut edges = Edges::new(&self.images[0]);
-        let mut counted = 0;
-        for (number, (case, world)) in self.worlds().enumerate() {
-            let event = event(case.expected.end.outcome());
-            for image in self.states(number, case) {
-                let run = counted;
-                counted += 1;
-                if event.is_none() && !places.wants_others() {
-                    continue;
-                }
-                places.begin_run(run, event, truth(case, &world));
-                self.one(image, case, &world, &mut styles, &mut places, &mut edges)?;
-            }
-        }
-        Ok(places.found())
-    }
-
-    /// All cases with their worlds: the same for all images, which have the same symbols.
-    fn worlds(&self) -> impl Iterator<Item = (&Case, World)> {
-        let world = |case: &Case| World::new(&case.scene, self.abi, &self.images[0]);
-        self.cases.iter().map(move |case| (case, world(case)))
-    }
-
-    /// The states of the static keys that the case of this number is run in: the systematic ones in
-    /// all, of the random ones each in some, in turn.
-    fn states(&self, number: usize, case: &Case) -> impl Iterator<Item = &Linked> {
-        let step = if case.random { (self.images.len() / RANDOM_STATES).max(1) } else { 1 };
-        self.images.iter().skip(number % step).step_by(step)
-    }
-}
-
-/// The pointers of a case that ends with a drop.
-fn truth(case: &Case, world: &World) -> Truth {
-    let rule = match case.expected.end {
-        End::Rule(id, _) => world.rules.get(&id).copied(),
-        _ => None,
-    };
-    Truth { rule, pkt: world.pkt, base_chain: world.base_chain }
-}
-
-/// How a run ended that should have ended otherwise.
-fn disagreement(case: &Case, ran: &Ran) -> String {
-    format!(
-        "expected {} after {} calls of eval, found {:#x} after {}, packet freed {} times",
-        case.expected.end,
-        case.expected.calls.len(),
-        ran.returned,
-        ran.calls.len(),
-        ran.freed
-    )
-}
-
 /// By number, the instructions that a kprobe can be put on.
 fn eligible(linked: &Linked, rules: &Rules<'_>) -> Vec<bool> {
     let site = |place: Place| place.part == 0 && rules.probe_site(place.offset).is_some();
@@ -521,17 +331,16 @@ fn resolve_with<S: Spectator>(
     let vocabulary = Vocabulary::new(first, abi);
     let frame = Frame::new(first);
     let warnings = first.warnings(function);
-    let mut edges = Edges::new(first);
-    let mut styles = Styles::ANY;
+    let mut all = FoundOut::new(first);
 
     let cases = worlds::generate(&vocabulary, SEEDS[0], RANDOM_CASES[0]);
-    let runs = Runs { images, abi, cases: &cases, warnings, budget };
+    let runs = Runner { images, abi, cases: &cases, warnings, budget };
     let walk = worlds::walk(&vocabulary, SEEDS[0]);
     let mut visits = Visits::new(first.instructions.len());
     for case in &walk {
         let world = World::new(&case.scene, abi, first);
         spectator.enter();
-        runs.one_before(first, case, &world, &mut styles, &mut visits, &mut edges, spectator)?;
+        runs.one_before(first, (case, &world), &mut all, &mut visits, spectator)?;
     }
     spectator.walked(first);
     // Looking at values is slow, and most builds have sites that only drops come by.
@@ -546,8 +355,7 @@ fn resolve_with<S: Spectator>(
             }
             spectator.enter();
             for image in runs.states(number, case) {
-                let (coverage, edges) = (&mut coverage, &mut edges);
-                runs.one_before(image, case, &world, &mut styles, coverage, edges, spectator)?;
+                runs.one_before(image, (case, &world), &mut all, &mut coverage, spectator)?;
                 coverage.end_run(case.expected.end.outcome());
             }
             if coverage.too_much() {
@@ -569,7 +377,7 @@ fn resolve_with<S: Spectator>(
     enters(Stage::Proof);
     let confirming = worlds::generate(&vocabulary, SEEDS[1], RANDOM_CASES[1]);
     let warnings = runs.warnings.clone();
-    let runs_again = Runs { images: images_again, cases: &confirming, warnings, abi, budget };
+    let runs_again = Runner { images: images_again, cases: &confirming, warnings, abi, budget };
     let layout = abi.plan_layout(&function.fields);
     let mut proof = proof::Proof::new(&probes, first);
     let mut counts = [0_u32; 3];
@@ -578,13 +386,12 @@ fn resolve_with<S: Spectator>(
         spectator.enter();
         for image in runs_again.states(number, case) {
             proof.begin_run(event(outcome), truth(case, &world));
-            let (proof, edges) = (&mut proof, &mut edges);
-            runs_again.one_before(image, case, &world, &mut styles, proof, edges, spectator)?;
+            runs_again.one_before(image, (case, &world), &mut all, &mut proof, spectator)?;
             proof.end_run().map_err(|error| Unresolved::new(Reason::AmbiguousSite, error))?;
             counts[outcome as usize] += 1;
         }
     }
-    let (taken, total) = count_edges(function, first, &edges);
+    let (taken, total) = count_edges(function, first, &all.edges);
     let share = Share::of(taken, total);
     if share < MIN_EDGES {
         let detail = format!("only {taken} of {total} branch edges were taken, a plan needs 75 %");
@@ -615,13 +422,13 @@ fn resolve_with<S: Spectator>(
     if let Some(Err(error)) = any_build.ok().map(|id| findings.plan(id).validate()) {
         return Err(Unresolved::new(Reason::UnknownLayout, error));
     }
-    spectator.proven(&edges);
+    spectator.proven(&all.edges);
     Ok(findings)
 }
 
 /// Chooses the probes after a first pass.
 fn choose_probes<S: Spectator>(
-    runs: &Runs<'_>,
+    runs: &Runner<'_>,
     function: &Function,
     rules: &Rules<'_>,
     coverage: Coverage<'_>,
@@ -675,39 +482,4 @@ fn choose_probes<S: Spectator>(
     probes.sort_by_key(|probe| (probe.event, probe.offset));
     spectator.chosen(candidates, found, drops);
     Ok(probes)
-}
-
-/// Branch edges taken, and all of them but those that only code with a defect takes (a sanitizer's
-/// report, a failed check of the stack or of a callee's type). A jump label's two edges are its two states; the runs take
-/// every label they come by in both, since every key is tried in both.
-fn count_edges(function: &Function, linked: &Linked, edges: &Edges) -> (usize, usize) {
-    let ways = branch_edges(function, linked, edges).into_iter().flat_map(|(_, ways)| ways);
-    let counted: Vec<bool> = ways.flatten().collect();
-    (counted.iter().filter(|&&taken| taken).count(), counted.len())
-}
-
-/// By number of each conditional branch whether a run went on and whether one jumped; `None` where
-/// that does not count.
-fn branch_edges(
-    function: &Function,
-    linked: &Linked,
-    edges: &Edges,
-) -> Vec<(usize, [Option<bool>; 2])> {
-    let warnings = linked.warnings(function);
-    let labels: Vec<_> = function.jump_labels.iter().flatten().map(|label| label.code).collect();
-    let mut branches = Vec::new();
-    for (number, (decoded, taken)) in linked.instructions.iter().zip(&edges.taken).enumerate() {
-        let branch = decoded.instruction.flow() == Flow::Branch;
-        if branch && !labels.contains(&decoded.place) {
-            let target = decoded.instruction.target().unwrap_or_default();
-            let ways = [decoded.instruction.next_address(), target];
-            // What decides over a report of KASAN lies out of line in some builds.
-            let reports = || edges.has_shadow && ways.iter().any(|&to| linked.fails(to, &warnings));
-            let checks_shadow = edges.checks_shadow(linked, number) || reports();
-            let counts =
-                |way: usize| taken[way] || !(checks_shadow || linked.fails(ways[way], &warnings));
-            branches.push((number, [0, 1].map(|way| counts(way).then_some(taken[way]))));
-        }
-    }
-    branches
 }

@@ -1,15 +1,16 @@
 //! Which of the known layouts a function without BTF has: found by trying. A wrong one does not make
 //! the runs agree with the reference, so nothing has to be guessed.
 
+use super::Unresolved;
 use super::infer::Visits;
 use super::layout::{Abi, PacketFields};
 use super::link::Linked;
 use super::link::Warnings;
 use super::memory::Memory;
-use super::run::{self, Budget, Observer, Styles, Surroundings};
+use super::run::{self, Budget, Observer, Surroundings};
+use super::runner::{FoundOut, Runner};
 use super::world::{Case, World};
 use super::worlds::{self, Vocabulary};
-use super::{Edges, Runs, Unresolved};
 use crate::arch::{Access, Cpu};
 use crate::image::function::Field;
 use nfdrop_db::Reason;
@@ -91,11 +92,12 @@ fn try_cases(
     cases: &[Case],
 ) -> Result<(), Unresolved> {
     let images = std::slice::from_ref(image);
-    let runs = Runs { images, abi, cases, warnings: warnings.clone(), budget };
+    let runs = Runner { images, abi, cases, warnings: warnings.clone(), budget };
     let mut visits = Visits::new(image.instructions.len());
-    let (mut styles, mut edges) = (Styles::ANY, Edges::new(image));
+    let mut all = FoundOut::new(image);
     for (case, world) in runs.worlds() {
-        runs.one(image, case, &world, &mut styles, &mut visits, &mut edges)?;
+        let ran = runs.one(image, case, &world, &mut all, &mut visits);
+        ran.map_err(|failed| failed.why(case))?;
     }
     Ok(())
 }

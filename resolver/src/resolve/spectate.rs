@@ -5,7 +5,7 @@
 //! body has one outcome whether or not anybody looks on. So its work is not weighed, and has to be
 //! little for every instruction.
 
-use super::Edges;
+use super::edges::Edges;
 use super::infer::{Candidate, Found, RunSet};
 use super::layout::Abi;
 use super::link::Linked;

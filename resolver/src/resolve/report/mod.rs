@@ -14,16 +14,17 @@ pub use roles::Role;
 pub use sites::{Beaten, Refusal, Site, Verdict};
 
 use super::choose::Ranked;
+use super::edges::{self, Edges};
 use super::infer::{Candidate, Coverage, Found, Frame, Kind, RunSet, Slot, Visits};
 use super::layout::Abi;
 use super::link::{self, Key, KeyState, Linked, Placement};
-use super::rules::RuleId;
-use super::run::{self, Budget, Stop, Styles, Surroundings};
+use super::run::{Budget, Stop, Styles};
+use super::runner::{Failed, FoundOut, Runner, disagreement};
 use super::settle;
 use super::spectate::At;
 use super::world::{Case, World};
 use super::worlds::{self, Vocabulary};
-use super::{Edges, Findings, RANDOM_CASES, SEEDS, Unresolved};
+use super::{Findings, RANDOM_CASES, SEEDS, Unresolved};
 use crate::arch::{Flow, Rules, patch};
 use crate::image::function::{Function, Place};
 use nfdrop_db::{LayoutSource, Location};
@@ -228,63 +229,51 @@ impl Observed {
         let first = &images[0][0];
         let vocabulary = Vocabulary::new(first, abi);
         let mut watch = Watch::new(first, abi);
+        let mut all = FoundOut::new(first);
         let mut observed = Self {
             abi: abi.clone(),
             stats: Vec::new(),
             slots: watch.slots.clone(),
-            edges: Edges::new(first),
+            edges: all.edges.clone(),
             runs: [0; 4],
             failures: Vec::new(),
             walk: vec![0; first.instructions.len()],
         };
         // The first runs tell where the verdict is, which the others know from the start.
         let walk = worlds::walk(&vocabulary, SEEDS[0]);
-        for case in &walk {
-            let world = World::new(&case.scene, abi, first);
-            let warnings = first.warnings(function);
-            let around = Surroundings { linked: first, abi, warnings: &warnings, budget };
+        let warnings = first.warnings(function);
+        let runs = Runner { images: images[0], abi, cases: &walk, warnings, budget };
+        for (case, world) in runs.worlds() {
             watch.enter();
             watch.begin_run();
             let at = At { linked: first, world: &world };
-            let mut inner = Watching { watch: &mut watch, at };
-            let edges = &mut observed.edges;
-            let mut watching = super::Watching { linked: first, inner: &mut inner, edges };
+            let mut watching = Watching { watch: &mut watch, at };
             // A run that fails will fail again below, where its reason is told.
-            let _ = run::run(around, &world, case.scene.seed, &mut watching);
+            let _ = runs.one(first, case, &world, &mut all, &mut watching);
             watch.end_run(Some(case.expected.end.outcome()));
         }
+        all.styles = Styles::ANY;
         observed.walk = watch.walked(first);
-        let mut styles = Styles::ANY;
         'runs: for which in 0..2 {
             let warnings = images[which][0].warnings(function);
             let cases = worlds::generate(&vocabulary, SEEDS[which], RANDOM_CASES[which]);
-            let runs = super::Runs { images: images[which], abi, cases: &cases, warnings, budget };
-            for (number, case) in cases.iter().enumerate() {
-                let world = World::new(&case.scene, abi, &images[which][0]);
+            let runs = Runner { images: images[which], abi, cases: &cases, warnings, budget };
+            for (number, (case, world)) in runs.worlds().enumerate() {
                 watch.enter();
                 for linked in runs.states(number, case) {
-                    let around = Surroundings { linked, abi, warnings: &runs.warnings, budget };
                     watch.begin_run();
                     let at = At { linked, world: &world };
-                    let mut inner = Watching { watch: &mut watch, at };
-                    let edges = &mut observed.edges;
-                    let mut watching = super::Watching { linked, inner: &mut inner, edges };
-                    let ran = run::run(around, &world, case.scene.seed, &mut watching);
-                    let failure = match &ran {
-                        Err(stop) => Some((stop.to_string(), stop_at(stop))),
-                        Ok(ran) => {
-                            let agreed = styles.agree(&case.expected, ran);
-                            if agreed.possible() {
-                                styles = agreed;
-                            }
-                            (!agreed.possible()).then(|| (super::disagreement(case, ran), None))
-                        }
-                    };
-                    let outcome = failure.is_none().then(|| case.expected.end.outcome());
-                    if let Some((what, at)) = failure {
-                        let calls = ran.map(|ran| ran.calls).unwrap_or_default();
-                        let failure = (what, at, enabled(function, linked, keys));
-                        observed.fail(&watch, linked, case, &calls, failure);
+                    let mut watching = Watching { watch: &mut watch, at };
+                    let ran = runs.one(linked, case, &world, &mut all, &mut watching);
+                    let outcome = ran.is_ok().then(|| case.expected.end.outcome());
+                    if let Err(failed) = &ran {
+                        observed.fail(
+                            &watch,
+                            linked,
+                            case,
+                            failed,
+                            enabled(function, linked, keys),
+                        );
                     }
                     watch.end_run(outcome);
                     observed.runs[outcome.map_or(3, |outcome| outcome as usize)] += 1;
@@ -296,7 +285,7 @@ impl Observed {
                 }
             }
         }
-        observed.stats = watch.stats;
+        (observed.stats, observed.edges) = (watch.stats, all.edges);
         observed
     }
 
@@ -305,12 +294,16 @@ impl Observed {
         watch: &Watch,
         linked: &Linked,
         case: &Case,
-        calls: &[(RuleId, usize)],
-        (what, at, keys): (String, Option<Place>, Vec<String>),
+        failed: &Failed,
+        keys: Vec<String>,
     ) {
         if self.failures.len() >= MAX_FAILURES {
             return;
         }
+        let (what, at, calls) = match failed {
+            Failed::Stopped(stop) => (stop.to_string(), stop_at(stop), &[][..]),
+            Failed::Disagreed(ran) => (disagreement(case, ran), None, &ran.calls[..]),
+        };
         let place = |number: &usize| linked.instructions[*number].place;
         let trail: Vec<Place> = watch.trail().iter().map(place).collect();
         let at = at.or(trail.last().copied());
@@ -343,9 +336,9 @@ impl Observed {
     ) {
         let first = &images[0][0];
         let rules = Rules::new(function, first);
-        report.edges = super::count_edges(function, first, &self.edges);
+        report.edges = edges::count_edges(function, first, &self.edges);
         let mut counted = vec![[false; 2]; first.instructions.len()];
-        for (number, ways) in super::branch_edges(function, first, &self.edges) {
+        for (number, ways) in edges::branch_edges(function, first, &self.edges) {
             counted[number] = ways.map(|way| way.is_some());
         }
         let probes = report.outcome.as_ref().map_or(&[][..], |findings| &findings.probes);
@@ -419,21 +412,20 @@ impl Choice {
         let cases = worlds::generate(&vocabulary, SEEDS[0], RANDOM_CASES[0]);
         let warnings = first.warnings(function);
         let budget = Budget::default();
-        let runs = super::Runs { images, abi, cases: &cases, warnings, budget: &budget };
-        let mut styles = Styles::ANY;
-        let mut edges = Edges::new(first);
+        let runs = Runner { images, abi, cases: &cases, warnings, budget: &budget };
+        let mut all = FoundOut::new(first);
         let frame = Frame::new(first);
         // For where the verdict is.
         let mut visits = Visits::new(first.instructions.len());
         for case in &worlds::walk(&vocabulary, SEEDS[0]) {
             let world = World::new(&case.scene, abi, first);
-            let _ = runs.one(first, case, &world, &mut styles, &mut visits, &mut edges);
+            let _ = runs.one(first, case, &world, &mut all, &mut visits);
         }
         let mut coverage = Coverage::new(abi, &frame.numbers, visits.below_entry, &eligible, kind);
         let mut whole = true;
         for (number, (case, world)) in runs.worlds().enumerate() {
             for image in runs.states(number, case) {
-                let ran = runs.one(image, case, &world, &mut styles, &mut coverage, &mut edges);
+                let ran = runs.one(image, case, &world, &mut all, &mut coverage);
                 whole &= ran.is_ok() && !coverage.too_much();
                 coverage.end_run(case.expected.end.outcome());
             }
@@ -489,5 +481,31 @@ fn key_name(key: &Key) -> String {
     match key.offset {
         0 => key.symbol.clone(),
         offset => format!("{}+{offset:#x}", key.symbol),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::{
+        self,
+        function::{KeepOff, Patched},
+    };
+
+    /// Built with link-time optimization, which has inlined `eval` functions.
+    const WITH_LTO: &[u8] =
+        include_bytes!("../../../../tests/corpus/variants/6.12.117-clang-19-lto-thin.json");
+
+    #[test]
+    fn runs_unresolved_lto_function_with_layout_of_resolver() {
+        let mut function = image::load(WITH_LTO, None).unwrap();
+        assert!(super::super::resolve(&function).is_ok());
+        // No probe can be put anywhere.
+        let range = 0..function.parts[0].bytes.len() as u32;
+        function.keep_off = vec![KeepOff { range, why: Patched::Alternative }];
+        let report = observe(&function);
+        assert!(report.outcome.is_err());
+        assert!(!report.layout.unwrap().inlined_evals.is_empty());
+        assert_eq!((report.runs[3], report.failures.len()), (0, 0));
     }
 }

@@ -3,7 +3,7 @@
 use super::watch::Watch;
 use super::{Choice, Observed};
 use crate::arch::Cpu;
-use crate::resolve::Edges;
+use crate::resolve::edges::Edges;
 use crate::resolve::infer::{Candidate, Found, RunSet};
 use crate::resolve::layout::Abi;
 use crate::resolve::link::Linked;
