@@ -5,6 +5,7 @@
 //! No plan needs this to be issued; tests ask for it, of changed functions above all, where a plan
 //! that holds only on the rulesets it was made with shows.
 
+use super::detect_layout::detect_layout;
 use super::layout::Abi;
 use super::link::Placement;
 use super::proof::{self, Proof};
@@ -13,9 +14,8 @@ use super::run::{Budget, Styles};
 use super::runner::{FoundOut, Runner, truth};
 use super::world::Case;
 use super::worlds::{self, Vocabulary};
-use super::{Findings, Unresolved, event, images, settle};
+use super::{Findings, Unresolved, event, images};
 use crate::image::Function;
-use nfdrop_db::LayoutSource;
 use std::fmt;
 
 /// What a plan was checked with.
@@ -71,8 +71,8 @@ pub fn check(
         if abi.plan_layout(&function.fields) != findings.layout {
             continue;
         }
-        let settled = settled(function, abi).map_err(Contradiction::Function);
-        match settled.and_then(|abi| check_with(function, findings, &abi, seed, random_cases)) {
+        let detected = detected(function, abi).map_err(Contradiction::Function);
+        match detected.and_then(|abi| check_with(function, findings, &abi, seed, random_cases)) {
             Ok(checked) => return Ok(checked),
             Err(error) => contradiction = error,
         }
@@ -81,16 +81,10 @@ pub fn check(
 }
 
 /// A candidate as the resolver runs it.
-fn settled(function: &Function, abi: &Abi) -> Result<Abi, Unresolved> {
+fn detected(function: &Function, abi: &Abi) -> Result<Abi, Unresolved> {
     let images = images(function, Placement::Odd)?;
-    let (image, warnings) = (&images[0], images[0].warnings(function));
-    match abi.source {
-        LayoutSource::Btf => {
-            let abi = abi.clone();
-            Ok(settle::without_inlined_evals(image, &warnings, abi, &Budget::default()))
-        }
-        LayoutSource::Shape => settle::settle(image, &warnings, abi.clone(), &Budget::default()),
-    }
+    let warnings = images[0].warnings(function);
+    detect_layout(&images[0], &warnings, abi.clone(), &Budget::default())
 }
 
 fn check_with(

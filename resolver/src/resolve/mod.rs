@@ -14,6 +14,7 @@
 
 pub mod check;
 pub mod choose;
+pub mod detect_layout;
 mod edges;
 pub mod infer;
 pub mod layout;
@@ -27,7 +28,6 @@ pub mod report;
 pub mod rules;
 pub mod run;
 mod runner;
-pub mod settle;
 mod spectate;
 pub mod world;
 pub mod worlds;
@@ -35,14 +35,14 @@ pub mod worlds;
 use crate::arch::Rules;
 use crate::image::function::{Function, ObjectKind, Part, Place};
 use choose::Ranked;
+use detect_layout::detect_layout;
 use edges::count_edges;
 use infer::{Coverage, Frame, Kind, Slot, Visits};
 use layout::Abi;
 use link::{KeyState, LinkError, Linked, Placement};
 use nfdrop_db::plan::{self, SCHEMA};
 use nfdrop_db::{
-    Arch, BuildId, Event, Evidence, FnOffset, HexBytes, Layout, LayoutSource, Method, Plan, Probe,
-    Reason, Share,
+    Arch, BuildId, Event, Evidence, FnOffset, HexBytes, Layout, Method, Plan, Probe, Reason, Share,
 };
 use rules::Outcome;
 use run::Budget;
@@ -178,13 +178,8 @@ fn resolve_before<S: Spectator>(
     let mut found: Option<(Abi, Findings)> = None;
     let mut failures: Vec<Unresolved> = Vec::new();
     for abi in candidates {
-        let settled = match abi.source {
-            LayoutSource::Shape => settle::settle(&images[0], &warnings, abi, &budget),
-            LayoutSource::Btf => {
-                Ok(settle::without_inlined_evals(&images[0], &warnings, abi, &budget))
-            }
-        };
-        let tried = settled.and_then(|abi| {
+        let detected = detect_layout(&images[0], &warnings, abi, &budget);
+        let tried = detected.and_then(|abi| {
             let images = [images.as_slice(), &again];
             let findings = resolve_with(function, images, &abi, &budget, enters, spectator)?;
             Ok((abi, findings))

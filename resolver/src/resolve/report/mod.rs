@@ -14,20 +14,20 @@ pub use roles::Role;
 pub use sites::{Beaten, Refusal, Site, Verdict};
 
 use super::choose::Ranked;
+use super::detect_layout::detect_layout;
 use super::edges::{self, Edges};
 use super::infer::{Candidate, Coverage, Found, Frame, Kind, RunSet, Slot, Visits};
 use super::layout::Abi;
 use super::link::{self, Key, KeyState, Linked, Placement};
 use super::run::{Budget, Stop, Styles};
 use super::runner::{Failed, FoundOut, Runner, disagreement};
-use super::settle;
 use super::spectate::At;
 use super::world::{Case, World};
 use super::worlds::{self, Vocabulary};
 use super::{Findings, RANDOM_CASES, SEEDS, Unresolved};
 use crate::arch::{Flow, Rules, patch};
 use crate::image::function::{Function, Place};
-use nfdrop_db::{LayoutSource, Location};
+use nfdrop_db::Location;
 use watch::{Stat, Watch, Watching};
 
 /// Most runs whose failing is told one by one.
@@ -163,12 +163,8 @@ fn report(
     let mut best: Option<Observed> = None;
     let warnings = first[0].warnings(function);
     for abi in candidates.into_iter().filter(Abi::fits) {
-        let settled = match abi.source {
-            LayoutSource::Shape => settle::settle(&first[0], &warnings, abi.clone(), &budget),
-            LayoutSource::Btf => Ok(abi.clone()),
-        };
         // One that does not agree is shown as it is, with what goes wrong.
-        let abi = settled.unwrap_or(abi);
+        let abi = detect_layout(&first[0], &warnings, abi.clone(), &budget).unwrap_or(abi);
         let observed = Observed::new(function, [&first, &again], &keys, &abi, &budget);
         let whole = observed.runs[3] == 0;
         let agreed = |observed: &Observed| observed.runs[..3].iter().sum::<u32>();
@@ -487,22 +483,16 @@ fn key_name(key: &Key) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::{
-        self,
-        function::{KeepOff, Patched},
-    };
+    use crate::image;
 
-    /// Built with link-time optimization, which has inlined `eval` functions.
+    /// Built with link-time optimization, which has inlined `eval` functions. It has no plan: too few of its
+    /// branches are taken.
     const WITH_LTO: &[u8] =
-        include_bytes!("../../../../tests/corpus/variants/6.12.117-clang-19-lto-thin.json");
+        include_bytes!("../../../../tests/corpus/variants/6.12.117-clang-19-lto-full-cfi.json");
 
     #[test]
     fn runs_unresolved_lto_function_with_layout_of_resolver() {
-        let mut function = image::load(WITH_LTO, None).unwrap();
-        assert!(super::super::resolve(&function).is_ok());
-        // No probe can be put anywhere.
-        let range = 0..function.parts[0].bytes.len() as u32;
-        function.keep_off = vec![KeepOff { range, why: Patched::Alternative }];
+        let function = image::load(WITH_LTO, None).unwrap();
         let report = observe(&function);
         assert!(report.outcome.is_err());
         assert!(!report.layout.unwrap().inlined_evals.is_empty());

@@ -1,5 +1,6 @@
-//! Which of the known layouts a function without BTF has: found by trying. A wrong one does not make
-//! the runs agree with the reference, so nothing has to be guessed.
+//! What neither BTF nor the table of known layouts tells of a function: which expressions its compiler has
+//! inlined, and for a function without BTF how their operands lie. Both are found by trying. A wrong layout does not
+//! make the runs agree with the reference, so nothing has to be guessed.
 
 use super::Unresolved;
 use super::infer::Visits;
@@ -13,7 +14,7 @@ use super::world::{Case, World};
 use super::worlds::{self, Vocabulary};
 use crate::arch::{Access, Cpu};
 use crate::image::function::Field;
-use nfdrop_db::Reason;
+use nfdrop_db::{LayoutSource, Reason};
 use std::collections::BTreeSet;
 
 /// The kinds of inlined expressions, in the order of [`Abi::inlined`]: whose operations the code
@@ -24,12 +25,30 @@ const INLINED: [&str; 4] =
 /// What a layout is tried on.
 const SEED: u64 = 0x6c61_796f_7574_733f;
 
+/// A candidate as the function is run with it: what compilers have inlined is found by trying. All that runs
+/// functions takes its layout from here.
+///
+/// # Errors
+///
+/// The runs do not agree with the reference even without inlined expressions.
+pub fn detect_layout(
+    image: &Linked,
+    warnings: &Warnings,
+    candidate: Abi,
+    budget: &Budget,
+) -> Result<Abi, Unresolved> {
+    match candidate.source {
+        LayoutSource::Btf => Ok(without_inlined_evals(image, warnings, candidate, budget)),
+        LayoutSource::Shape => with_inlined_expressions(image, warnings, candidate, budget),
+    }
+}
+
 /// The layout with those inlined expressions that agree too.
 ///
 /// # Errors
 ///
 /// The runs do not agree with the reference even without inlined expressions.
-pub fn settle(
+fn with_inlined_expressions(
     image: &Linked,
     warnings: &Warnings,
     plain: Abi,
@@ -42,13 +61,13 @@ pub fn settle(
     let mut abi = plain;
     for (kind, ops) in INLINED.into_iter().enumerate() {
         let candidates = &abi.inlined(&seen)[kind];
-        let settled = candidates.iter().find(|candidate| {
+        let found = candidates.iter().find(|candidate| {
             let vocabulary = Vocabulary::new(image, candidate);
             let cases = worlds::inlined(&vocabulary, SEED);
             !cases.is_empty() && try_cases(image, warnings, candidate, budget, &cases).is_ok()
         });
-        if let Some(settled) = settled {
-            abi = settled.clone();
+        if let Some(found) = found {
+            abi = found.clone();
         } else if image.known_symbol(ops).is_some() {
             // Code that nobody understands may do anything.
             let detail = format!(
@@ -64,12 +83,7 @@ pub fn settle(
 
 /// Finds the `eval` functions that were inlined at link time (LTO): where the code compares with one
 /// that it never calls, those are left out that are not called when a rule calls them.
-pub fn without_inlined_evals(
-    image: &Linked,
-    warnings: &Warnings,
-    abi: Abi,
-    budget: &Budget,
-) -> Abi {
+fn without_inlined_evals(image: &Linked, warnings: &Warnings, abi: Abi, budget: &Budget) -> Abi {
     let vocabulary = Vocabulary::new(image, &abi);
     let called =
         |name: &&String| image.known_symbol(name).is_some_and(|eval| image.branches_to(eval));
