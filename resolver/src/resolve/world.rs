@@ -73,7 +73,7 @@ const STACK_SIZE: usize = 4 << 10;
 /// `struct nft_regs`: the verdict, then twenty u32 less the first four, which are the verdict's
 /// (`include/net/netfilter/nf_tables.h`, all versions).
 const REGS_DATA: u32 = 16;
-const REPER_CPU_SIZE: usize = 80;
+const REGS_SIZE: usize = 80;
 /// The heap grows by this.
 const HEAP_STEP: usize = 4 << 10;
 /// Larger than `struct net` up to the generation cursor in every version seen (7.3: 0xd88).
@@ -326,7 +326,7 @@ impl World {
         regs: Address,
     ) -> Result<(), Fault> {
         let at = |offset: u32| Address(regs.0.wrapping_add(u64::from(offset)));
-        memory.leave(at(REGS_DATA), REPER_CPU_SIZE - REGS_DATA as usize);
+        memory.leave(at(REGS_DATA), REGS_SIZE - REGS_DATA as usize);
         memory.set_verdict(at(abi.verdict_code));
         if let Some(code) = evaluation.code {
             memory.write(at(abi.verdict_code), 4, u64::from(code), Origin::COMPUTED)?;
