@@ -11,12 +11,19 @@ use std::{
 const SOURCE: &str = "bpf/nfdrop.bpf.c";
 
 fn main() -> Result<(), Box<dyn Error>> {
-    println!("cargo:rerun-if-changed={SOURCE}");
+    let header = format!("{}.h", env::var("CARGO_CFG_TARGET_ARCH")?);
+    println!("cargo:rerun-if-changed=bpf");
+    if !Path::new("bpf").join(&header).is_file() {
+        return Err(
+            format!("client/bpf/{header} is missing: it has the registers at a probe").into()
+        );
+    }
     println!("cargo:rerun-if-env-changed=CLANG");
     let object = PathBuf::from(env::var_os("OUT_DIR").ok_or("no OUT_DIR")?).join("nfdrop.bpf.o");
     let clang = clang()?;
     let mut command = Command::new(&clang);
     command.args(["-target", "bpf", "-mcpu=v2", "-O2", "-g", "-Wall", "-Wextra", "-Werror"]);
+    command.arg(format!("-DARCH_HEADER=\"{header}\""));
     // Where Debian has the kernel's headers for one architecture; others have them among the rest.
     let headers = Path::new("/usr/include/x86_64-linux-gnu");
     if headers.is_dir() {

@@ -15,73 +15,13 @@
 #include <asm/ptrace.h>
 #include <bpf/bpf_helpers.h>
 
-#define MAX_PROBES 16
-#define MAX_CONDITIONS 4
 #define MAX_PACKET 1024
 #define NAME_SIZE 64
 #define DEVICE_NAME_SIZE 16
-/* An offset that the plan does not have. */
-#define ABSENT 0xffffffff
 
 enum { RULE_DROP, POLICY_DROP, EVENTS_KINDS };
 
-/* --- the plan ----------------------------------------------------------- */
-
-/* Register (in the order of the instruction encoding), or what is in memory there; plus `add`. */
-struct location {
-	__u32 reg;
-	__u32 in_memory;
-	__s32 deref;
-	__s32 add;
-};
-
-struct condition {
-	struct location value;
-	__u64 mask;
-	__u64 equals;
-};
-
-struct probe {
-	__u32 event;
-	__u32 conditions;
-	struct location rule;
-	struct location pkt;
-	struct location base_chain;
-	struct condition when[MAX_CONDITIONS];
-};
-
-const volatile struct probe PROBES[MAX_PROBES] = {};
-
-const volatile __u32 RULE_HANDLE_OFFSET = 0;
-const volatile __u32 RULE_HANDLE_SHIFT = 0;
-const volatile __u64 RULE_HANDLE_MASK = 0;
-
-#define OFFSET(name) const volatile __u32 name = ABSENT
-OFFSET(PKTINFO_SKB);
-OFFSET(PKTINFO_STATE);
-OFFSET(STATE_HOOK);
-OFFSET(STATE_PF);
-OFFSET(STATE_IN);
-OFFSET(STATE_OUT);
-OFFSET(STATE_NET);
-OFFSET(CHAIN_TABLE);
-OFFSET(CHAIN_NAME);
-OFFSET(CHAIN_HANDLE);
-OFFSET(TABLE_NAME);
-OFFSET(TABLE_HANDLE);
-OFFSET(TABLE_FAMILY);
-OFFSET(SKB_LEN);
-OFFSET(SKB_DATA_LEN);
-OFFSET(SKB_MARK);
-OFFSET(SKB_PROTOCOL);
-OFFSET(SKB_HEAD);
-OFFSET(SKB_DATA);
-OFFSET(SKB_MAC_HEADER);
-OFFSET(SKB_NETWORK_HEADER);
-OFFSET(DEV_IFINDEX);
-OFFSET(DEV_NAME);
-OFFSET(NET_INUM);
-OFFSET(POLICY_TO_CHAIN);
+#include "plan.h"
 
 /* --- what is asked for -------------------------------------------------- */
 
@@ -227,39 +167,7 @@ struct {
 
 /* --- reading ------------------------------------------------------------ */
 
-#define REGISTER(number, name)                                                                     \
-	case number:                                                                               \
-		/* A plain load would be merged with its neighbours into one of a computed place   \
-		 * in the context, which the verifier refuses. */                                   \
-		asm volatile("%0 = *(u64 *)(%1 + %2)"                                              \
-			     : "=r"(value)                                                         \
-			     : "r"(ctx), "i"(__builtin_offsetof(struct pt_regs, name)));           \
-		break
-
-static __always_inline __u64 reg(struct pt_regs *ctx, __u32 number)
-{
-	__u64 value = 0;
-
-	switch (number) {
-		REGISTER(0, rax);
-		REGISTER(1, rcx);
-		REGISTER(2, rdx);
-		REGISTER(3, rbx);
-		REGISTER(4, rsp);
-		REGISTER(5, rbp);
-		REGISTER(6, rsi);
-		REGISTER(7, rdi);
-		REGISTER(8, r8);
-		REGISTER(9, r9);
-		REGISTER(10, r10);
-		REGISTER(11, r11);
-		REGISTER(12, r12);
-		REGISTER(13, r13);
-		REGISTER(14, r14);
-		REGISTER(15, r15);
-	}
-	return value;
-}
+#include ARCH_HEADER
 
 #define READ(to, address) bpf_probe_read_kernel(&(to), sizeof(to), (const void *)(address))
 

@@ -4,6 +4,7 @@
 //!
 //! The client uses this crate without `sqlite`.
 
+pub mod arch;
 pub mod body;
 pub mod build_id;
 pub mod hex;
@@ -22,12 +23,13 @@ mod samples;
 pub mod store;
 pub mod withdrawal;
 
+pub use arch::{Arch, Reg};
 pub use build_id::{BuildId, BuildIdError};
 pub use hex::HexBytes;
 pub use listing::{Listing, ListingError};
 pub use plan::{
-    Arch, BitField, Condition, Cost, Event, Evidence, FnOffset, Layout, LayoutSource, Location,
-    Method, Plan, PlanError, Probe, Reg, SCHEMA, SYMBOL, Share,
+    BitField, Condition, Cost, Event, Evidence, FnOffset, Layout, LayoutSource, Location, Method,
+    Plan, PlanError, Probe, SCHEMA, SYMBOL, Share,
 };
 pub use proof::{
     Drops, LeftOut, Machine, Observed, Part, Proof, ProofError, ProofResult, SCENARIO, SetProbe,

@@ -116,7 +116,7 @@ fn offsets(layout: &Layout) -> impl Iterator<Item = Constant> + '_ {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nfdrop_db::plan::Reg;
+    use nfdrop_db::Reg;
 
     #[test]
     fn a_location_is_four_words() {

@@ -11,11 +11,14 @@ mod events;
 mod module_file;
 pub mod record;
 pub mod site;
+pub(crate) mod x86_64;
 
 pub use contradiction::Contradiction;
 pub use error::AttachError;
 pub use events::{Events, ring_sleeps};
 use site::Site;
+/// The architecture that this program is built for.
+pub(crate) use x86_64 as arch;
 
 use crate::host::Host;
 use aya::{

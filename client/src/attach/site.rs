@@ -4,6 +4,7 @@
 //! A build-id names the bytes that were loaded. Livepatches, other tracers and bugs of whoever made
 //! the plan can still make the bytes that run others.
 
+use super::arch::{BREAKPOINT, JUMP};
 use crate::host::Host;
 use nfdrop_db::{
     HexBytes,
@@ -11,10 +12,6 @@ use nfdrop_db::{
 };
 use std::{fs::File, os::unix::fs::FileExt};
 
-/// `int3`, which the kernel puts in place of the first byte of a probed instruction.
-const BREAKPOINT: u8 = 0xcc;
-/// `jmp`, which takes the place of five bytes of an optimized probe.
-const JUMP: (u8, u32) = (0xe9, 5);
 /// Most program headers looked at: one per range of memory.
 const MAX_HEADERS: u16 = 1024;
 

@@ -2,14 +2,14 @@
 
 use super::Check;
 use crate::{
-    attach::site::{self, Site},
+    attach::{
+        arch::ARCH,
+        site::{self, Site},
+    },
     host::{Config, Host, Symbols},
     running::Object,
 };
 use nfdrop_db::{SYMBOL, plan::Plan};
-
-/// The only architecture there are plans for.
-const ARCH: &str = "x86_64";
 
 pub(super) fn release_and_arch(host: &Host) -> Check {
     const NAME: &str = "kernel";
@@ -18,7 +18,7 @@ pub(super) fn release_and_arch(host: &Host) -> Check {
     let arch = arch.unwrap_or_else(|_| std::env::consts::ARCH.to_owned());
     let release = host.release().unwrap_or_else(|| "release unknown".to_owned());
     let found = format!("{release}, {arch}");
-    if arch == ARCH {
+    if arch == ARCH.name() {
         Check::ok(NAME, found)
     } else {
         Check::missing(NAME, found, format!("plans exist for {ARCH} only"))

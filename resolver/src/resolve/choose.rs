@@ -1,6 +1,7 @@
 //! The choice: the smallest set of sites that together see every drop once.
 
-use super::infer::{Candidate, Found, RunSet};
+use super::infer::{Candidate, RunSet};
+use super::pointers::Found;
 use nfdrop_db::Cost;
 use std::collections::BTreeMap;
 

@@ -1,8 +1,8 @@
 //! Inference: what all runs together say about an instruction. Which conditions single out the
-//! drops that come by it, and where rule, packet and base chain are then.
+//! drops that reach it, and where rule, packet and base chain are then.
 //!
 //! First pass, [`Coverage`]: per instruction and condition, which drops it sees, struck out as soon
-//! as it sees one twice or anything else. Second pass, [`Places`]: for what is left, which registers
+//! as it sees one twice or anything else. Second pass, [`super::pointers`]: for what is left, which registers
 //! and stack slots hold the wanted pointers at every hit.
 //!
 //! What a register holds on another way to the instruction is no evidence: it may be left over from a
@@ -10,27 +10,20 @@
 //! not computed from constants, verdicts and policies, or read anything but the frame and the base
 //! chain's policy; and a place holds a pointer only if the function has set it at every visit.
 
+use super::frame::{MAX_NUMBERS, Slot, Stack};
 use super::layout::Abi;
-use super::link::Linked;
-use super::memory::{Address, Memory, Near};
-use super::origin::Origin;
+use super::memory::Memory;
 use super::rules::Outcome;
 use super::run::Observer;
-use crate::arch::{Cpu, Instruction, calls};
+use super::values::policy;
+use crate::arch::{Cpu, calls};
 use nfdrop_db::{Condition, Event, Location, Reg};
 
-/// Most u64 of the frame that are looked at. The code's own operands tell which: the most seen is 60,
-/// with KASAN 90.
-const MAX_SLOTS: usize = 95;
-/// Most of them that hold numbers.
-const MAX_NUMBERS: usize = 79;
 /// Conditions per instruction: none, per register, the policy behind a register, per register at the end
 /// of a chain, and per slot.
 const CONDITIONS: usize = 1 + 16 + 16 + 16 + MAX_NUMBERS;
 /// Most sets of runs held for candidates; the most seen (5.10) is 7500.
 const MAX_SETS: usize = 40_000;
-/// Largest distance between a register's value and a wanted pointer.
-const MAX_ADD: u64 = 512;
 
 /// A set of [`CONDITIONS`].
 type ConditionSet = u128;
@@ -48,83 +41,6 @@ const SLOT_CONDITIONS: usize = END_CONDITIONS.end;
 /// stolen and queue are 0 to 3, `NFT_BREAK`, `NFT_JUMP` and `NFT_GOTO` -2 to -4
 /// (`include/uapi/linux/netfilter/nf_tables.h`).
 const END: (u64, u64) = (0x83, 0x83);
-
-/// A u64 of the frame: where it is from the stack pointer, or from the frame pointer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Slot {
-    /// `rsp` or `rbp`.
-    pub base: Reg,
-    /// In bytes.
-    pub offset: i32,
-}
-
-/// The frame, as it is at a visit.
-struct Stack<'a> {
-    cpu: &'a Cpu,
-    region: Near<'a>,
-}
-
-impl<'a> Stack<'a> {
-    fn new(cpu: &'a Cpu, memory: &'a Memory) -> Self {
-        Self { cpu, region: memory.near(Address(cpu.get(calls::STACK_POINTER))) }
-    }
-
-    /// The u64 at register + `offset` with its origin, if the register is set and points into the
-    /// frame. Below the stack pointer is nothing: the probe's own exception writes there.
-    fn word(&self, base: Reg, offset: i32) -> Option<(u64, Origin)> {
-        let address = self.cpu.get(base).wrapping_add_signed(i64::from(offset));
-        if !self.cpu.origin(base).is_defined() || address < self.cpu.get(calls::STACK_POINTER) {
-            return None;
-        }
-        Some((self.region.word(address)?, self.region.origin(address)?))
-    }
-}
-
-/// The frame's slots that the code itself names: whatever it keeps there it reads or writes by such
-/// an operand.
-#[derive(Debug, Clone, Default)]
-pub struct Frame {
-    /// All, those that the code keeps u64 in, such as pointers, first.
-    pub slots: Vec<Slot>,
-    /// Those it keeps smaller numbers in, such as verdicts and policies.
-    pub numbers: Vec<Slot>,
-}
-
-impl Frame {
-    /// Of a function.
-    pub fn new(linked: &Linked) -> Self {
-        let named = named_slots(linked);
-        let mut frame = Self::default();
-        for (size, slot) in named {
-            if frame.slots.len() < MAX_SLOTS && !frame.slots.contains(&slot) {
-                frame.slots.push(slot);
-            }
-            let number = size < 8 && !frame.numbers.contains(&slot);
-            if number && frame.numbers.len() < MAX_NUMBERS {
-                frame.numbers.push(slot);
-            }
-        }
-        frame
-    }
-}
-
-/// Operands in the frame with their sizes, the largest first.
-fn named_slots(linked: &Linked) -> Vec<(usize, Slot)> {
-    let of = |i: &Instruction| {
-        let memory = i.memory().filter(|memory| memory.is_plain)?;
-        let base = memory.base.filter(|base| calls::FRAME.contains(base))?;
-        let offset = i32::try_from(memory.offset as i64).ok()?;
-        Some((memory.size, Slot { base, offset }))
-    };
-    let instructions = linked.instructions.iter().map(|decoded| &decoded.instruction);
-    let has_frame_pointer = instructions.clone().any(Instruction::sets_frame_pointer);
-    let mut named: Vec<(usize, Slot)> = instructions
-        .filter_map(of)
-        .filter(|(_, slot)| slot.base == calls::STACK_POINTER || has_frame_pointer)
-        .collect();
-    named.sort_by_key(|&(size, slot)| (std::cmp::Reverse(size), slot));
-    named
-}
 
 /// Which sites are looked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -248,13 +164,6 @@ fn tested(
         left &= left - 1;
     }
     (testable, holding)
-}
-
-/// The u64 at register + `offset`, if that is the base chain's policy.
-fn policy(reg: Reg, offset: i32, cpu: &Cpu, memory: &Memory) -> Option<u64> {
-    let at = Address(cpu.get(reg).wrapping_add_signed(i64::from(offset)));
-    let is_policy = cpu.origin(reg).is_defined() && memory.policy() == Some(at);
-    if is_policy { memory.read(at, 8).ok() } else { None }
 }
 
 /// First pass.
@@ -506,256 +415,9 @@ impl Observer for Visits {
     fn edge(&mut self, _: usize, _: bool) {}
 }
 
-/// The pointers a probe reports, as they are in one run.
-#[derive(Debug, Clone, Copy)]
-pub struct Truth {
-    /// The rule that drops; `None` for a policy drop.
-    pub rule: Option<Address>,
-    /// The pktinfo.
-    pub pkt: Address,
-    /// The base chain.
-    pub base_chain: Address,
-}
-
-/// Where one pointer may be found: base locations with the constant to add; `None` before the first
-/// hit.
-#[derive(Debug, Clone, Default)]
-struct Search(Option<Vec<(u8, i64)>>);
-
-impl Search {
-    fn narrow(&mut self, values: &[Option<u64>], wanted: Address) {
-        let distance = |number: usize| {
-            let distance = wanted.0.wrapping_sub(values[number]?) as i64;
-            (distance.unsigned_abs() <= MAX_ADD).then_some(distance)
-        };
-        if let Some(left) = &mut self.0 {
-            left.retain(|&(number, add)| distance(number.into()) == Some(add));
-        } else {
-            let near = (0..values.len()).filter_map(|n| Some((n as u8, distance(n)?)));
-            self.0 = Some(near.collect());
-        }
-    }
-
-    /// Leaves only places that hold something.
-    fn keep(&mut self, values: &[Option<u64>]) {
-        if let Some(left) = &mut self.0 {
-            left.retain(|&(number, _)| values[usize::from(number)].is_some());
-        }
-    }
-
-    /// Whether nothing is left.
-    fn is_over(&self) -> bool {
-        self.0.as_ref().is_some_and(Vec::is_empty)
-    }
-
-    /// Values that the next hit is compared with.
-    fn width(&self) -> usize {
-        self.0.as_ref().map_or(16 + MAX_SLOTS, Vec::len)
-    }
-
-    /// All places, best first: nothing to add, registers, near slots.
-    fn locations(&self, slots: &[Slot]) -> Vec<Location> {
-        let mut found: Vec<(bool, usize, Location)> = Vec::new();
-        for &(number, add) in self.0.iter().flatten() {
-            let number = usize::from(number);
-            let mut location = if number < 16 {
-                Location::reg(Reg::ALL[number])
-            } else {
-                Location::memory(slots[number - 16].base, slots[number - 16].offset)
-            };
-            location.add = (add != 0).then_some(add as i32);
-            found.push((add != 0, number, location));
-        }
-        let offset = |location: &Location| location.deref.unwrap_or(0).unsigned_abs();
-        found.sort_by_key(|&(add, number, location)| {
-            (number >= 16, add, if number < 16 { number as u32 } else { offset(&location) })
-        });
-        found.into_iter().map(|(.., location)| location).collect()
-    }
-}
-
-/// Where a candidate finds its pointers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Found {
-    /// The rule, for rule drops.
-    pub rule: Option<Location>,
-    /// The pktinfo.
-    pub pkt: Location,
-    /// The base chain.
-    pub base_chain: Location,
-}
-
-/// Second pass: hits of candidates in the runs they see, and of those with a condition all other visits,
-/// at which nothing they look at may be left over.
-#[derive(Debug)]
-pub struct Places<'a> {
-    by_instruction: Vec<Vec<usize>>,
-    candidates: &'a [Candidate],
-    slots: &'a [Slot],
-    searches: Vec<[Search; 3]>,
-    /// Of the last visit: values compared.
-    compared: usize,
-    run: usize,
-    event: Option<Event>,
-    truth: Option<Truth>,
-}
-
-impl<'a> Places<'a> {
-    /// For these candidates over so many instructions.
-    pub fn new(candidates: &'a [Candidate], slots: &'a [Slot], instructions: usize) -> Self {
-        let mut by_instruction = vec![Vec::new(); instructions];
-        for (number, candidate) in candidates.iter().enumerate() {
-            by_instruction[candidate.instruction].push(number);
-        }
-        let searches = candidates.iter().map(|_| Default::default()).collect();
-        Self {
-            by_instruction,
-            candidates,
-            slots,
-            searches,
-            compared: 0,
-            run: 0,
-            event: None,
-            truth: None,
-        }
-    }
-
-    /// The next run, in the order of the first pass.
-    pub fn begin_run(&mut self, run: usize, event: Option<Event>, truth: Truth) {
-        (self.run, self.event, self.truth) = (run, event, Some(truth));
-    }
-
-    /// Whether runs that do not drop matter.
-    pub fn wants_others(&self) -> bool {
-        self.candidates.iter().any(|candidate| candidate.when.is_some())
-    }
-
-    /// Per candidate where its pointers are, if all of them are found.
-    pub fn found(&self) -> Vec<Option<Found>> {
-        let found = |(candidate, [rule, pkt, chain]): (&Candidate, &[Search; 3])| {
-            let first = |search: &Search| search.locations(self.slots).first().copied();
-            let rule = match candidate.event {
-                Event::RuleDrop => Some(first(rule)?),
-                Event::PolicyDrop => None,
-            };
-            Some(Found { rule, pkt: first(pkt)?, base_chain: first(chain)? })
-        };
-        self.candidates.iter().zip(&self.searches).map(found).collect()
-    }
-}
-
-impl Observer for Places<'_> {
-    fn weight(&self, _: usize) -> u64 {
-        // Of what an instruction takes, comparing one value takes an eighth.
-        1 + self.compared as u64 / 8
-    }
-
-    fn visit(&mut self, instruction: usize, cpu: &Cpu, memory: &Memory, _: bool) {
-        self.compared = 0;
-        let Some(truth) = self.truth else { return };
-        let numbers = &self.by_instruction[instruction];
-        if numbers.is_empty() {
-            return;
-        }
-        let mut values: Vec<Option<u64>> = Vec::new();
-        for &number in numbers {
-            let candidate = &self.candidates[number];
-            self.compared += 1;
-            // Without one of its pointers a candidate is none.
-            if self.searches[number].iter().any(Search::is_over) {
-                continue;
-            }
-            let hit = Some(candidate.event) == self.event
-                && candidate.seen.contains(self.run)
-                && candidate.conditions().all(|when| holds(&when, cpu, memory));
-            if !hit && candidate.when.is_none() {
-                continue;
-            }
-            if values.is_empty() {
-                values = set_values(cpu, memory, self.slots);
-                self.compared += values.len();
-            }
-            self.compared += self.searches[number].iter().map(Search::width).sum::<usize>();
-            let [rule, pkt, chain] = &mut self.searches[number];
-            if hit {
-                if let Some(wanted) = truth.rule {
-                    rule.narrow(&values, wanted);
-                }
-                pkt.narrow(&values, truth.pkt);
-                chain.narrow(&values, truth.base_chain);
-            } else {
-                for search in [rule, pkt, chain] {
-                    search.keep(&values);
-                }
-            }
-        }
-    }
-
-    fn edge(&mut self, _: usize, _: bool) {}
-}
-
-/// What all places hold, registers first, if the function has set it.
-fn set_values(cpu: &Cpu, memory: &Memory, slots: &[Slot]) -> Vec<Option<u64>> {
-    let stack = Stack::new(cpu, memory);
-    let registers = cpu.registers.iter().zip(&cpu.origins);
-    let registers = registers.map(|(&value, origin)| origin.is_defined().then_some(value));
-    let slots = slots.iter().map(|slot| {
-        let (value, origin) = stack.word(slot.base, slot.offset)?;
-        origin.is_defined().then_some(value)
-    });
-    registers.chain(slots).collect()
-}
-
-/// Whether the function has set what a location names, at this visit.
-pub fn is_defined(location: &Location, cpu: &Cpu, memory: &Memory) -> bool {
-    match location.deref {
-        None => cpu.origin(location.reg).is_defined(),
-        Some(offset) => {
-            let word = Stack::new(cpu, memory).word(location.reg, offset);
-            word.is_some_and(|(_, origin)| origin.is_defined())
-        }
-    }
-}
-
-/// Whether what a condition looks at can tell a drop from anything else, at this visit: in its lowest
-/// byte, which all conditions are about.
-pub fn is_testable(condition: &Condition, cpu: &Cpu, memory: &Memory) -> bool {
-    let Location { reg, deref, .. } = condition.value;
-    let origin = match deref {
-        None => Some(cpu.origin(reg)),
-        Some(offset) if policy(reg, offset, cpu, memory).is_some() => Some(Origin::COMPUTED),
-        Some(offset) => Stack::new(cpu, memory).word(reg, offset).map(|(_, origin)| origin),
-    };
-    condition.mask <= 0xff && origin.is_some_and(Origin::decides)
-}
-
-/// The value at a location, as a client reads it.
-pub fn value(location: &Location, cpu: &Cpu, memory: &Memory) -> Option<u64> {
-    location.value(|reg| cpu.get(reg), |address| memory.read(Address(address), 8).ok())
-}
-
-/// Whether a condition holds, as a client tests it.
-pub fn holds(condition: &Condition, cpu: &Cpu, memory: &Memory) -> bool {
-    condition.holds(|reg| cpu.get(reg), |address| memory.read(Address(address), 8).ok())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn places_are_what_all_hits_agree_on() {
-        let mut search = Search::default();
-        assert!(search.locations(&[]).is_empty(), "nothing seen, nothing found");
-        let wanted = Address(0xffff_8881_0000_1000);
-        let hit = |values: [u64; 4]| values.map(Some);
-        let far = wanted.0.wrapping_sub(i64::MIN as u64);
-        search.narrow(&hit([far, wanted.0, wanted.0 - 16, wanted.0]), wanted);
-        let next = Address(wanted.0 + 0x240);
-        search.narrow(&hit([next.0, next.0, next.0 - 16, wanted.0]), next);
-        let add = Location { add: Some(16), ..Location::reg(Reg::ALL[2]) };
-        assert_eq!(search.locations(&[]), [Location::reg(Reg::ALL[1]), add]);
-    }
 
     #[test]
     fn runs_missing_in_a_set_are_found() {

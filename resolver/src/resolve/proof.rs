@@ -1,10 +1,11 @@
 //! The proof: the chosen probes, read exactly as a client reads them, on rulesets that had no part
 //! in the choice.
 
-use super::infer::{Truth, holds, is_defined, is_testable, value};
 use super::link::Linked;
 use super::memory::{Address, Memory};
+use super::pointers::Truth;
 use super::run::Observer;
+use super::values::{holds, is_defined, is_testable, value};
 use crate::arch::Cpu;
 use crate::image::function::Place;
 use nfdrop_db::{Event, FnOffset, Location, Probe};

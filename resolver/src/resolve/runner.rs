@@ -2,9 +2,11 @@
 //! the second opinion ([`super::check`]) and the report.
 
 use super::edges::{Edges, Watching};
-use super::infer::{Candidate, Found, Places, Slot, Truth};
+use super::frame::Slot;
+use super::infer::Candidate;
 use super::layout::Abi;
 use super::link::{Linked, Warnings};
+use super::pointers::{Found, Places, Truth};
 use super::rules::End;
 use super::run::{self, Budget, Observer, Ran, Stop, Styles, Surroundings};
 use super::spectate::{At, Seen, Spectator};

@@ -6,10 +6,11 @@
 //! little for every instruction.
 
 use super::edges::Edges;
-use super::infer::{Candidate, Found, RunSet};
+use super::infer::{Candidate, RunSet};
 use super::layout::Abi;
 use super::link::Linked;
 use super::memory::Memory;
+use super::pointers::Found;
 use super::rules::Outcome;
 use super::run::Observer;
 use super::world::World;

@@ -263,7 +263,7 @@ impl Cpu {
     /// Jumps, calls, returns and what stops; `None`: execution goes on behind the instruction.
     fn jump(&mut self, memory: &mut Memory, i: &Raw) -> Result<Option<Step>, Trap> {
         match i.flow_control() {
-            FlowControl::Next => return Ok(None),
+            FlowControl::Next => Ok(None),
             FlowControl::ConditionalBranch => {
                 if i.mnemonic() == Mnemonic::Jrcxz {
                     let taken = self.get(Reg::Rcx) == 0;
@@ -280,33 +280,33 @@ impl Cpu {
                 if taken {
                     self.rip = i.near_branch_target();
                 }
-                return Ok(Some(Step::Branch(taken)));
+                Ok(Some(Step::Branch(taken)))
             }
             FlowControl::UnconditionalBranch if i.is_jmp_short_or_near() => {
                 self.rip = i.near_branch_target();
-                return Ok(Some(Step::Jump));
+                Ok(Some(Step::Jump))
             }
             FlowControl::IndirectBranch if i.is_jmp_near_indirect() => {
                 self.rip = self.read(memory, i, 0)?;
-                return Ok(Some(Step::Jump));
+                Ok(Some(Step::Jump))
             }
             FlowControl::Call if i.is_call_near() => {
                 self.push(memory, i.next_ip(), Origin::COMPUTED)?;
                 self.rip = i.near_branch_target();
-                return Ok(Some(Step::Call));
+                Ok(Some(Step::Call))
             }
             FlowControl::IndirectCall if i.is_call_near_indirect() => {
                 let target = self.read(memory, i, 0)?;
                 self.push(memory, i.next_ip(), Origin::COMPUTED)?;
                 self.rip = target;
-                return Ok(Some(Step::Call));
+                Ok(Some(Step::Call))
             }
             FlowControl::Return if i.code() == Code::Retnq => {
                 (self.rip, _) = self.pop(memory)?;
-                return Ok(Some(Step::Return));
+                Ok(Some(Step::Return))
             }
-            FlowControl::Exception if is_undefined(i) => return Ok(Some(Step::Undefined)),
-            _ => return Err(Trap::Unsupported(i.code())),
+            FlowControl::Exception if is_undefined(i) => Ok(Some(Step::Undefined)),
+            _ => Err(Trap::Unsupported(i.code())),
         }
     }
 

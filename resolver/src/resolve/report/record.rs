@@ -4,10 +4,11 @@ use super::watch::Watch;
 use super::{Choice, Observed};
 use crate::arch::Cpu;
 use crate::resolve::edges::Edges;
-use crate::resolve::infer::{Candidate, Found, RunSet};
+use crate::resolve::infer::{Candidate, RunSet};
 use crate::resolve::layout::Abi;
 use crate::resolve::link::Linked;
 use crate::resolve::memory::Memory;
+use crate::resolve::pointers::Found;
 use crate::resolve::rules::Outcome;
 use crate::resolve::spectate::{At, Spectator};
 

@@ -5,7 +5,8 @@ use super::watch::Stat;
 use crate::arch::Rules;
 use crate::image::function::{Function, Part, Patched};
 use crate::resolve::choose::Ranked;
-use crate::resolve::infer::{RunSet, Slot};
+use crate::resolve::frame::Slot;
+use crate::resolve::infer::RunSet;
 use crate::resolve::link::Linked;
 use nfdrop_db::{Condition, Cost, Event, FnOffset, Probe};
 

@@ -12,7 +12,7 @@ use crate::arch::{
     Cpu, Flow, Instruction,
     calls::{self, Thunk},
 };
-use crate::resolve::infer::{Frame, Slot};
+use crate::resolve::frame::{Frame, Slot};
 use crate::resolve::layout::Abi;
 use crate::resolve::link::Linked;
 use crate::resolve::memory::{Address, Memory};

@@ -1,6 +1,9 @@
 //! Sums, differences and products, and the carry.
 
-use super::*;
+use super::{
+    CF, Cpu, Flags, Memory, Mnemonic, OF, OpKind, Origin, Raw, Reg, Register, Trap, is_twice, mask,
+    sign_extend,
+};
 
 impl Cpu {
     /// Arithmetic. Whether the instruction is one of them.

@@ -1,6 +1,9 @@
 //! What works on bits: logic, shifts, counts, single bits.
 
-use super::*;
+use super::{
+    ALL, CF, Cpu, Flags, Memory, Mnemonic, OF, OpKind, PF, Raw, SF, Trap, ZF, bytes_of,
+    is_immediate, is_twice, mask, sign_bit, sign_extend,
+};
 
 impl Cpu {
     /// Logic, shifts and bits. Whether the instruction is one of them.

@@ -1,6 +1,9 @@
 //! What moves values, from place to place and from size to size.
 
-use super::*;
+use super::{
+    Address, Code, Cpu, MAX_REP, Memory, Mnemonic, OpKind, Origin, Raw, Reg, Register, Trap,
+    sign_extend,
+};
 
 impl Cpu {
     /// Moves and conversions. Whether the instruction is one of them.
