@@ -47,7 +47,7 @@ pub struct Analysis {
 
 /// What is known of a body.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Told {
+pub struct Outcome {
     /// Plan or reason.
     pub body: Body,
     /// What the resolver saw, where it was run and somebody wants to keep that.
@@ -57,7 +57,7 @@ pub struct Told {
 /// Results of the resolver, each computed once.
 #[derive(Debug, Default)]
 pub struct Bodies {
-    known: Mutex<HashMap<InputKey, Arc<OnceLock<Told>>>>,
+    known: Mutex<HashMap<InputKey, Arc<OnceLock<Outcome>>>>,
     listings: bool,
 }
 
@@ -74,25 +74,25 @@ impl Bodies {
         key: InputKey,
         function: &Function,
         stored: impl FnOnce(&InputKey) -> Option<Body>,
-    ) -> Told {
+    ) -> Outcome {
         let cell = {
             let mut cells = self.known.lock().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(cells.entry(key).or_default())
         };
         let tell = || match stored(&key) {
-            Some(body) => Told { body, listing: None },
+            Some(body) => Outcome { body, listing: None },
             None if self.listings => explain(function),
-            None => Told { body: resolve(function), listing: None },
+            None => Outcome { body: resolve(function), listing: None },
         };
         cell.get_or_init(tell).clone()
     }
 }
 
 /// Runs the resolver, and keeps what it saw. A listing that is too long is left out.
-pub fn explain(function: &Function) -> Told {
+pub fn explain(function: &Function) -> Outcome {
     let report = report::observe(function);
     let listing = explain::listing(function, &report, Syntax::default(), html::COLUMNS);
-    Told { body: body(report.outcome), listing: PackedListing::pack(&listing).ok() }
+    Outcome { body: body(report.outcome), listing: PackedListing::pack(&listing).ok() }
 }
 
 /// All there is to know of a kernel. `stored`: as for [`Bodies::get`].
@@ -128,7 +128,7 @@ pub fn analyse(
         }
     };
     let key = input_key(&function);
-    let Told { body, listing } = bodies.get(key, &function, stored);
+    let Outcome { body, listing } = bodies.get(key, &function, stored);
     let Function { build_id, object, release, .. } = function;
     let vmlinux_build_id = match object {
         ObjectKind::Module => vmlinux_build_id,
@@ -197,7 +197,7 @@ mod tests {
         // What the store knows is taken.
         let other = Body { analyzer: "9".into(), ..first.body.clone() };
         let told = Bodies::with_listings().get(key, &function, |_| Some(other.clone()));
-        assert_eq!(told, Told { body: other, listing: None });
+        assert_eq!(told, Outcome { body: other, listing: None });
         // Who looks on changes nothing.
         let told = Bodies::with_listings().get(key, &function, |_| None);
         assert_eq!(told.body, first.body);

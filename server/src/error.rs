@@ -122,7 +122,7 @@ pub enum Error {
 
 /// The body of an answer that has no data.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
-pub struct Said {
+pub struct ErrorBody {
     /// What is wrong.
     error: String,
     /// What to do.
@@ -237,7 +237,7 @@ impl IntoResponse for Error {
             _ => {}
         }
         let (status, cache, hint) = self.parts();
-        let body = Json(Said { error: self.to_string(), hint });
+        let body = Json(ErrorBody { error: self.to_string(), hint });
         let mut response = (status, [(header::CACHE_CONTROL, cache)], body).into_response();
         if status == StatusCode::SERVICE_UNAVAILABLE {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));

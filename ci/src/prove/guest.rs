@@ -55,7 +55,7 @@ pub fn prove(
     for (number, (_, module)) in modules.iter().enumerate() {
         files.insert(format!("modules/{number:02}"), Entry::File(module.clone(), false));
     }
-    let mut said = Said::default();
+    let mut said = GuestOutput::default();
     let ended =
         qemu.boot(&kernel.vmlinuz, &initramfs::archive(&files), COMMAND, |line| said.hear(line));
     let names: Vec<&str> = modules.iter().map(|(name, _)| name.as_str()).collect();
@@ -64,7 +64,7 @@ pub fn prove(
 
 /// What the guest wrote.
 #[derive(Debug, Default)]
-struct Said {
+struct GuestOutput {
     observed: Option<Observed>,
     /// Numbers of modules that could not be loaded, and the kernel's error.
     modules: BTreeSet<(usize, i32)>,
@@ -72,7 +72,7 @@ struct Said {
     lines: Vec<String>,
 }
 
-impl Said {
+impl GuestOutput {
     /// Breaks off with the client's exit code.
     fn hear(&mut self, line: &str) -> ControlFlow<i32> {
         if let Some(said) = line.strip_prefix("=== ") {
@@ -113,7 +113,7 @@ fn judge(
     plan: &Plan,
     qemu: &Qemu,
     ended: Result<i32, BootError>,
-    said: Said,
+    said: GuestOutput,
     modules: &[&str],
 ) -> Proof {
     let machine = qemu.machine();

@@ -68,14 +68,14 @@ pub struct Build {
 
 /// What was found out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Told {
+pub struct Outcome {
     /// Of each build.
     pub builds: BTreeMap<BuildId, (State, Option<String>)>,
     /// Of each release its builds, all of them.
     pub releases: BTreeMap<String, BTreeSet<BuildId>>,
 }
 
-impl Told {
+impl Outcome {
     /// Notes this, where it is more than was known.
     pub fn add(&mut self, build: Build) {
         let Build { build_id, status, reason } = build;
@@ -121,7 +121,7 @@ pub async fn ask(
     http: &Http,
     server: &Server,
     asked: &Asked,
-    told: &mut Told,
+    outcome: &mut Outcome,
 ) -> Result<bool, AskError> {
     let (mut left, mut silent) = (asked.clone(), 0);
     // A server that answers for one at a time would be asked for hours.
@@ -135,7 +135,7 @@ pub async fn ask(
         let request = serde_json::to_vec(&request)
             .map_err(|error| AskError::NoAnswer(format!("cannot be asked: {error}")))?;
         let Some(answer) = http.plans(server, request).await? else { return Ok(false) };
-        if note(&answer, &part, &mut left, told)? == 0 {
+        if note(&answer, &part, &mut left, outcome)? == 0 {
             // Asked again and alone: it cannot say, of a damaged record or of what others did not tell it.
             left.builds.retain(|build| !part.builds.contains(build));
             left.releases.retain(|release| !part.releases.contains(release));
@@ -151,7 +151,12 @@ pub async fn ask(
 }
 
 /// Notes an answer, and takes it from what is left to ask for. How much it is.
-fn note(bytes: &[u8], part: &Asked, left: &mut Asked, told: &mut Told) -> Result<usize, AskError> {
+fn note(
+    bytes: &[u8],
+    part: &Asked,
+    left: &mut Asked,
+    outcome: &mut Outcome,
+) -> Result<usize, AskError> {
     let wrong = |what: String| Err(AskError::NoAnswer(format!("its answer to /v1/plans {what}")));
     if bytes.len() > MAX_PLANS {
         return wrong(format!("has more than {MAX_PLANS} bytes"));
@@ -176,14 +181,14 @@ fn note(bytes: &[u8], part: &Asked, left: &mut Asked, told: &mut Told) -> Result
             return wrong(format!("is of build {}, which was not asked for", build.build_id));
         }
         left.builds.remove(&build.build_id);
-        told.add(build);
+        outcome.add(build);
     }
     for release in answer.releases {
         if !part.releases.contains(&release.release) {
             return wrong("is of a release that was not asked for".to_owned());
         }
         left.releases.remove(&release.release);
-        told.add_release(release);
+        outcome.add_release(release);
     }
     let asked = part.len();
     let missing = part.builds.intersection(&left.builds).count()
@@ -209,15 +214,15 @@ mod tests {
         Asked { builds: [id(1), id(2)].into(), releases: releases.into() }
     }
 
-    fn noted(answer: &serde_json::Value) -> Result<(Asked, Told), String> {
-        let (mut left, mut told) = (asked(), Told::default());
-        let noted = note(answer.to_string().as_bytes(), &asked(), &mut left, &mut told);
-        noted.map(|_| (left, told)).map_err(|error| error.to_string())
+    fn noted(answer: &serde_json::Value) -> Result<(Asked, Outcome), String> {
+        let (mut left, mut outcome) = (asked(), Outcome::default());
+        let noted = note(answer.to_string().as_bytes(), &asked(), &mut left, &mut outcome);
+        noted.map(|_| (left, outcome)).map_err(|error| error.to_string())
     }
 
     #[test]
     fn what_is_left_out_is_asked_for_again() {
-        let (left, told) = noted(&json!({
+        let (left, outcome) = noted(&json!({
             "results": [{"build_id": id(2), "status": "unresolved", "reason": "no_site"}],
             "releases": [{"release": "6.12", "builds": [
                 {"build_id": id(3), "status": "resolved", "reason": null},
@@ -227,9 +232,9 @@ mod tests {
         }))
         .unwrap();
         assert_eq!(left, Asked { builds: [id(1)].into(), releases: ["6.1".to_owned()].into() });
-        assert_eq!(told.releases["6.12"], [id(3), id(4)].into());
-        assert_eq!(told.builds[&id(2)], (State::Unresolved, Some("no_site".to_owned())));
-        assert_eq!(told.builds[&id(4)], (State::Unresolved, None), "no word, no reason");
+        assert_eq!(outcome.releases["6.12"], [id(3), id(4)].into());
+        assert_eq!(outcome.builds[&id(2)], (State::Unresolved, Some("no_site".to_owned())));
+        assert_eq!(outcome.builds[&id(4)], (State::Unresolved, None), "no word, no reason");
     }
 
     #[test]
@@ -260,15 +265,15 @@ mod tests {
 
     #[test]
     fn the_best_that_any_server_says_counts() {
-        let mut told = Told::default();
+        let mut outcome = Outcome::default();
         for (status, reason) in [
             (State::Unknown, None),
             (State::Resolved, None),
             (State::Unresolved, Some("no_site".to_owned())),
         ] {
-            told.add(Build { build_id: id(1), status, reason });
+            outcome.add(Build { build_id: id(1), status, reason });
         }
-        assert_eq!(told.builds[&id(1)], (State::Resolved, None));
+        assert_eq!(outcome.builds[&id(1)], (State::Resolved, None));
     }
 
     #[test]
@@ -285,7 +290,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_answer_ends(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
-            let _ = note(&bytes, &asked(), &mut asked(), &mut Told::default());
+            let _ = note(&bytes, &asked(), &mut asked(), &mut Outcome::default());
         }
     }
 }

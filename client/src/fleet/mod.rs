@@ -2,7 +2,7 @@
 //!
 //! The servers are asked in order, each for what those before it have no plan for, in batches; one without
 //! `/v1/plans`, such as a static copy, build by build. A release may be several builds, and which of them
-//! a host runs cannot be told from it: it is covered only where all that any server knows have a plan.
+//! a host runs does not say: it is covered only where all that any server knows have a plan.
 //! With a key each plan's signature is fetched and checked, as it would be on the host.
 
 pub mod batch;
@@ -17,14 +17,14 @@ use crate::{
     lookup::{self, Settings},
     server::{Answer, AskError, Http, Server},
 };
-use batch::{Asked, Build, State, Told};
+use batch::{Asked, Build, Outcome, State};
 use nfdrop_db::{BuildId, Status};
 use tokio::task::JoinSet;
 
 /// Builds that are asked for one by one at the same time.
 const AT_A_TIME: usize = 8;
 
-/// Asks the servers for all of `hosts`. `warn` is told what went wrong on the way.
+/// Asks the servers for all of `hosts`. `warn` gets what went wrong on the way.
 pub async fn find(
     settings: &Settings,
     hosts: Vec<Host>,
@@ -34,23 +34,23 @@ pub async fn find(
         return Err(Failure::NoServer);
     }
     let http = Http::new(settings.timeout)?;
-    let mut told = Told::default();
+    let mut outcome = Outcome::default();
     for server in &settings.servers {
-        let asked = open(&hosts, &told);
+        let asked = open(&hosts, &outcome);
         if asked.is_empty() {
             break;
         }
-        if let Err(error) = ask(&http, settings, server, &asked, &mut told, &mut warn).await {
+        if let Err(error) = ask(&http, settings, server, &asked, &mut outcome, &mut warn).await {
             warn(&format!("{server}: {error}"));
         }
     }
-    Ok(Report { hosts, told })
+    Ok(Report { hosts, outcome })
 }
 
 /// What there is no plan for yet.
-fn open(hosts: &[Host], told: &Told) -> Asked {
+fn open(hosts: &[Host], outcome: &Outcome) -> Asked {
     let has_plan = |build: &BuildId| {
-        told.builds.get(build).is_some_and(|(state, _)| *state == State::Resolved)
+        outcome.builds.get(build).is_some_and(|(state, _)| *state == State::Resolved)
     };
     let mut asked = Asked::default();
     for host in hosts {
@@ -59,7 +59,7 @@ fn open(hosts: &[Host], told: &Told) -> Asked {
                 asked.builds.insert(build.clone());
             }
             Wanted::Release(release) => {
-                let builds = told.releases.get(release).filter(|builds| !builds.is_empty());
+                let builds = outcome.releases.get(release).filter(|builds| !builds.is_empty());
                 if !builds.is_some_and(|builds| builds.iter().all(has_plan)) {
                     asked.releases.insert(release.clone());
                 }
@@ -76,10 +76,10 @@ async fn ask(
     settings: &Settings,
     server: &Server,
     asked: &Asked,
-    told: &mut Told,
+    outcome: &mut Outcome,
     warn: &mut impl FnMut(&str),
 ) -> Result<(), AskError> {
-    let mut here = Told::default();
+    let mut here = Outcome::default();
     let (mut one_by_one, failed) = match batch::ask(http, server, asked, &mut here).await {
         Ok(true) => (vec![], None),
         Ok(false) => {
@@ -100,10 +100,10 @@ async fn ask(
     }
     let found = ask_each(http, settings, server, one_by_one, &mut here).await;
     here.builds.into_iter().for_each(|(build_id, (status, reason))| {
-        told.add(Build { build_id, status, reason });
+        outcome.add(Build { build_id, status, reason });
     });
     for (release, builds) in here.releases {
-        told.releases.entry(release).or_default().extend(builds);
+        outcome.releases.entry(release).or_default().extend(builds);
     }
     failed.map_or(found, Err)
 }
@@ -114,7 +114,7 @@ async fn ask_each(
     settings: &Settings,
     server: &Server,
     builds: Vec<BuildId>,
-    told: &mut Told,
+    outcome: &mut Outcome,
 ) -> Result<(), AskError> {
     let mut waiting = builds.into_iter();
     let mut running = JoinSet::new();
@@ -142,6 +142,6 @@ async fn ask_each(
             Err(AskError::Refused(why)) => (State::Refused, Some(why.to_string())),
             Err(error) => return Err(error),
         };
-        told.add(Build { build_id, status, reason });
+        outcome.add(Build { build_id, status, reason });
     }
 }

@@ -2,18 +2,18 @@
 
 use super::{
     Host, Wanted,
-    batch::{State, Told},
+    batch::{Outcome, State},
 };
 use crate::terminal::plain;
 use nfdrop_db::BuildId;
 use serde::Serialize;
 use std::fmt::Write as _;
 
-/// Hosts, and what the servers told.
+/// Hosts, and what the servers answered.
 #[derive(Debug)]
 pub struct Report {
     pub(super) hosts: Vec<Host>,
-    pub(super) told: Told,
+    pub(super) outcome: Outcome,
 }
 
 /// What is known of a host.
@@ -50,23 +50,23 @@ struct Line<'a> {
 impl Report {
     fn rows(&self, host: &Host) -> Vec<Row<'_>> {
         let row = |build: &BuildId| {
-            let (build_id, (status, reason)) = self.told.builds.get_key_value(build)?;
+            let (build_id, (status, reason)) = self.outcome.builds.get_key_value(build)?;
             Some(Row { build_id, status: *status, reason: reason.as_deref() })
         };
         match &host.wanted {
             Wanted::Build(build) => row(build).into_iter().collect(),
             Wanted::Release(release) => {
-                self.told.releases.get(release).into_iter().flatten().filter_map(row).collect()
+                self.outcome.releases.get(release).into_iter().flatten().filter_map(row).collect()
             }
         }
     }
 
     fn verdict(&self, host: &Host, rows: &[Row<'_>]) -> Verdict {
         let answered = match &host.wanted {
-            Wanted::Build(build) => self.told.builds.contains_key(build),
+            Wanted::Build(build) => self.outcome.builds.contains_key(build),
             // Builds of it whose plans could not be looked at are missing.
             Wanted::Release(release) => {
-                self.told.releases.get(release).is_some_and(|builds| builds.len() == rows.len())
+                self.outcome.releases.get(release).is_some_and(|builds| builds.len() == rows.len())
             }
         };
         if !answered {
@@ -196,21 +196,21 @@ mod tests {
     }
 
     fn report() -> Report {
-        let mut told = Told::default();
+        let mut outcome = Outcome::default();
         for (byte, status, reason) in [
             (1, State::Resolved, None),
             (2, State::Unresolved, Some("no_site")),
             (3, State::Unknown, None),
             (4, State::Refused, Some("it is not signed\u{1b}")),
         ] {
-            told.add(Build { build_id: id(byte), status, reason: reason.map(str::to_owned) });
+            outcome.add(Build { build_id: id(byte), status, reason: reason.map(str::to_owned) });
         }
         for (release, builds) in [
             ("6.12.117+deb13-cloud-amd64", vec![id(1)]),
             ("6.1.0-56-amd64", vec![id(1), id(2)]),
             ("7.0", vec![]),
         ] {
-            told.releases.insert(release.to_owned(), builds.into_iter().collect());
+            outcome.releases.insert(release.to_owned(), builds.into_iter().collect());
         }
         let release = |text: &str| (text.to_owned(), Wanted::Release(text.to_owned()));
         let build = |byte| (id(byte).to_string(), Wanted::Build(id(byte)));
@@ -227,7 +227,7 @@ mod tests {
         let host = |(line, wanted)| Host { line, wanted, count: 1 };
         let mut hosts: Vec<Host> = lines.into_iter().map(host).collect();
         hosts[0].count = 12;
-        Report { hosts, told }
+        Report { hosts, outcome }
     }
 
     #[test]
@@ -269,7 +269,7 @@ mod tests {
         let code = |keep: &[usize]| {
             let all = report();
             let kept = all.hosts.into_iter().enumerate().filter(|(at, _)| keep.contains(at));
-            Report { hosts: kept.map(|(_, host)| host).collect(), told: all.told }.code()
+            Report { hosts: kept.map(|(_, host)| host).collect(), outcome: all.outcome }.code()
         };
         assert_eq!(code(&[0]), 0);
         for uncovered in [1, 2, 4, 5, 6] {

@@ -1,7 +1,7 @@
 //! What a crawl did, as a table for people.
 
 use super::{End, Survey};
-use crate::source::{PassedOver, date, kernel::KernelSet};
+use crate::source::{FailedMirror, date, kernel::KernelSet};
 use nfdrop_db::{Reason, store::Known};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,7 +21,7 @@ pub struct Summary {
     /// Suites whose index is older than one that was read before: when either was made.
     pub older: Vec<(String, [SystemTime; 2])>,
     /// Suites that another mirror than the first was asked for, and the mirrors before it.
-    pub passed_over: Vec<(String, PassedOver)>,
+    pub failed_mirrors: Vec<(String, FailedMirror)>,
     /// Suites that offer markedly less than last time, and how much.
     pub lost: Vec<(String, String)>,
     /// Sources of which no mirror offers any suite.
@@ -110,8 +110,8 @@ impl Summary {
                 Ok(Some(suite)) => {
                     summary.stale.extend(suite.stale_since.map(|since| (name.clone(), since)));
                     summary.older.extend(suite.older.map(|times| (name.clone(), times)));
-                    let passed_over = suite.passed_over.iter().cloned();
-                    summary.passed_over.extend(passed_over.map(|mirror| (name.clone(), mirror)));
+                    let failed = suite.failed_mirrors.iter().cloned();
+                    summary.failed_mirrors.extend(failed.map(|mirror| (name.clone(), mirror)));
                 }
                 Err(error) => {
                     summary.failed_suites.push((name.clone(), error.reason(), error.to_string()));
@@ -216,7 +216,7 @@ impl Summary {
                  but newer kernels may be missing"
             );
         }
-        for (suite, PassedOver { url, why }) in &self.passed_over {
+        for (suite, FailedMirror { url, why }) in &self.failed_mirrors {
             let _ = writeln!(out, "passed over: {url}: {why}; another mirror of {suite} was read");
         }
         for (kernel, detail) in &self.incomplete {

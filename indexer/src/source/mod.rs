@@ -109,12 +109,12 @@ pub struct Suite {
     /// When the index was made, and when one was that was read there before, where that is newer.
     pub older: Option<[SystemTime; 2]>,
     /// Mirrors that were asked before the one that was read, and why they would not do.
-    pub passed_over: Vec<PassedOver>,
+    pub failed_mirrors: Vec<FailedMirror>,
 }
 
 /// A mirror that was asked in vain.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PassedOver {
+pub struct FailedMirror {
     /// The repository's URL there.
     pub url: String,
     /// In words.
@@ -123,7 +123,7 @@ pub struct PassedOver {
 
 impl Suite {
     fn new(index: SuiteIndex, signed_by: Option<String>) -> Self {
-        Self { index, signed_by, stale_since: None, older: None, passed_over: Vec::new() }
+        Self { index, signed_by, stale_since: None, older: None, failed_mirrors: Vec::new() }
     }
 }
 
@@ -142,10 +142,12 @@ impl Asked {
     fn answered(&mut self, url: &str, answer: Result<Option<Suite>, SuiteError>) -> Option<Suite> {
         match answer {
             Ok(Some(mut suite)) => {
-                let passed_over =
-                    |(url, error): (String, SuiteError)| PassedOver { url, why: error.to_string() };
-                let before = std::mem::take(&mut self.failures).into_iter().map(passed_over);
-                suite.passed_over.splice(0..0, before);
+                let failed = |(url, error): (String, SuiteError)| FailedMirror {
+                    url,
+                    why: error.to_string(),
+                };
+                let before = std::mem::take(&mut self.failures).into_iter().map(failed);
+                suite.failed_mirrors.splice(0..0, before);
                 Some(suite)
             }
             Ok(None) => None,
@@ -157,7 +159,7 @@ impl Asked {
     }
 
     /// Nobody has it.
-    fn in_vain(self) -> Result<Option<Suite>, SuiteError> {
+    fn no_mirror_left(self) -> Result<Option<Suite>, SuiteError> {
         self.failures.into_iter().next().map_or(Ok(None), |(_, error)| Err(error))
     }
 }
@@ -246,7 +248,7 @@ impl Reader {
                 return Ok(Some(suite));
             }
         }
-        asked.in_vain()
+        asked.no_mirror_left()
     }
 
     /// Reads every repository, all at the same time; in the order given.

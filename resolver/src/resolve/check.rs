@@ -10,7 +10,7 @@ use super::layout::Abi;
 use super::link::Placement;
 use super::proof::{self, Proof};
 use super::rules::{Action, Chain, Expression, Outcome, Rule, Ruleset, verdict};
-use super::run::{Budget, Styles};
+use super::run::{Budget, DropConvention};
 use super::runner::{FoundOut, Runner, truth};
 use super::world::Case;
 use super::worlds::{self, Vocabulary};
@@ -95,12 +95,13 @@ fn check_with(
     random_cases: usize,
 ) -> Result<Checked, Contradiction> {
     let mut checked = Checked::default();
-    let (mut styles, budget) = (Styles::ANY, Budget::default());
+    let (mut convention, budget) = (DropConvention::ANY, Budget::default());
     for (number, placement) in [Placement::Odd, Placement::Round].into_iter().enumerate() {
         let images = images(function, placement).map_err(Contradiction::Function)?;
         let vocabulary = Vocabulary::new(&images[0], abi);
-        let cases = worlds::larger(&vocabulary, seed.wrapping_add(number as u64), random_cases);
-        let mut all = FoundOut { styles, ..FoundOut::new(&images[0]) };
+        let cases =
+            worlds::check_cases(&vocabulary, seed.wrapping_add(number as u64), random_cases);
+        let mut all = FoundOut { convention, ..FoundOut::new(&images[0]) };
         let mut proof = Proof::new(&findings.probes, &images[0]);
         let warnings = images[0].warnings(function);
         let runs = Runner { images: &images, abi, cases: &cases, warnings, budget: &budget };
@@ -122,7 +123,7 @@ fn check_with(
                 }
             }
         }
-        styles = all.styles;
+        convention = all.convention;
     }
     Ok(checked)
 }

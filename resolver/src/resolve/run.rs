@@ -102,14 +102,14 @@ pub struct Ran {
 
 /// How a build reports drops to its caller: every run tells, and all have to agree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Styles {
+pub struct DropConvention {
     /// Returns the verdict with its errno, the caller frees.
     pub code: bool,
     /// Frees and returns `EPERM << 16 | NF_STOLEN` (`NF_DROP_REASON`).
     pub reason: bool,
 }
 
-impl Styles {
+impl DropConvention {
     /// Nothing known yet.
     pub const ANY: Self = Self { code: true, reason: true };
 

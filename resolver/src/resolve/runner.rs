@@ -8,7 +8,7 @@ use super::layout::Abi;
 use super::link::{Linked, Warnings};
 use super::pointers::{Found, Places, Truth};
 use super::rules::End;
-use super::run::{self, Budget, Observer, Ran, Stop, Styles, Surroundings};
+use super::run::{self, Budget, DropConvention, Observer, Ran, Stop, Surroundings};
 use super::spectate::{At, Seen, Spectator};
 use super::world::{Case, World};
 use super::{RANDOM_STATES, Unresolved, event};
@@ -19,7 +19,7 @@ use nfdrop_db::Reason;
 #[derive(Debug, Clone)]
 pub(super) struct FoundOut {
     /// How the build reports drops to its caller.
-    pub(super) styles: Styles,
+    pub(super) convention: DropConvention,
     /// Branch edges taken.
     pub(super) edges: Edges,
 }
@@ -27,7 +27,7 @@ pub(super) struct FoundOut {
 impl FoundOut {
     /// Before the first run.
     pub(super) fn new(linked: &Linked) -> Self {
-        Self { styles: Styles::ANY, edges: Edges::new(linked) }
+        Self { convention: DropConvention::ANY, edges: Edges::new(linked) }
     }
 }
 
@@ -82,11 +82,11 @@ impl Runner<'_> {
         let mut watching = Watching { linked: image, inner: observer, edges: &mut found.edges };
         let ran = run::run(around, world, case.scene.seed, &mut watching);
         let ran = ran.map_err(Failed::Stopped)?;
-        let agreed = found.styles.agree(&case.expected, &ran);
+        let agreed = found.convention.agree(&case.expected, &ran);
         if !agreed.possible() {
             return Err(Failed::Disagreed(ran));
         }
-        found.styles = agreed;
+        found.convention = agreed;
         Ok(())
     }
 

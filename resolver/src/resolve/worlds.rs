@@ -1,11 +1,11 @@
 //! Which rulesets are made up: every verdict at every kind of place, systematically, then random
 //! ones. The same seed gives the same rulesets.
 
-mod far;
-mod larger;
+mod check_cases;
+mod deep_chains;
 mod mixed;
 
-pub use larger::larger;
+pub use check_cases::check_cases;
 
 use super::layout::{Abi, CmpMask, Lacks};
 use super::leftovers::Leftover;
@@ -158,7 +158,7 @@ pub fn generate(vocabulary: &Vocabulary, seed: u64, random_cases: usize) -> Vec<
     make.nested(JUMP_STACK + 1, drop);
     make.nested(JUMP_STACK, drop);
     make.upper_halves();
-    make.far();
+    make.deep_chains();
     for _ in 0..2 {
         make.chains(vec![Chain::default()]);
         make.chains(vec![Chain { rules: vec![Rule::default(), Rule::default()] }]);

@@ -34,7 +34,7 @@ const HEADERS: [(header::HeaderName, &str); 1] = [(header::CACHE_CONTROL, NOT_AT
     path = "/healthz",
     responses(
         (status = 200, description = "It is well", body = Health),
-        (status = 503, description = "The database cannot be read", body = crate::error::Said),
+        (status = 503, description = "The database cannot be read", body = crate::error::ErrorBody),
     )
 )]
 pub(super) async fn get(State(app): State<App>) -> Result<Response, Error> {
@@ -58,7 +58,7 @@ fn well(resolved: Option<u64>, unresolved: Option<u64>) -> Response {
     path = "/healthz/ready",
     responses(
         (status = 200, description = "It is well", body = Health),
-        (status = 503, description = "The database cannot be read", body = crate::error::Said),
+        (status = 503, description = "The database cannot be read", body = crate::error::ErrorBody),
     )
 )]
 pub(super) async fn ready(app: State<App>) -> Result<Response, Error> {

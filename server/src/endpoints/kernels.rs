@@ -125,7 +125,7 @@ impl Kernels {
     params(Wanted),
     responses(
         (status = 200, description = "A page of kernels", body = Kernels),
-        (status = 400, description = "The query is wrong", body = crate::error::Said),
+        (status = 400, description = "The query is wrong", body = crate::error::ErrorBody),
     )
 )]
 pub(super) async fn get(

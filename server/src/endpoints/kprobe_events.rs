@@ -19,9 +19,9 @@ use nfdrop_db::{PlanError, render};
     responses(
         (status = 200, description = "The lines", body = String, content_type = "text/plain"),
         (status = 304, description = "The same as what the client has"),
-        (status = 400, description = "Not a build-id", body = crate::error::Said),
-        (status = 404, description = "Never seen, or without a plan", body = crate::error::Said),
-        (status = 503, description = "Another server has to be asked, and does not answer", body = crate::error::Said),
+        (status = 400, description = "Not a build-id", body = crate::error::ErrorBody),
+        (status = 404, description = "Never seen, or without a plan", body = crate::error::ErrorBody),
+        (status = 503, description = "Another server has to be asked, and does not answer", body = crate::error::ErrorBody),
     )
 )]
 pub(super) async fn get(

@@ -4,7 +4,7 @@ use crate::{
     answer::{Answer, JSON, MINUTES},
     app::App,
     database::QueryError,
-    error::{Error, Said},
+    error::{Error, ErrorBody},
 };
 use axum::{extract::State, http::HeaderMap, response::Response};
 use nfdrop_db::{Proof, Provenance, Record};
@@ -36,7 +36,7 @@ use utoipa::OpenApi;
         super::metrics::get,
         get,
     ),
-    components(schemas(Record, Provenance, Proof, Said))
+    components(schemas(Record, Provenance, Proof, ErrorBody))
 )]
 pub struct Description;
 

@@ -14,9 +14,9 @@ use axum::{extract::State, http::HeaderMap, response::Response};
     responses(
         (status = 200, description = "The record", body = nfdrop_db::Record),
         (status = 304, description = "The same as what the client has"),
-        (status = 400, description = "Not a build-id", body = crate::error::Said),
-        (status = 404, description = "Never seen", body = crate::error::Said),
-        (status = 503, description = "Another server has to be asked, and does not answer", body = crate::error::Said),
+        (status = 400, description = "Not a build-id", body = crate::error::ErrorBody),
+        (status = 404, description = "Never seen", body = crate::error::ErrorBody),
+        (status = 503, description = "Another server has to be asked, and does not answer", body = crate::error::ErrorBody),
     )
 )]
 pub(super) async fn get(

@@ -57,7 +57,7 @@ enum Only {
 #[expect(dead_code, reason = "only described")]
 struct Batch {
     /// Of every build-id, in the order of the question.
-    results: Vec<Told>,
+    results: Vec<Outcome>,
     /// Of every release, in the order of the question.
     releases: Vec<Builds>,
     /// Whether nothing is missing. What is missing is to be asked for again.
@@ -67,7 +67,7 @@ struct Batch {
 /// What is known of a build.
 #[derive(Debug, ToSchema)]
 #[expect(dead_code, reason = "only described")]
-struct Told {
+struct Outcome {
     build_id: BuildId,
     #[schema(pattern = "^(resolved|unresolved|unknown)$")]
     status: String,
@@ -82,7 +82,7 @@ struct Told {
 #[expect(dead_code, reason = "only described")]
 struct Builds {
     release: String,
-    builds: Vec<Told>,
+    builds: Vec<Outcome>,
 }
 
 /// Many builds in one question, and all builds of releases. At most 10,000 of each.
@@ -94,8 +94,8 @@ struct Builds {
     request_body(content = Question, content_type = "application/json"),
     responses(
         (status = 200, description = "What is known of them", body = Batch),
-        (status = 400, description = "Not a question", body = crate::error::Said),
-        (status = 413, description = "The question is too long", body = crate::error::Said),
+        (status = 400, description = "Not a question", body = crate::error::ErrorBody),
+        (status = 413, description = "The question is too long", body = crate::error::ErrorBody),
     )
 )]
 pub(super) async fn post(

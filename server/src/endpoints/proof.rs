@@ -21,9 +21,9 @@ use nfdrop_db::{BuildId, Proof, store::StoredProof};
     responses(
         (status = 200, description = "The proof, in its canonical bytes", body = nfdrop_db::Proof),
         (status = 304, description = "The same as what the client has"),
-        (status = 400, description = "Not a build-id", body = crate::error::Said),
-        (status = 404, description = "Never seen, without a plan, or not booted yet", body = crate::error::Said),
-        (status = 503, description = "Another server has to be asked, and does not answer", body = crate::error::Said),
+        (status = 400, description = "Not a build-id", body = crate::error::ErrorBody),
+        (status = 404, description = "Never seen, without a plan, or not booted yet", body = crate::error::ErrorBody),
+        (status = 503, description = "Another server has to be asked, and does not answer", body = crate::error::ErrorBody),
     )
 )]
 pub(super) async fn get(
@@ -45,9 +45,9 @@ pub(super) async fn get(
     responses(
         (status = 200, description = "The signature", body = String, content_type = "text/plain"),
         (status = 304, description = "The same as what the client has"),
-        (status = 400, description = "Not a build-id", body = crate::error::Said),
-        (status = 404, description = "Never seen, without a plan, not booted yet, or not signed", body = crate::error::Said),
-        (status = 503, description = "Another server has to be asked, and does not answer", body = crate::error::Said),
+        (status = 400, description = "Not a build-id", body = crate::error::ErrorBody),
+        (status = 404, description = "Never seen, without a plan, not booted yet, or not signed", body = crate::error::ErrorBody),
+        (status = 503, description = "Another server has to be asked, and does not answer", body = crate::error::ErrorBody),
     )
 )]
 pub(super) async fn signature(

@@ -56,7 +56,7 @@ pub(super) struct Unresolved {
     params(Wanted),
     responses(
         (status = 200, description = "A page of kernels", body = Unresolved),
-        (status = 400, description = "The query is wrong", body = crate::error::Said),
+        (status = 400, description = "The query is wrong", body = crate::error::ErrorBody),
     )
 )]
 pub(super) async fn get(

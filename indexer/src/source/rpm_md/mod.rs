@@ -96,7 +96,7 @@ pub(super) async fn read_suite(
             return Ok(Some(suite));
         }
     }
-    asked.in_vain()
+    asked.no_mirror_left()
 }
 
 async fn read_base(

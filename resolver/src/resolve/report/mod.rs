@@ -21,7 +21,7 @@ use super::infer::{Candidate, Coverage, Kind, RunSet, Visits};
 use super::layout::Abi;
 use super::link::{self, Key, KeyState, Linked, Placement};
 use super::pointers::Found;
-use super::run::{Budget, Stop, Styles};
+use super::run::{Budget, DropConvention, Stop};
 use super::runner::{Failed, FoundOut, Runner, disagreement};
 use super::spectate::At;
 use super::world::{Case, World};
@@ -250,7 +250,7 @@ impl Observed {
             let _ = runs.one(first, case, &world, &mut all, &mut watching);
             watch.end_run(Some(case.expected.end.outcome()));
         }
-        all.styles = Styles::ANY;
+        all.convention = DropConvention::ANY;
         observed.walk = watch.walked(first);
         'runs: for which in 0..2 {
             let warnings = images[which][0].warnings(function);

@@ -25,7 +25,7 @@ const WIDE: usize = 6;
 
 impl Maker<'_> {
     /// All of them.
-    pub(super) fn far(&mut self) {
+    pub(super) fn deep_chains(&mut self) {
         let drop = Action::Verdict(verdict::DROP);
         for (number, way) in WAYS.into_iter().enumerate() {
             let last = if number.is_multiple_of(2) { drop } else { Action::Nothing };

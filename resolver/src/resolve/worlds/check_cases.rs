@@ -10,7 +10,7 @@ use crate::resolve::world::Case;
 const MAX_CALLS: usize = 400;
 
 /// All of [`generate`] of this seed, and about as many other ones again.
-pub fn larger(vocabulary: &Vocabulary, seed: u64, random_cases: usize) -> Vec<Case> {
+pub fn check_cases(vocabulary: &Vocabulary, seed: u64, random_cases: usize) -> Vec<Case> {
     let mut cases = generate(vocabulary, seed, random_cases);
     let mut make = Maker::new(vocabulary, !seed);
     make.verdicts();
