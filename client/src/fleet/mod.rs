@@ -1,8 +1,8 @@
 //! Which kernels of a fleet there are plans for: `plan --hosts`.
 //!
 //! The servers are asked in order, each for what those before it have no plan for, in batches; one without
-//! `/v1/plans`, such as a static copy, build by build. A release may be several builds, and which of them
-//! a host runs does not say: it is covered only where all that any server knows have a plan.
+//! `/v1/plans`, such as a static copy, build by build. A release may be several builds, and it does not say which
+//! of them a host runs: it is covered only where all that any server knows have a plan.
 //! With a key each plan's signature is fetched and checked, as it would be on the host.
 
 pub mod batch;
