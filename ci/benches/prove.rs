@@ -1,5 +1,6 @@
-//! How long it takes to prove a plan, from the packages in the cache to the proof, and how much memory, of this
-//! process and of QEMU: the kernels that `make run` has stored, under emulation on one processor.
+//! How long it takes to prove a plan, from the packages in the cache to the proof, and how much memory this
+//! process, QEMU and both together have at most: the kernels that `make run` has stored, under emulation on one
+//! processor.
 //!
 //! `NFDROP_DB` names another database, whose packages the cache has to have.
 
@@ -14,7 +15,7 @@ use nfdrop_ci::prove::{
 use nfdrop_db::Store;
 use nfdrop_indexer::fetch::{Fetcher, Options, default_cache};
 use std::{
-    env, fs,
+    env, fs, mem,
     path::{Path, PathBuf},
     sync::{
         Mutex, PoisonError,
@@ -47,31 +48,25 @@ fn main() -> Result<()> {
         jobs: 1,
     };
     println!("prove, QEMU {} (tcg), one at a time", prover.qemu.version);
-    println!("{:>7} {:>10} {:>10}  kernel", "s", "own MiB", "QEMU MiB");
-    for build in run::select(&store, &Selection::Open)? {
-        let done = AtomicBool::new(false);
-        thread::scope(|scope| {
-            let watcher = scope.spawn(|| peak_of_qemu(&done));
-            let tried = Mutex::new(None);
-            let tally = prover.run(&store, std::slice::from_ref(&build), |one| {
-                let result = match &one.outcome {
-                    Ok(proof) => proof.result.to_string(),
-                    Err(error) => format!("{error:#}"),
-                };
-                let line = format!("{} {result}", one.name);
-                *tried.lock().unwrap_or_else(PoisonError::into_inner) = Some((one.took, line));
-            });
-            done.store(true, Ordering::Relaxed);
-            let qemu = watcher.join().unwrap_or(0);
-            let own = peak(Path::new("/proc/self")).unwrap_or(0);
-            if let Some((took, line)) = tried.into_inner().unwrap_or_else(PoisonError::into_inner) {
-                let took = took.as_secs_f64();
-                println!("{took:>7.1} {:>10} {:>10}  {line}", own >> 10, qemu >> 10);
-            }
-            tally.map(drop)
-        })?;
-    }
-    Ok(())
+    println!("{:>7} {:>8} {:>8} {:>8}  kernel", "s", "own MiB", "QEMU MiB", "together");
+    let (most, done) = (Mutex::new([0; 3]), AtomicBool::new(false));
+    let builds = run::select(&store, &Selection::Open)?;
+    thread::scope(|scope| {
+        scope.spawn(|| watch(&done, &most));
+        let tally = prover.run(&store, &builds, |one| {
+            let result = match &one.outcome {
+                Ok(proof) => proof.result.to_string(),
+                Err(error) => format!("{error:#}"),
+            };
+            let [own, qemu, both] =
+                mem::take(&mut *most.lock().unwrap_or_else(PoisonError::into_inner));
+            let (took, name) = (one.took.as_secs_f64(), &one.name);
+            let [own, qemu, both] = [own, qemu, both].map(|kib| kib >> 10);
+            println!("{took:>7.1} {own:>8} {qemu:>8} {both:>8}  {name} {result}");
+        });
+        done.store(true, Ordering::Relaxed);
+        tally.map(drop)
+    })
 }
 
 /// As `make run` has it.
@@ -90,24 +85,27 @@ fn release(name: &str) -> Result<PathBuf> {
     Ok(program)
 }
 
-/// The most memory that a process has had, in KiB: `VmHWM` of `proc(5)`.
-fn peak(process: &Path) -> Option<u64> {
+/// The memory that a process has, in KiB: `VmRSS` of `proc(5)`.
+fn resident(process: &Path) -> Option<u64> {
     let status = fs::read_to_string(process.join("status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     line.split_whitespace().next()?.parse().ok()
 }
 
-/// The same of the QEMU that runs meanwhile, which is gone at the end: looked at again and again.
-fn peak_of_qemu(done: &AtomicBool) -> u64 {
-    let mut most = 0;
+/// Notes the most that this process, QEMU, and both at once have, in KiB: looked at again and again.
+fn watch(done: &AtomicBool, most: &Mutex<[u64; 3]>) {
     while !done.load(Ordering::Relaxed) {
-        for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let own = resident(Path::new("/proc/self")).unwrap_or(0);
+        let qemu = fs::read_dir("/proc").into_iter().flatten().flatten().filter(|entry| {
             let name = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
-            if name.starts_with("qemu-system") {
-                most = most.max(peak(&entry.path()).unwrap_or(0));
-            }
+            name.starts_with("qemu-system")
+        });
+        let qemu = qemu.filter_map(|entry| resident(&entry.path())).max().unwrap_or(0);
+        let mut most = most.lock().unwrap_or_else(PoisonError::into_inner);
+        for (most, now) in most.iter_mut().zip([own, qemu, own + qemu]) {
+            *most = now.max(*most);
         }
-        thread::sleep(Duration::from_millis(50));
+        drop(most);
+        thread::sleep(Duration::from_millis(20));
     }
-    most
 }
