@@ -1,7 +1,7 @@
 //! An instruction as the engine sees it: where it is, where execution goes from there, and what it does to
 //! registers and memory as far as more than the machine wants to know it.
 
-use super::machine::number_of;
+use super::registers::number_of;
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Mnemonic, OpKind, Register};
 use nfdrop_db::Reg;
 use std::fmt;

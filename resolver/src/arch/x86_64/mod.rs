@@ -9,6 +9,7 @@ pub mod machine;
 mod native;
 pub mod patch;
 pub(crate) mod references;
+mod registers;
 pub(crate) mod text;
 
 pub use instruction::{Access, Flow, Instruction, MemoryOperand, Registers, Successors, decode};
