@@ -123,7 +123,7 @@ pub const MIN_DIGITS: usize = 4;
 /// Longest text looked for, in bytes.
 pub const MAX_QUERY: usize = 256;
 /// Packages, those of the newest kernels first, that are looked through for what no index finds.
-const LOOK_THROUGH: i64 = if cfg!(test) { 2_500 } else { 100_000 };
+const LOOK_THROUGH: i64 = 100_000;
 /// Most packages whose names begin alike that are all looked at.
 const MAX_ALIKE: i64 = 2_000;
 
@@ -285,6 +285,16 @@ impl Store {
     /// very many begin with, or what is in the middle of a release, is looked for among the newest only, so
     /// that no text takes more than a moment. All failures are looked at, of which there are few.
     pub fn search(&self, text: &str, limit: usize) -> Result<Matches, StoreError> {
+        self.search_newest(text, limit, LOOK_THROUGH)
+    }
+
+    /// As [`Store::search`], among so many of the newest.
+    pub(super) fn search_newest(
+        &self,
+        text: &str,
+        limit: usize,
+        newest: i64,
+    ) -> Result<Matches, StoreError> {
         let text = text.trim();
         if text.is_empty() || text.len() > MAX_QUERY || text.contains(char::is_control) {
             return Ok(Matches::default());
@@ -308,7 +318,7 @@ impl Store {
                     _ => continue,
                 }
                 let many = matches!(kind, 2 | 3) && alike(connection, &by)? > MAX_ALIKE;
-                let from = if many || kind == 4 { Looked::Newest } else { Looked::All };
+                let from = if many || kind == 4 { Looked::Newest(newest) } else { Looked::All };
                 let mut matching = rows(connection, from, &by, limit + 1)?;
                 if many && matching.len() <= limit {
                     // All of an older series; which of them are the newest would take too long to tell.
@@ -371,8 +381,8 @@ const ORDER: &str = "ORDER BY place DESC, release DESC, build_id DESC, distro DE
 enum Looked {
     /// All that an index finds.
     All,
-    /// [`LOOK_THROUGH`] of the newest kernels.
-    Newest,
+    /// So many of the newest kernels.
+    Newest(i64),
     /// The first [`MAX_ALIKE`] that an index finds.
     First,
 }
@@ -386,7 +396,7 @@ fn rows(
     let (some, by) = (format!("SELECT {COLUMNS}, package FROM packages"), &conditions.sql);
     let from = match from {
         Looked::All => format!("packages{by}"),
-        Looked::Newest => format!("({some} {ORDER} LIMIT {LOOK_THROUGH}){by}"),
+        Looked::Newest(most) => format!("({some} {ORDER} LIMIT {most}){by}"),
         Looked::First => format!("({some}{by} LIMIT {MAX_ALIKE})"),
     };
     // Reasons are looked up for what is told only.

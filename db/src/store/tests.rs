@@ -1483,7 +1483,7 @@ fn many_that_begin_alike_are_found_among_the_newest() {
         .collect();
     store.put_kernels(&many).unwrap();
     for text in ["6.12", "linux-image-"] {
-        let found = store.search(text, 3).unwrap();
+        let found = store.search_newest(text, 3, 2_500).unwrap();
         let releases: Vec<_> = found.kernels.iter().map(|row| row.release.as_str()).collect();
         assert_eq!(releases, ["6.12.2099-amd64", "6.12.2098-amd64", "6.12.2097-amd64"], "{text}");
         assert!(found.more && found.kernels.iter().all(|row| row.reason == Some(Reason::NoSite)));
@@ -1495,7 +1495,7 @@ fn many_that_begin_alike_are_found_among_the_newest() {
         sample::kernel(sample::unresolved(id), &format!("6.13.{number}-amd64"))
     });
     store.put_kernels(&newer.collect::<Vec<_>>()).unwrap();
-    let found = store.search("6.12", 3).unwrap();
+    let found = store.search_newest("6.12", 3, 2_500).unwrap();
     assert!(found.more && found.kernels.len() == 3, "{found:?}");
     assert!(found.kernels.iter().all(|row| row.release.starts_with("6.12.")), "{found:?}");
 }
